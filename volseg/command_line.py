@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``python -m monai.bundle`` lacks for the person at the keyboard: errors of one line, overrides that are checked."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from monai.bundle import ConfigParser
+from monai.bundle import run as bundle_run
+
+from volseg.errors import UserError
+
+__all__ = ["find_user_error", "prepare", "unknown_overrides"]
+
+# how a UserError of a data loader's worker process reads in the message that arrives in the main process
+WORKER_ERROR = re.compile(rf"{re.escape(UserError.__module__)}\.{UserError.__qualname__}: (.*)")
+
+
+def prepare() -> None:
+    """Called by every config before anything else: does nothing unless ``python -m monai.bundle run`` is running.
+
+    Raises:
+        UserError: an override on the command line names no item of the config.
+    """
+    if Path(sys.argv[0]).parts[-2:] != ("bundle", "__main__.py"):
+        return
+    sys.excepthook = _print_user_error
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_traceback)
+    # Ignite reports the error that ends a run once more; the line printed at the end is enough
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)
+    if len(sys.argv) > 1 and sys.argv[1] == "run":
+        unknown_overrides(sys.argv[2:])
+
+
+def unknown_overrides(arguments: Sequence[str]) -> None:
+    """Refuse overrides that no config item has: MONAI adds them silently, and ``--max_epoch 5`` trains on unchanged.
+
+    Args:
+        arguments: what follows ``python -m monai.bundle run``.
+
+    Raises:
+        UserError: names the override, and the item that may have been meant.
+    """
+    overrides = _options(arguments)
+    files = [f for f in re.split(r"[\[\]'\", ]+", overrides.get("config_file", "")) if f]
+    if not files:
+        return
+    parser = ConfigParser()
+    parser.read_config(files)
+    for name in overrides.keys() - inspect.signature(bundle_run).parameters.keys():
+        item = name.lstrip("+").replace("::", "#")
+        parent = item.rpartition("#")[0]
+        # an argument that a component does not spell out (network_def#dropout) may be added to it
+        if item not in parser and (not parent or parent not in parser):
+            close = difflib.get_close_matches(item, [k for k in parser.get() if k != "_meta_"], n=1)
+            hint = f"Did you mean --{close[0]}?" if close else f"Its hyperparameters stand on top of {files[0]}."
+            raise UserError(f"{files[-1]}: no config item for an override. Received: --{name}. {hint}")
+
+
+def find_user_error(error: BaseException | None) -> str | None:
+    """The message of the :class:`UserError` among an exception and its causes, if there is one."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return str(error)
+        found = WORKER_ERROR.findall(str(error))
+        if found:
+            return found[-1]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _options(arguments: Sequence[str]) -> dict[str, str]:
+    """``--key value`` and ``--key=value`` pairs."""
+    options = {}
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            following = arguments[i + 1] if i + 1 < len(arguments) else ""
+            options[key] = value if equals else following
+    return options
+
+
+def _print_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    message = find_user_error(error)
+    if message is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        print(f"error: {message}", file=sys.stderr)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Let no log record through that only repeats a user's mistake with a traceback."""
+    return not (record.exc_info and record.exc_info[1] and find_user_error(record.exc_info[1]))

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data list of a dataset folder: which image has which label, and in which split.
+
+A dataset folder holds ``dataset.json``::
+
+    {"name": ..., "source": ..., "licence": ..., "citation": ...,
+     "training": [{"image": path, "label": path}, ...], "validation": [...], "test": [...]}
+
+Paths are relative to the folder, or absolute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.transforms import LoadImage
+
+from volseg.errors import UserError
+
+DATALIST_NAME = "dataset.json"
+SPLITS = ("training", "validation", "test")
+
+_EXPECTED = f"a folder with {DATALIST_NAME}, as written by the bundle's configs/prepare_data.json"
+# A label stored with a scale slope reads back as 5.00000018: within this of a whole number it is that number.
+_WHOLE_NUMBER_TOLERANCE = 1e-3
+
+
+def load_datalist(
+    dataset_dir: str | Path, split: str, require_labels: bool = True, labels_max: int | None = None
+) -> list[dict[str, str]]:
+    """Read one split of a dataset folder; every path in it is absolute and exists.
+
+    Args:
+        dataset_dir: folder with ``dataset.json``; a relative one counts from the working directory.
+        split: ``training``, ``validation`` or ``test``. Only ``validation`` may be empty.
+        require_labels: if False, entries may lack a label, and one whose label file is missing comes without it.
+        labels_max: greatest code a label map may hold. The first label of the split is read and checked: codes come
+            from one conversion, so a wrong one shows in the first file, and reading all would take minutes.
+
+    Returns:
+        One dictionary per case: ``image`` and ``label`` (absolute paths), other text of the entry as it stands.
+
+    Raises:
+        UserError: the folder, the file, the split or a file of the split is missing or not what it should be.
+    """
+    folder = _absolute(dataset_dir)
+    path = folder / DATALIST_NAME
+    entries = _read_split(folder, _read_json(folder), split)
+    cases = [_read_entry(path, split, index, entry, require_labels) for index, entry in enumerate(entries)]
+    if labels_max is not None:
+        first = next((case["label"] for case in cases if "label" in case), None)
+        if first is not None:
+            _check_codes(first, labels_max)
+    return cases
+
+
+def write_datalist(folder: str | Path, splits: Mapping[str, Sequence[Mapping[str, str]]], **info: Any) -> Path:
+    """Write ``dataset.json``, whole or not at all, and return its path.
+
+    Args:
+        folder: dataset folder, made if absent.
+        splits: split name to entries. Absolute paths under ``folder`` become relative, so that it can be moved.
+        info: what else the file says: ``name``, ``source``, ``licence``, ``citation`` ...
+
+    Raises:
+        UserError: a split has an unknown name.
+    """
+    unknown = sorted(set(splits) - set(SPLITS))
+    if unknown:
+        raise UserError(f"splits: unknown name. Received: {', '.join(unknown)}. Expected: {', '.join(SPLITS)}")
+    root = _absolute(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    content = dict(info)
+    for split in SPLITS:
+        content[split] = [
+            {key: _relative(value, root) if key in ("image", "label") else value for key, value in entry.items()}
+            for entry in splits.get(split, ())
+        ]
+    path = root / DATALIST_NAME
+    temporary = root / f".{DATALIST_NAME}.{os.getpid()}.partial"
+    try:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def split_cases(
+    case_ids: Sequence[str], seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.2
+) -> dict[str, list[str]]:
+    """Deal cases to the three splits by the hash of seed and id: the same on every machine and in every order.
+
+    Three cases or more leave no split empty; one or two are all for training.
+    """
+    ids = sorted(set(case_ids))
+    ranked = sorted(ids, key=lambda case_id: hashlib.sha256(f"{seed}:{case_id}".encode()).hexdigest())
+    n_validation = n_test = 0
+    if len(ranked) >= len(SPLITS):
+        n_validation = max(1, round(validation_fraction * len(ranked)))
+        n_test = max(1, round(test_fraction * len(ranked)))
+    n_held_out = n_validation + n_test
+    return {
+        "training": sorted(ranked[n_held_out:]),
+        "validation": sorted(ranked[:n_validation]),
+        "test": sorted(ranked[n_validation:n_held_out]),
+    }
+
+
+def _absolute(path: str | Path) -> Path:
+    # Path.resolve would follow links, and a data set may well be a folder of links.
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+
+
+def _relative(path: str, root: Path) -> str:
+    if not Path(path).is_absolute():
+        return path
+    absolute = _absolute(path)
+    return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else str(absolute)
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    path = folder / DATALIST_NAME
+    if not folder.exists():
+        raise UserError(f"dataset_dir: no such folder. Received: {folder}. Expected: {_EXPECTED}")
+    if not folder.is_dir():
+        raise UserError(f"dataset_dir: not a folder. Received: {folder}. Expected: {_EXPECTED}")
+    if not path.is_file():
+        found = "an empty folder" if not any(folder.iterdir()) else f"a folder without {DATALIST_NAME}"
+        raise UserError(f"dataset_dir: no data list. Received: {found}, {folder}. Expected: {_EXPECTED}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # broken JSON and broken UTF-8 alike
+        raise UserError(
+            f"{path}: not readable as JSON. Received: {error}. Expected: a data list; mend it or write it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: not a data list. Received: a JSON {type(content).__name__}. "
+            f"Expected: an object with the lists {', '.join(SPLITS)}"
+        )
+    return content
+
+
+def _read_split(folder: Path, content: dict[str, Any], split: str) -> list[Any]:
+    path = folder / DATALIST_NAME
+    if split not in SPLITS:
+        raise UserError(f"split: unknown name. Received: {split}. Expected: one of {', '.join(SPLITS)}")
+    if not isinstance(content.get(split), list):
+        found = ", ".join(name for name in SPLITS if isinstance(content.get(name), list)) or "no list of cases at all"
+        raise UserError(f"{path}: no split '{split}'. Received: {found}. Expected: a list under '{split}'")
+    entries: list[Any] = content[split]
+    if not entries and split != "validation":
+        raise UserError(f"{path}: split '{split}' is empty. Received: 0 cases. Expected: at least one image with label")
+    return entries
+
+
+def _read_entry(path: Path, split: str, index: int, entry: Any, require_labels: bool) -> dict[str, str]:
+    where = f"{path}: {split}[{index}]"
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+        raise UserError(
+            f'{where} is not a case. Received: {json.dumps(entry)}. Expected: {{"image": path, "label": path}}'
+        )
+    if not entry.get("image"):
+        raise UserError(f'{where} has no image. Received: {json.dumps(entry)}. Expected: "image": path')
+    if require_labels and not entry.get("label"):
+        raise UserError(
+            f'{where} has no label. Received: image {entry["image"]} alone. Expected: "label": path, or drop the case'
+        )
+    case = dict(entry)
+    for key in ("image", "label"):
+        if not case.get(key):
+            case.pop(key, None)
+            continue
+        file = _absolute(path.parent / case[key])
+        if file.exists():
+            case[key] = str(file)
+        elif key == "label" and not require_labels:
+            del case[key]
+        else:
+            raise UserError(
+                f"{where}: no such file. Received: {key} {file}. "
+                f"Expected: a path relative to {path.parent}, or absolute; was the file moved?"
+            )
+    return case
+
+
+def _check_codes(label: str, labels_max: int) -> None:
+    values = LoadImage(image_only=True)(label)
+    low, high = float(values.min()), float(values.max())
+    if low < -_WHOLE_NUMBER_TOLERANCE or high > labels_max + _WHOLE_NUMBER_TOLERANCE:
+        raise UserError(
+            f"{label}: label codes out of range. Received: {low:g} to {high:g}. "
+            f"Expected: 0 to {labels_max}; convert them with the bundle's configs/prepare_data.json"
+        )

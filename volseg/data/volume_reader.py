@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a volume from any format the bundles take: NIfTI, NRRD, MHD/MHA, DICOM files and series folders."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import itk
+import numpy as np
+from monai.data import ITKReader, MetaTensor, NibabelReader
+from monai.data.image_reader import ImageReader
+from nibabel.filebasedimages import ImageFileError
+
+from volseg.errors import UserError
+
+__all__ = ["VOLUME_SUFFIXES", "find_volumes", "load_volume", "volume_name"]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
+DICOM_SUFFIX = ".dcm"
+READ_ERRORS = (ImageFileError, OSError, EOFError, zlib.error, RuntimeError, ValueError)
+
+# ITK writes its warnings (slice distances that differ by a micrometre, for one) straight to the terminal
+itk.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+def load_volume(path: str | Path) -> MetaTensor:
+    """Load one volume.
+
+    Args:
+        path: a NIfTI, NRRD, MHD/MHA or DICOM file, or a folder with one DICOM series.
+
+    Returns:
+        float32 ``(1, X, Y, Z)`` in the file's own axis order, with the affine voxel to RAS in mm.
+
+    Raises:
+        UserError: no such file, unreadable or truncated, not one 3-D volume, or an affine that is no geometry.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder. Check the path.")
+    if path.is_dir():
+        _check_one_series(path)
+    reader: ImageReader = NibabelReader() if path.name.lower().endswith(NIFTI_SUFFIXES) else ITKReader()
+    try:
+        voxels, meta = reader.get_data(reader.read(str(path)))
+    except READ_ERRORS as error:
+        reason = " ".join(str(error).split())[-160:]
+        raise UserError(f"{path}: not readable as a volume, damaged or truncated. Received: {reason}") from error
+    if voxels.ndim == 4 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    if voxels.ndim != 3:
+        received = "x".join(str(n) for n in voxels.shape)
+        raise UserError(f"{path}: one 3-D volume is needed. Received: {received}. Extract one volume first.")
+    affine = np.asarray(meta["affine"])
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise UserError(f"{path}: the affine maps voxels to no volume. Received: {affine.tolist()}. Repair the header.")
+    # as MONAI's LoadImage does it, without asking every reader that MONAI knows
+    image = MetaTensor.ensure_torch_and_prune_meta(voxels.astype(np.float32)[None], meta)  # (1, X, Y, Z)
+    image.meta["filename_or_obj"] = str(path)
+    image.meta["original_channel_dim"] = float("nan")
+    return image
+
+
+def find_volumes(source: str | Path) -> list[Path]:
+    """The volumes that a path given by a user stands for.
+
+    Args:
+        source: one file; a folder of volume files; a folder with one DICOM series; a folder of such series folders.
+
+    Returns:
+        one path a volume, sorted: files, or folders that hold a DICOM series each.
+
+    Raises:
+        UserError: nothing there, or nothing that is a volume.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder. --input takes a volume, a folder of them or a DICOM series.")
+    if source.is_file():
+        return [source]
+    files = sorted(p for p in source.iterdir() if p.is_file() and not p.name.startswith("."))
+    volumes = [p for p in files if p.name.lower().endswith(VOLUME_SUFFIXES)]
+    if volumes:
+        return volumes
+    if _series_uids(source):
+        return [source]
+    series = [p for p in sorted(source.iterdir()) if p.is_dir() and _series_uids(p)]
+    if not series:
+        raise UserError(
+            f"{source}: no volume found. Received: a folder with {len(files)} files, none of them "
+            f"{', '.join(VOLUME_SUFFIXES)} or DICOM."
+        )
+    return series
+
+
+def volume_name(path: str | Path) -> str:
+    """The file's name without its suffix: ``case_1`` for ``case_1.nii.gz`` and for the series folder ``case_1``."""
+    name = Path(path).name
+    for suffix in (*VOLUME_SUFFIXES, DICOM_SUFFIX):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def _series_uids(folder: Path) -> Sequence[str]:
+    """Identifiers of the DICOM series in a folder, split the way MONAI's reader splits them."""
+    names = itk.GDCMSeriesFileNames.New()
+    names.SetUseSeriesDetails(True)
+    names.AddSeriesRestriction("0008|0021")
+    names.SetDirectory(str(folder))
+    return names.GetSeriesUIDs()
+
+
+def _check_one_series(folder: Path) -> None:
+    uids = _series_uids(folder)
+    if len(uids) != 1:
+        what = "no DICOM series" if not uids else f"{len(uids)} DICOM series"
+        raise UserError(f"{folder}: a folder with one DICOM series is needed. Received: {what}. Give each its own folder.")

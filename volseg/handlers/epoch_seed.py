@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make the random numbers of an epoch depend on the epoch alone."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
+from torch.utils.data import Dataset
+
+__all__ = ["EpochSeed"]
+
+
+class EpochSeed:
+    """Seed every random generator at the start of each epoch, so that a resumed training repeats an unbroken one.
+
+    Shuffling, random transforms and dropout of epoch ``n`` draw from ``seed + n``, whatever was drawn before.
+
+    Args:
+        seed: of the training.
+        dataset: whose random transforms are seeded too; their state is not the global one.
+    """
+
+    def __init__(self, seed: int, dataset: Dataset) -> None:
+        self.seed = seed
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = self.seed + engine.state.epoch
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)  # all devices
+        set_rnd(self.dataset, seed)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distances between the surfaces of two binary masks, in millimetres.
+
+The convention is the one of MONAI 1.6.1, because published tools disagree on voxels that are not cubes: the surface of
+a mask is its border voxels, those that a binary erosion with the 6-neighbour cross removes (outside the volume counts
+as background); distances run between voxel centres, and every border voxel has the same weight.
+
+Nothing here calls MONAI: its three functions extract the borders and search the distances once each, from one-hot
+float tensors of the whole volume. The results are equal (tested), at a fraction of the time and memory.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from volseg.errors import UserError
+
+
+class SurfaceDistances(NamedTuple):
+    """Three measures of one pair of masks.
+
+    Attributes:
+        hausdorff_95_mm: the larger of the two directed 95th percentiles of the distance, as
+            ``monai.metrics.compute_hausdorff_distance(percentile=95)``; not the percentile of the pooled distances.
+        average_symmetric_mm: mean of all distances of both directions pooled, as
+            ``monai.metrics.compute_average_surface_distance(symmetric=True)``.
+        surface_dice: share of the border voxels of both masks that are no farther than the tolerance from the other
+            border, as ``monai.metrics.compute_surface_dice(use_subvoxels=False)``.
+    """
+
+    hausdorff_95_mm: float
+    average_symmetric_mm: float
+    surface_dice: float
+
+
+def surface_distances(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    tolerance_mm: float,
+) -> SurfaceDistances:
+    """Measure how far apart the surfaces of two masks are; the order of the masks does not matter.
+
+    Args:
+        prediction: mask (X, Y, Z); what is not 0 is the object.
+        truth: mask of the same shape.
+        spacing_mm: voxel size along X, Y and Z.
+        tolerance_mm: distance up to which a border voxel counts as right in the surface Dice.
+
+    Returns:
+        The measures. Both masks empty: all NaN. One mask empty: both distances are infinite, the surface Dice is 0.
+
+    Raises:
+        UserError: if the shapes differ, the masks are not three-dimensional, a spacing is not positive or the tolerance
+            is negative.
+    """
+    prediction, truth = np.asarray(prediction) != 0, np.asarray(truth) != 0
+    _check(prediction, truth, spacing_mm, tolerance_mm)
+    box = bounding_box(prediction | truth)
+    if box is None:
+        return SurfaceDistances(math.nan, math.nan, math.nan)
+    predicted_border, true_border = border_voxels(prediction[box]), border_voxels(truth[box])
+    if not predicted_border.any() or not true_border.any():
+        return SurfaceDistances(math.inf, math.inf, 0.0)
+    directed = (
+        _directed_distances_mm(predicted_border, true_border, spacing_mm),
+        _directed_distances_mm(true_border, predicted_border, spacing_mm),
+    )
+    pooled = np.concatenate(directed)
+    return SurfaceDistances(
+        hausdorff_95_mm=max(float(np.percentile(distances, 95)) for distances in directed),
+        average_symmetric_mm=float(pooled.mean(dtype=np.float64)),
+        surface_dice=float(np.mean(pooled <= np.float32(tolerance_mm))),
+    )
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Smallest box that holds all true voxels of a boolean array of any dimension; None if there are none."""
+    box = []
+    for axis in range(mask.ndim):
+        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if occupied.size == 0:
+            return None
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    return tuple(box)
+
+
+def border_voxels(mask: np.ndarray) -> np.ndarray:
+    """Voxels of a boolean mask with a face neighbour outside it, the same shape.
+
+    Equal to ``mask ^ scipy.ndimage.binary_erosion(mask)`` and several times faster. Beyond the array is outside, so a
+    crop to the bounding box needs no margin.
+    """
+    mask = np.ascontiguousarray(mask)  # arrays of different memory order are slow to combine
+    padded = np.pad(mask, 1)
+    interior = mask.copy()
+    for axis, size in enumerate(mask.shape):
+        for start in (0, 2):
+            window = [slice(1, -1)] * mask.ndim
+            window[axis] = slice(start, start + size)
+            interior &= padded[tuple(window)]
+    return mask ^ interior
+
+
+def _directed_distances_mm(
+    from_border: np.ndarray, to_border: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> np.ndarray:
+    """Distance of every voxel of one border to the nearest voxel of the other, (number of voxels,) float32, unordered.
+
+    A k-d tree needs time for the border only; a distance transform, for every voxel of the box, is some ten times
+    slower on lung lobes. Distances are rounded to float32, as MONAI does, so that one that equals the tolerance is
+    within it whatever the last bits of the spacing.
+    """
+    distances = np.zeros(np.count_nonzero(from_border), dtype=np.float32)
+    apart = np.argwhere(from_border & ~to_border) * np.asarray(spacing_mm)
+    if len(apart):  # what both borders share keeps its distance of 0
+        distances[: len(apart)] = KDTree(np.argwhere(to_border) * np.asarray(spacing_mm), leafsize=32).query(apart)[0]
+    return distances
+
+
+def _check(
+    prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float, float], tolerance_mm: float
+) -> None:
+    if prediction.shape != truth.shape or prediction.ndim != 3:
+        raise UserError(
+            f"The masks have the shapes {prediction.shape} and {truth.shape}; pass two (X, Y, Z) masks of one grid."
+        )
+    if len(spacing_mm) != 3 or not all(0 < size < math.inf for size in spacing_mm):
+        raise UserError(f"spacing_mm is {spacing_mm}; pass three positive voxel sizes in mm.")
+    if not 0 <= tolerance_mm < math.inf:
+        raise UserError(f"tolerance_mm is {tolerance_mm}; pass a distance of 0 mm or more.")

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""See that a label map holds the labels a network can learn."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from volseg.errors import UserError
+
+__all__ = ["CheckLabelsd"]
+
+
+class CheckLabelsd(MapTransform):
+    """Round label maps that were stored with a scale (5.00000018) and refuse what is no label.
+
+    Args:
+        keys: entries with label maps ``(1, X, Y, Z)``.
+        num_classes: labels run from 0 to ``num_classes - 1``.
+
+    Raises:
+        UserError: values that are no whole numbers, or labels out of range.
+    """
+
+    def __init__(self, keys: KeysCollection, num_classes: int, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.num_classes = num_classes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.check(d[key])
+        return d
+
+    def check(self, label: MetaTensor) -> MetaTensor:
+        """Rounded labels ``(1, X, Y, Z)``."""
+        name = label.meta.get("filename_or_obj", "label")
+        rounded = label.round()
+        error = (label - rounded).abs().max()
+        if not error < 1e-3:  # also true for NaN
+            raise UserError(f"{name}: labels must be whole numbers. Received: a value {float(error):.3g} off. Is it a label map?")
+        values = torch.unique(rounded.as_tensor()).int().tolist()
+        if values[0] < 0 or values[-1] >= self.num_classes:
+            raise UserError(
+                f"{name}: labels must lie in 0..{self.num_classes - 1}. Received: {values[:20]}. "
+                "Convert the labels first (prepare_data does it for known sources)."
+            )
+        return rounded

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Soft targets: how much of each cell of a coarse grid a class fills."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from volseg.transforms.separable import area_average
+
+__all__ = ["SoftTargetd", "soft_target"]
+
+
+class SoftTargetd(MapTransform):
+    """Turn label maps into the exact volume fraction of every class on another grid.
+
+    Args:
+        keys: entries with label maps ``(1, X, Y, Z)``; each becomes ``(num_classes, *spatial_size)``.
+        num_classes: labels run from 0 to ``num_classes - 1``.
+        spatial_size: the grid of the target.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, num_classes: int, spatial_size: Sequence[int], allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.num_classes = num_classes
+        self.spatial_size = tuple(spatial_size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = soft_target(torch.as_tensor(d[key])[0], self.num_classes, self.spatial_size)
+        return d
+
+
+def soft_target(label: torch.Tensor, num_classes: int, spatial_size: Sequence[int]) -> torch.Tensor:
+    """Volume fractions ``(num_classes, *spatial_size)`` of a label map ``(X, Y, Z)``; they add up to 1 in each cell."""
+    # one class at a time: the one-hot volume of a CT would take gigabytes
+    return torch.stack([area_average((label == c).float(), spatial_size) for c in range(num_classes)])
