@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``python -m monai.bundle`` lacks for the person at the keyboard: errors of one line, overrides that are checked."""
+"""What ``python -m monai.bundle`` lacks at the keyboard: errors of one line, overrides that are checked."""
 
 from __future__ import annotations
 

@@ -78,7 +78,9 @@ def find_volumes(source: str | Path) -> list[Path]:
     """
     source = Path(source)
     if not source.exists():
-        raise UserError(f"{source}: no such file or folder. --input takes a volume, a folder of them or a DICOM series.")
+        raise UserError(
+            f"{source}: no such file or folder. --input takes a volume, a folder of them or a DICOM series."
+        )
     if source.is_file():
         return [source]
     files = sorted(p for p in source.iterdir() if p.is_file() and not p.name.startswith("."))
@@ -118,4 +120,6 @@ def _check_one_series(folder: Path) -> None:
     uids = _series_uids(folder)
     if len(uids) != 1:
         what = "no DICOM series" if not uids else f"{len(uids)} DICOM series"
-        raise UserError(f"{folder}: a folder with one DICOM series is needed. Received: {what}. Give each its own folder.")
+        raise UserError(
+            f"{folder}: a folder with one DICOM series is needed. Received: {what}. Give each its own folder."
+        )

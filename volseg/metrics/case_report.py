@@ -9,7 +9,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from scipy import ndimage
 
 from volseg.errors import UserError
 from volseg.metrics.overlap import confusion_counts, dice_per_label, volumes_ml
-from volseg.metrics.surface_distances import SurfaceDistances, surface_distances
+from volseg.metrics.surface_distances import surface_distances
 
 MEAN_LABEL = "mean"
 """Name of the summary's rows over all labels."""
@@ -59,26 +58,22 @@ def label_measures(
     dice = dice_per_label(counts)
     predicted_ml, true_ml = volumes_ml(counts, math.prod(spacing_mm))
     boxes = _joint_boxes(prediction, truth, max(labels))
-
-    def distances(label: int) -> SurfaceDistances:
+    surface_dice_name = f"surface_dice_{tolerance_mm:g}mm"
+    result = {}
+    for label, name in labels.items():
         # Compared inside the label's box, so that no mask of the whole volume is ever made.
         box = boxes[label]
-        return surface_distances(prediction[box] == label, truth[box] == label, spacing_mm, tolerance_mm)
-
-    with ThreadPoolExecutor(max_workers=min(len(labels), os.cpu_count() or 1)) as pool:
-        surfaces = dict(zip(labels, pool.map(distances, labels), strict=True))
-    return {
-        name: {
+        surfaces = surface_distances(prediction[box] == label, truth[box] == label, spacing_mm, tolerance_mm)
+        result[name] = {
             "dice": float(dice[label]),
-            "hausdorff_95_mm": surfaces[label].hausdorff_95_mm,
-            "average_symmetric_surface_distance_mm": surfaces[label].average_symmetric_mm,
-            f"surface_dice_{tolerance_mm:g}mm": surfaces[label].surface_dice,
+            "hausdorff_95_mm": surfaces.hausdorff_95_mm,
+            "average_symmetric_surface_distance_mm": surfaces.average_symmetric_mm,
+            surface_dice_name: surfaces.surface_dice,
             "volume_error_ml": float(predicted_ml[label] - true_ml[label]),
             "reference_volume_ml": float(true_ml[label]),
             "predicted_volume_ml": float(predicted_ml[label]),
         }
-        for label, name in labels.items()
-    }
+    return result
 
 
 class CaseReport:

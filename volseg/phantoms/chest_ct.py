@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Floats = NDArray[np.float32]
+Pair = tuple[float, float]
 Triple = tuple[float, float, float]
 
 LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}
@@ -123,9 +124,9 @@ class _Anatomy:
     corner: float  # 1: elliptic cross-sections, 0: boxy ones
     indent: float  # how far the spine dents the back of the chest, fraction of depth
     sway: NDArray[np.float64]  # (2, 3): mm, rad/mm, phase of the mid line in x and y over z
-    dome: tuple[float, float]  # top of the diaphragm, fraction of height
-    dome_centre: tuple[float, float]  # of both domes, fractions of width (from the mid line) and depth
-    apex: tuple[float, float]  # height of the lung tops, fraction
+    dome: Pair  # top of the diaphragm, fraction of height
+    dome_centre: Pair  # of both domes, fractions of width (from the mid line) and depth
+    apex: Pair  # height of the lung tops, fraction
     middle: float  # where the lungs meet in front, fraction of width; left of the mid line
     mediastinum: float  # half width, fraction
     heart: NDArray[np.float64]  # (2, 3): centre and half axes, mm
@@ -156,12 +157,12 @@ def _fissure(
 ) -> _Fissure:
     """A fissure through ``centre`` with a normal near the given one, drawn on about the fraction ``visible``."""
     tilt = np.array(normal) + rng.normal(0, (0.18, 0.11, 0.09))
-    wave = np.stack([rng.uniform(0.5, 3.5, 3), 2 * np.pi / rng.uniform(60, 180, 3), rng.uniform(0, 2 * np.pi, 3)], 1)
+    wave = np.stack([rng.uniform(0.5, 4.5, 3), 2 * np.pi / rng.uniform(60, 180, 3), rng.uniform(0, 2 * np.pi, 3)], 1)
     direction = rng.normal(size=(8, 3))
     direction *= (2 * np.pi / rng.uniform(35, 110, 8) / np.linalg.norm(direction, axis=1))[:, None]
     # Eight unit sine waves sum to a variable of standard deviation 2; the pattern is that over 2.
     threshold = float(np.sqrt(2.0) * _inverse_error(1 - 2 * visible))
-    bend = rng.normal(0, (5.0, 5.0, 3.0))
+    bend = rng.normal(0, (7.0, 7.0, 4.0))
     return _Fissure(
         normal=tilt / np.linalg.norm(tilt),
         centre=centre,
@@ -180,31 +181,30 @@ def _inverse_error(value: float) -> float:
     return float(np.sign(value) * np.sqrt(np.sqrt(first * first - logarithm / 0.147) - first))
 
 
+def _ellipsoid(
+    rng: np.random.Generator, size: NDArray[np.float64], centre: tuple[Pair, Pair, Pair], axes: tuple[Pair, Pair, Pair]
+) -> NDArray[np.float64]:
+    """Centre and half axes (2, 3) in mm from ranges in fractions of the lungs' size."""
+    return size * np.array([[rng.uniform(*r) for r in rows] for rows in (centre, axes)])
+
+
+def _scatter_gas(rng: np.random.Generator, size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centres and radii (N, 4) in mm of gas in the bowel."""
+    count = int(rng.integers(0, 7))
+    centre = rng.uniform((-0.7, 0.1, -0.35), (0.7, 0.75, -0.05), (count, 3)) * size
+    return np.concatenate([centre, rng.uniform(5, 16, (count, 1))], axis=1)
+
+
 def _propose(rng: np.random.Generator) -> _Anatomy:
     """One draw of all shapes, plausible or not."""
     width = float(np.clip(rng.normal(141, 16), 104, 164))
     size = np.array([width, width * np.clip(rng.normal(0.77, 0.06), 0.62, 0.9), width * rng.uniform(1.55, 2.15)])
-    w, d, h = size
     visible = rng.uniform(0.45, 0.9)
-    dome_right = rng.uniform(0.24, 0.37)
+    dome_right = rng.uniform(0.21, 0.38)
     accessory = tuple(
         _fissure(rng, tuple(rng.normal(size=3)), size * (rng.choice([-0.55, 0.55]), rng.uniform(-0.4, 0.4), 0.5), 0.4)
         for _ in range(rng.choice(3, p=[0.5, 0.3, 0.2]))
     )
-    pockets = rng.integers(0, 7)
-    gas = np.stack(
-        [
-            rng.uniform(-0.7, 0.7, pockets) * w,
-            rng.uniform(0.1, 0.75, pockets) * d,
-            rng.uniform(-0.35, -0.05, pockets) * h,
-        ]
-        + [rng.uniform(5, 16, pockets)],
-        axis=1,
-    )
-    heart = np.array([[rng.uniform(-0.3, -0.12) * w, rng.uniform(0.26, 0.42) * d, rng.uniform(0.28, 0.36) * h],
-                      [rng.uniform(0.38, 0.48) * w, rng.uniform(0.46, 0.6) * d, rng.uniform(0.19, 0.26) * h]])  # fmt: skip
-    stomach = np.array([[-rng.uniform(0.35, 0.55) * w, rng.uniform(0, 0.35) * d, rng.uniform(-0.05, 0.06) * h],
-                        [rng.uniform(0.25, 0.4) * w, rng.uniform(0.3, 0.5) * d, rng.uniform(0.12, 0.2) * h]])  # fmt: skip
     return _Anatomy(
         size=size,
         corner=rng.uniform(0.45, 0.9),
@@ -215,13 +215,15 @@ def _propose(rng: np.random.Generator) -> _Anatomy:
         apex=(1 - rng.uniform(0, 0.04), 1 - rng.uniform(0, 0.05)),
         middle=-rng.uniform(0, 0.09),
         mediastinum=rng.uniform(0.17, 0.24),
-        heart=heart,
+        heart=_ellipsoid(
+            rng, size, ((-0.3, -0.12), (0.26, 0.42), (0.28, 0.36)), ((0.33, 0.49), (0.42, 0.6), (0.17, 0.26))
+        ),
         heart_tilt=rng.uniform(0.2, 0.7),
         lump=np.stack([2 * np.pi / rng.uniform(60, 150, 3), rng.uniform(0, 2 * np.pi, 3)], 1),
         lump_height=rng.uniform(1, 5),
-        wall=(rng.uniform(14, 38), rng.uniform(24, 46), rng.uniform(12, 36)),
+        wall=(rng.uniform(10, 38), rng.uniform(24, 46), rng.uniform(12, 36)),
         muscle=rng.uniform(9, 16),
-        rib_pitch=h * rng.uniform(0.088, 0.105),
+        rib_pitch=size[2] * rng.uniform(0.088, 0.105),
         rib_slope=rng.uniform(0.3, 0.65),
         left=_fissure(
             rng, (-0.05, 0.78, 0.58), size * (-0.58, rng.normal(-0.22, 0.09), rng.normal(0.53, 0.03)), visible
@@ -237,13 +239,15 @@ def _propose(rng: np.random.Generator) -> _Anatomy:
         ),
         accessory=accessory,
         blood=BLOOD + (rng.uniform(60, 260) if rng.random() < 0.4 else 0),
-        lung=rng.uniform(-900, -770),
+        lung=rng.uniform(-930, -780),
         gradient=rng.uniform(15, 70),
         arms_down=rng.random() < 0.2,
         table=rng.uniform(1, 12) if rng.random() < 0.85 else -1,
         table_bend=rng.uniform(1 / 900, 1 / 300),
-        gas=gas,
-        stomach=stomach,
+        gas=_scatter_gas(rng, size),
+        stomach=_ellipsoid(
+            rng, size, ((-0.55, -0.35), (0, 0.35), (-0.05, 0.06)), ((0.25, 0.4), (0.3, 0.5), (0.12, 0.2))
+        ),
         stomach_level=rng.uniform(-0.2, 0.7),
     )
 
@@ -388,7 +392,11 @@ class _Space:
         lumps = np.float32(a.lump_height) * (waves[0] * waves[1]) * waves[2]
         out = _smooth_max(self.cage + np.float32(1.5) + lumps, top, 8)
         out = _smooth_max(out, self.base - self.z + lumps, 5)
-        out = _smooth_max(out, between, 9)
+        out = _smooth_max(out, between + lumps, 9)
+        # The descending aorta bulges into the left lung beside the spine.
+        aorta = np.hypot(self.x + np.float32(0.15 * w), self.y + np.float32(0.45 * a.size[1]))
+        aorta = np.maximum(aorta, self.z - np.float32(0.66 * h))
+        out = _smooth_max(out, np.float32(0.1 * w) - aorta, 6)
         out = _smooth_max(out, -hilum, 6)
         return _smooth_max(out, 2 - self.heart, 7)
 
@@ -419,7 +427,7 @@ def _over(hu: Floats, distance: Floats, value: float | Floats, softness: float) 
 
 def _paint_bones(hu: Floats, s: _Space, soft: float) -> None:
     """Ribs, sternum, shoulder blades on the rib cage; vertebrae, discs and the spinal canal."""
-    a, (w, d, h) = s.a, s.a.size
+    a, (_, d, h) = s.a, s.a.size
     phase = (s.z + np.float32(a.rib_slope) * s.y) / np.float32(a.rib_pitch)
     phase = (phase - np.floor(phase) - np.float32(0.5)) * np.float32(a.rib_pitch / 5.0)
     shell = (s.cage - 6) / np.float32(3.6)
@@ -450,7 +458,7 @@ def _paint_bones(hu: Floats, s: _Space, soft: float) -> None:
 
 def _paint_abdomen(hu: Floats, s: _Space, soft: float) -> None:
     """Liver, spleen, stomach with a gas bubble and other bowel gas under a diaphragm a few mm thick."""
-    a, (w, d, h) = s.a, s.a.size
+    a = s.a
     below = np.maximum(s.z - s.base, s.cage + 2)  # inside the rib cage, below the lungs
     _over(hu, below, MUSCLE, soft)
     _over(hu, np.maximum(below + 4, s.cage + 8), FAT + 20, soft)
@@ -625,8 +633,9 @@ def _samples(tree: _Tree, step: float, low: float = 0.0) -> tuple[NDArray[np.flo
 def _stamp(coverage: NDArray[np.uint8], grid: _Grid, points: NDArray[np.float64], radius: NDArray[np.float64]) -> None:
     """Raise ``coverage`` (0 to 255) around points (N, 3) to the part of each voxel that a tube of that radius fills."""
     spacing, size = grid.spacing, float(np.prod(grid.spacing) ** (1 / 3))
-    wide = np.maximum(radius, 0.5 * size)
-    full = np.minimum(1, 1.2 * radius**2 / (radius**2 + size**2 / 6))
+    wide, edge = np.maximum(radius, 0.5 * size), 0.8 * size
+    # The cross-section, edge included, keeps the area of the tube.
+    full = np.minimum(1, radius**2 / (wide**2 + edge**2 / 12))
     index, shape = grid.index(points), np.array(coverage.shape)
     flat = coverage.reshape(-1)
     bucket = np.ceil(np.log2(wide / (0.5 * size)) * 2).astype(int)
@@ -643,7 +652,7 @@ def _stamp(coverage: NDArray[np.uint8], grid: _Grid, points: NDArray[np.float64]
             # Along a coarse axis a voxel averages over more than the tube: widen the tube there.
             weight = [r * r / (r * r + np.float32(s * s / 12)) for s in spacing]
             away = np.sqrt(sum(delta[..., i] ** 2 * weight[i] for i in range(3)))
-            alpha = full[part].astype(np.float32)[:, None] * np.clip(0.5 + (r - away) / np.float32(0.8 * size), 0, 1)
+            alpha = full[part].astype(np.float32)[:, None] * np.clip(0.5 + (r - away) / np.float32(edge), 0, 1)
             good = (alpha > 0.01) & (voxel >= 0).all(-1) & (voxel < shape).all(-1)
             where = np.ravel_multi_index(tuple(voxel[good].T), coverage.shape)
             np.maximum.at(flat, where, (alpha[good] * 255).astype(np.uint8))
@@ -661,8 +670,8 @@ def _roots(a: _Anatomy) -> dict[int, NDArray[np.float64]]:
     return {k: a.size * v for k, v in at.items()}
 
 
-def _lobe_trees(a: _Anatomy, rng: np.random.Generator) -> list[tuple[_Tree, _Tree]]:
-    """Arteries and veins of each lobe: they fill the lobe and stay away from its fissures, as real ones do."""
+def _lobe_trees(a: _Anatomy, rng: np.random.Generator) -> list[tuple[_Tree, _Tree, _Tree]]:
+    """Arteries, veins and twigs of each lobe: they fill the lobe and stay away from its fissures, as real ones do."""
     grid, label, lung = _coarse(a, 5.0)
     x, y, z = (np.broadcast_to(q, grid.shape) for q in grid.coordinates(0, grid.shape[2]))
     space = _Space(a, *grid.coordinates(0, grid.shape[2]))
@@ -680,9 +689,19 @@ def _lobe_trees(a: _Anatomy, rng: np.random.Generator) -> list[tuple[_Tree, _Tre
             pick = pick + rng.uniform(-2.5, 2.5, pick.shape)
             # Near targets first: trunks form before twigs.
             order = np.argsort(np.linalg.norm(pick - root, axis=1) * rng.uniform(0.4, 1.6, len(pick)))
-            pair.append(_grow(rng, root + rng.normal(0, 4, 3), pick[order], rng.uniform(0.5, 0.7)))
-        out.append((pair[0], pair[1]))
+            pair.append(_grow(rng, root + rng.normal(0, 4, 3), pick[order], rng.uniform(0.42, 0.6)))
+        out.append((pair[0], pair[1], _twigs(rng, place)))
     return out
+
+
+def _twigs(rng: np.random.Generator, place: NDArray[np.float64]) -> _Tree:
+    """Loose ends of vessels, too thin for a tree of their own: about one in three of the points (N, 3)."""
+    count = len(place) // 3
+    start = place[rng.integers(len(place), size=count)] + rng.uniform(-2.5, 2.5, (count, 3))
+    way = rng.normal(size=(count, 3))
+    end = start + way / np.linalg.norm(way, axis=1, keepdims=True) * rng.uniform(3, 9, (count, 1))
+    own = np.arange(count)
+    return _Tree(np.concatenate([start, end]), np.concatenate([own, own]), np.tile(rng.uniform(0.2, 0.45, count), 2))
 
 
 def _windpipe(a: _Anatomy) -> list[tuple[NDArray[np.float64], float]]:
@@ -700,15 +719,15 @@ def _paint_trees(hu: Floats, a: _Anatomy, grid: _Grid, rng: np.random.Generator)
     """Vessels, walls and lumina of the airways, in this order."""
     step = 0.6 * float(grid.spacing.min())
     vessel, wall, lumen = (np.zeros(grid.shape, np.uint8) for _ in range(3))
-    for artery, vein in _lobe_trees(a, rng):
-        for tree in (artery, vein):
+    for artery, vein, twigs in _lobe_trees(a, rng):
+        for tree in (artery, vein, twigs):
             _stamp(vessel, grid, *_samples(tree, step))
-        points, radius = _samples(artery, step, 1.25)
+        points, radius = _samples(artery, step, 1.6)
         points = points + (radius * 1.9)[:, None] * np.array([0.3, -0.7, 0.6])
-        _stamp(wall, grid, points, radius * 1.15)
-        _stamp(lumen, grid, points, radius * 0.75)
-    for line, radius in _windpipe(a):
-        tube = _Tree(line, np.array([0, 0]), np.full(2, radius))
+        _stamp(wall, grid, points, radius * 1.05)
+        _stamp(lumen, grid, points, radius * 0.72)
+    for line, bore in _windpipe(a):
+        tube = _Tree(line, np.array([0, 0]), np.full(2, bore))
         points, radii = _samples(tube, step)
         _stamp(wall, grid, points, radii + 1.5)
         _stamp(lumen, grid, points, radii)
@@ -775,10 +794,20 @@ def _reconstruct(hu: Floats, grid: _Grid, rng: np.random.Generator) -> Floats:
         blurred = ndimage.gaussian_filter1d(ndimage.gaussian_filter1d(out, 0.8, axis=0), 0.8, axis=1)
         out += np.float32(sharpness - 0.4) * (out - blurred)
     # Dose is shared by the photons of a voxel: noise falls with its volume, down to a floor.
-    level = rng.uniform(8, 20) * (1 + 1.6 * sharpness) * np.clip(voxel, 0.3, 40) ** -0.35
+    level = rng.uniform(8, 20) * (1 + 1.6 * sharpness) * float(np.clip(voxel, 0.3, 40)) ** -0.35
     noise *= np.float32(max(level, 4) / max(float(noise[::2, ::2, ::2].std()), 1e-6))
     out += noise
     return out
+
+
+def _small_rotation(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A rotation by up to 5 degrees about each axis."""
+    rotation = np.eye(3)
+    for (i, j), angle in zip(((1, 2), (0, 2), (0, 1)), np.deg2rad(rng.uniform(-5, 5, 3)), strict=True):
+        turn = np.eye(3)
+        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+        rotation = rotation @ turn
+    return rotation
 
 
 def _grid_for(
@@ -787,24 +816,22 @@ def _grid_for(
     """Field of view in R, A, S axes: the body fills it or is cut a little at the sides; the lungs are always inside."""
     w, d, h = a.size
     side, back, front = a.wall
-    view = max(2 * (w + side) * rng.uniform(0.9, 1.15), 2 * d + back + front, 2.12 * w)
-    bottom, top = -rng.uniform(0.05, 0.35) * h, rng.uniform(1.04, 1.18) * h
+    rotation = _small_rotation(rng) if rng.random() < 0.2 else np.eye(3)
+    # Room for the sway of the mid line and the shift of the centre, and for what an oblique box cuts off.
+    spare = 12.0 if np.array_equal(rotation, np.eye(3)) else 26.0
+    deep = 2 * d + abs(front - back) + 2 * spare
+    wide = max(2 * (w + side) * rng.uniform(0.85, 1.15), 2 * w + 2 * spare)
+    below = rng.uniform(0.4, 0.7) if rng.random() < 0.15 else rng.uniform(0.03, 0.35)
+    bottom, top = -below * h - spare / 2, rng.uniform(1.03, 1.16) * h + spare / 2
+    if spacing is not None and shape is None:
+        n = np.ceil(np.array([max(wide, deep)] * 2 + [top - bottom]) / spacing).astype(int)
+        shape = (int(n[0]), int(n[1]), int(n[2]))
     if shape is None:
         side_n = int(rng.choice([128, 160, 192, 224, 256]))
         shape = (side_n, side_n, int(rng.integers(72, 161)))
-        if spacing is not None:
-            n = np.ceil(np.array([view, view, top - bottom]) / spacing).astype(int)
-            shape = (int(n[0]), int(n[1]), int(n[2]))
     if spacing is None:
-        plane = max(view / shape[0], max(2 * d + 0.7 * (back + front), 2 * d + 24) / shape[1])
+        plane = max(wide / shape[0], deep / shape[1])
         spacing = (plane, plane, (top - bottom) / shape[2])
-    rotation = np.eye(3)
-    if rng.random() < 0.2:
-        angle = np.deg2rad(rng.uniform(-5, 5, 3))
-        for (i, j), q in zip(((1, 2), (0, 2), (0, 1)), angle, strict=True):
-            turn = np.eye(3)
-            turn[[i, i, j, j], [i, j, i, j]] = np.cos(q), -np.sin(q), np.sin(q), np.cos(q)
-            rotation = rotation @ turn
     centre = np.array([rng.uniform(-4, 4), (front - back) / 2 + rng.uniform(-4, 4), (bottom + top) / 2])
     return _Grid(shape, np.array(spacing, dtype=np.float64), centre, rotation)
 
@@ -832,11 +859,8 @@ def _store(array: NDArray, affine: NDArray[np.float64], orientation: str) -> tup
 
 def _axes(orientation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """For each stored axis, the R, A, S axis it runs along and its sign."""
-    pairs = [
-        next((i, sign) for i, sign in ((p.find(c), s) for p, s in (("RAS", 1), ("LPI", -1))) if i >= 0)
-        for c in orientation
-    ]
-    return tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
+    axes = tuple(max("RAS".find(c), "LPI".find(c)) for c in orientation)
+    return axes, tuple(1 if c in "RAS" else -1 for c in orientation)
 
 
 def _in_body_axes(values: tuple, axes: tuple[int, ...]) -> tuple:
@@ -849,10 +873,9 @@ def _check(shape: tuple[int, int, int] | None, spacing_mm: Triple | None, orient
         raise ValueError(f"shape must be three sizes of at least 16 voxels; got {shape}")
     if spacing_mm is not None and (len(spacing_mm) != 3 or min(spacing_mm) <= 0):
         raise ValueError(f"spacing_mm must be three positive numbers; got {spacing_mm}")
-    if orientation != "random" and (len(orientation) != 3 or {"RL".find(c) >= 0 for c in orientation} != {True, False}
-                                    or sorted("RAS".find(c) % 4 + "LPI".find(c) % 4 for c in orientation) != [3, 4, 5]):  # fmt: skip
+    if orientation != "random" and sorted(max("RAS".find(c), "LPI".find(c)) for c in orientation) != [0, 1, 2]:
         raise ValueError(
-            f"orientation must be 'random' or three axis codes such as 'RAS' or 'LPI'; got {orientation!r}"
+            f"orientation must be 'random' or one code per axis such as 'RAS' or 'LPI'; got {orientation!r}"
         )
 
 

@@ -43,7 +43,9 @@ class CheckLabelsd(MapTransform):
         rounded = label.round()
         error = (label - rounded).abs().max()
         if not error < 1e-3:  # also true for NaN
-            raise UserError(f"{name}: labels must be whole numbers. Received: a value {float(error):.3g} off. Is it a label map?")
+            raise UserError(
+                f"{name}: labels must be whole numbers. Received: a value {float(error):.3g} off. Is it a label map?"
+            )
         values = torch.unique(rounded.as_tensor()).int().tolist()
         if values[0] < 0 or values[-1] >= self.num_classes:
             raise UserError(

@@ -48,7 +48,9 @@ class LoadVolumed(MapTransform):
 def _check_same_grid(first: MetaTensor, other: MetaTensor, tolerance_mm: float) -> None:
     names = f"{other.meta['filename_or_obj']}: not on the grid of {first.meta['filename_or_obj']}"
     if first.shape != other.shape:
-        raise UserError(f"{names}. Received: {_size(other)} and {_size(first)} voxels. Resample the label to the image.")
+        raise UserError(
+            f"{names}. Received: {_size(other)} and {_size(first)} voxels. Resample the label to the image."
+        )
     corner_voxels = np.array(np.meshgrid(*[(0, n - 1) for n in first.shape[1:]], [1], indexing="ij")).reshape(4, -1)
     distance_mm = np.linalg.norm((np.asarray(first.affine - other.affine) @ corner_voxels)[:3], axis=0).max()
     if distance_mm > tolerance_mm:

@@ -17,7 +17,7 @@ Weights = Callable[[int, int], torch.Tensor]
 
 
 def area_average(volume: torch.Tensor, spatial_size: Sequence[int]) -> torch.Tensor:
-    """Mean of a volume ``(X, Y, Z)`` over the cells of another grid; a voxel in two cells counts for each by its part."""
+    """Mean of ``(X, Y, Z)`` over the cells of another grid; a voxel in two cells counts for each by its part."""
     return resample(volume, spatial_size, area_weights)
 
 

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be said of segmented lobes, and what looks wrong about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from pdvnet_lung.lobes import LOBES
+
+__all__ = ["lobe_statistics"]
+
+LEFT, RIGHT = (1, 2), (3, 4, 5)
+EMPHYSEMA_HU = -950.0
+MINIMUM_LUNG_ML = 200.0
+CUT_AREA_CM2 = 10.0
+
+
+def lobe_statistics(image: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+    """Volume, density and share of emphysema-like voxels of each lobe.
+
+    Args:
+        image: CT in HU ``(X, Y, Z)``.
+        labels: lobes ``(X, Y, Z)``.
+        affine: voxel to RAS in mm.
+
+    Returns:
+        ``lobes``: for each name ``volume_ml``, ``mean_hu``, ``below_minus_950_hu_percent`` (the two last ``None`` for an
+        empty lobe); ``lungs_ml``; ``warnings``: a list of sentences; ``legend``: label to text for a picture.
+    """
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    count, hu_sum, low = (np.zeros(len(LOBES) + 1) for _ in range(3))
+    for k in range(image.shape[2]):  # slice by slice: bincount would take weights of the whole CT as float64
+        flat, hu = labels[:, :, k].ravel(), image[:, :, k].ravel()
+        count += np.bincount(flat, minlength=len(count))
+        hu_sum += np.bincount(flat, weights=hu, minlength=len(count))
+        low += np.bincount(flat[hu < EMPHYSEMA_HU], minlength=len(count))
+    lobes = {
+        name: {
+            "volume_ml": round(float(count[value] * voxel_ml), 2),
+            "mean_hu": round(float(hu_sum[value] / count[value]), 1) if count[value] else None,
+            "below_minus_950_hu_percent": round(float(100 * low[value] / count[value]), 2) if count[value] else None,
+        }
+        for value, name in LOBES.items()
+    }
+    lungs_ml = float(count[1:].sum() * voxel_ml)
+    return {
+        "lobes": lobes,
+        "lungs_ml": round(lungs_ml, 2),
+        "warnings": _warnings(labels, affine, count * voxel_ml),
+        "legend": {value: f"{name} {lobes[name]['volume_ml']:.0f} ml" for value, name in LOBES.items()},
+    }
+
+
+def _warnings(labels: np.ndarray, affine: np.ndarray, volume_ml: np.ndarray) -> list[str]:
+    """What a reader of the result should know before trusting it."""
+    if volume_ml[1:].sum() < MINIMUM_LUNG_ML:
+        return [f"no lungs found. Received: {volume_ml[1:].sum():.0f} ml of lobes, less than {MINIMUM_LUNG_ML:.0f} ml."]
+    found = []
+    empty = [name for value, name in LOBES.items() if volume_ml[value] == 0]
+    if empty:
+        found.append(f"empty lobes: {', '.join(empty)}. Surgery, a cut field of view or a failure of the network.")
+    to_ras = nib.io_orientation(affine)
+    ras = nib.apply_orientation(labels, to_ras)
+    spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])]
+    for side, k in (("bottom", 0), ("top", -1)):
+        area_cm2 = np.count_nonzero(ras[:, :, k]) * spacing_mm[0] * spacing_mm[1] / 100
+        if area_cm2 > CUT_AREA_CM2:
+            found.append(f"lungs cut at the {side} of the volume. Received: {area_cm2:.0f} cm2 of lobes in its last slice.")
+    centre = {side: _mean_x(ras, values) for side, values in (("left", LEFT), ("right", RIGHT))}
+    if None not in centre.values() and centre["left"] > centre["right"]:
+        found.append("left lobes lie on the patient's right. The orientation stored in the file may be wrong.")
+    return found
+
+
+def _mean_x(ras: np.ndarray, values: tuple[int, ...]) -> float | None:
+    """Mean index along X, which runs to the patient's right of the picture's left: larger is further right in RAS."""
+    profile = np.isin(ras, values).sum(axis=(1, 2))
+    return float(np.average(np.arange(len(profile)), weights=profile)) if profile.any() else None

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from volseg.data.datalist import load_datalist, split_cases, write_datalist
+from volseg.errors import UserError
+
+INFO = {"name": "n", "source": "s", "licence": "CC BY 4.0", "citation": "c"}
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A dataset with one image inside the folder and one elsewhere, validation empty."""
+    root = tmp_path / "dataset"
+    inside, outside = touch(root / "images" / "a.nii.gz"), touch(tmp_path / "elsewhere" / "b.mhd")
+    labels = [touch(root / "labels" / f"{name}.nii.gz") for name in "ab"]
+    entries = [{"image": str(i), "label": str(lab)} for i, lab in zip((inside, outside), labels, strict=True)]
+    write_datalist(root, {"training": entries, "test": entries[:1]}, **INFO)
+    return root
+
+
+def rewrite(folder: Path, **splits: object) -> None:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **splits}))
+
+
+def message(dataset_dir: str | Path, split: str = "training", **options) -> str:
+    with pytest.raises(UserError) as caught:
+        load_datalist(dataset_dir, split, **options)
+    text = str(caught.value)
+    assert "\n" not in text and "Received: " in text and "Expected: " in text
+    return text
+
+
+def test_written_paths_are_relative_under_the_folder_and_absolute_elsewhere(folder: Path):
+    content = json.loads((folder / "dataset.json").read_text())
+    assert {key: content[key] for key in INFO} == INFO
+    assert content["training"][0] == {"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}
+    assert content["training"][1]["image"] == str(folder.parent / "elsewhere" / "b.mhd")
+    assert content["validation"] == []
+
+
+def test_read_back_from_a_moved_folder_and_a_relative_path(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    moved = folder.rename(folder.with_name("moved"))
+    monkeypatch.chdir(moved.parent)
+    cases = load_datalist("moved", "training")
+    assert cases[0] == {"image": str(moved / "images/a.nii.gz"), "label": str(moved / "labels/a.nii.gz")}
+    assert all(Path(case[key]).is_absolute() for case in cases for key in ("image", "label"))
+
+
+def test_empty_validation_is_a_list_and_other_splits_are_not(folder: Path):
+    assert load_datalist(folder, "validation") == []
+    rewrite(folder, test=[])
+    assert "dataset.json: split 'test' is empty" in message(folder, "test")
+
+
+def test_labels_that_are_not_required(folder: Path):
+    entries = [{"image": "images/a.nii.gz", "site": "x"}, {"image": "images/a.nii.gz", "label": "labels/gone.nii.gz"}]
+    rewrite(folder, training=entries)
+    image = str(folder / "images/a.nii.gz")
+    assert load_datalist(folder, "training", require_labels=False) == [{"image": image, "site": "x"}, {"image": image}]
+
+
+def test_an_unfinished_write_leaves_the_old_file(folder: Path):
+    before = (folder / "dataset.json").read_bytes()
+    with pytest.raises(TypeError):
+        write_datalist(folder, {"training": []}, name=object())
+    assert (folder / "dataset.json").read_bytes() == before
+    assert not list(folder.glob(".*"))
+
+
+def test_folder_errors(tmp_path: Path):
+    assert "no such folder" in message(tmp_path / "gone") and str(tmp_path / "gone") in message(tmp_path / "gone")
+    assert "an empty folder" in message(tmp_path) and "prepare_data.json" in message(tmp_path)
+    other = touch(tmp_path / "notes.txt")
+    assert "a folder without dataset.json" in message(tmp_path)
+    assert "not a folder" in message(other)
+
+
+def test_file_errors(folder: Path):
+    path = folder / "dataset.json"
+    path.write_text('{"training": [')
+    assert f"{path}: not readable as JSON" in message(folder)
+    path.write_text("[]")
+    assert f"{path}: not a data list. Received: a JSON list" in message(folder)
+
+
+def test_split_errors(folder: Path):
+    assert "split: unknown name. Received: val." in message(folder, "val")
+    rewrite(folder, test=None)
+    assert "no split 'test'. Received: training, validation." in message(folder, "test")
+    with pytest.raises(UserError, match=r"splits: unknown name. Received: val"):
+        write_datalist(folder, {"val": []})
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"image": "images/a.nii.gz"}, "has no label. Received: image images/a.nii.gz alone"),
+        ({"label": "labels/a.nii.gz"}, "has no image"),
+        ("images/a.nii.gz", "is not a case"),
+        ({"image": "images/gone.nii.gz", "label": "labels/a.nii.gz"}, "images/gone.nii.gz"),
+        ({"image": "images/a.nii.gz", "label": "labels/gone.nii.gz"}, "labels/gone.nii.gz"),
+    ],
+)
+def test_entry_errors_name_place_and_file(folder: Path, entry: object, words: str):
+    rewrite(folder, training=[{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}, entry])
+    text = message(folder)
+    assert text.startswith(f"{folder / 'dataset.json'}: training[1]") and words in text
+
+
+@pytest.mark.parametrize(("top", "fine"), [(5, True), (516, False), (-1, False)])
+def test_label_codes_are_checked_on_request(folder: Path, top: int, fine: bool):
+    label = np.zeros((3, 4, 5), np.int16)
+    label[1, 2, 3] = top
+    nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "labels" / "a.nii.gz")
+    if fine:
+        assert len(load_datalist(folder, "training", labels_max=5)) == 2
+    else:
+        assert str(folder / "labels" / "a.nii.gz") in message(folder, labels_max=5)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1)), (51, (36, 5, 10))])
+def test_split_sizes(n: int, sizes: tuple[int, ...]):
+    splits = split_cases([f"case{i}" for i in range(n)])
+    assert tuple(map(len, splits.values())) == sizes and list(splits) == ["training", "validation", "test"]
+
+
+def test_split_depends_on_seed_and_not_on_order():
+    ids = [f"case{i}" for i in range(20)]
+    splits = split_cases(ids, seed=3)
+    assert splits == split_cases(ids[::-1], seed=3) != split_cases(ids, seed=4)
+    assert sorted(case for cases in splits.values() for case in cases) == sorted(ids)
+    # Literal: a change of the rule would move cases between training and test of existing folders.
+    assert split_cases(list("abcde")) == {"training": ["b", "c", "e"], "validation": ["d"], "test": ["a"]}

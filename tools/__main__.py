@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tools COMMAND``: the command line of the checkout; ``python -m tools`` lists the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import fire
+
+from tools.check.command import check
+from volseg.errors import UserError
+
+COMMANDS: dict[str, Callable[..., None]] = {"check": check}
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit status 1."""
+    try:
+        fire.Fire(COMMANDS, name="python -m tools")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

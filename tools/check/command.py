@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tools check``: run every rule on bundles and say what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools import REPOSITORY
+from tools.check.bundle import Bundle
+from tools.check.rules import RULES, findings
+from volseg.errors import UserError
+
+BUNDLES = REPOSITORY / "bundles"
+
+
+def check(*bundles: str) -> None:
+    """Check bundles without running them: metadata, configs, model card, files, claims.
+
+    Prints one line per finding and exits with status 1 if there is any.
+
+    Args:
+        bundles: names of bundles of this checkout, or paths of bundle folders; all of this checkout if none is given.
+    """
+    found_any = False
+    for root in bundle_folders(*(str(name) for name in bundles)):
+        bundle = Bundle.read(root)
+        found = findings(bundle)
+        for _, finding in found:
+            print(finding.line(bundle.title))
+        if not found:
+            print(f"{bundle.name} {bundle.metadata['version']}: {len(RULES)} rules, no findings")
+        found_any = found_any or bool(found)
+    if found_any:
+        raise SystemExit(1)
+
+
+def bundle_folders(*bundles: str) -> list[Path]:
+    """The folders of the named bundles. A name of this checkout wins over a path; without names all of the checkout."""
+    known = sorted(folder for folder in BUNDLES.glob("*") if folder.is_dir() and not folder.name.startswith((".", "_")))
+    if not bundles and not known:
+        raise UserError(f"{BUNDLES}: no bundle found. Check the checkout, or give the path of a bundle.")
+    names = {folder.name: folder for folder in known}
+    folders = [names.get(bundle, Path(bundle)) for bundle in bundles] or known
+    for folder in folders:
+        if not folder.is_dir():
+            have = ", ".join(names) or "none"
+            raise UserError(
+                f"{folder}: no such bundle. Give the path of its folder or a name; this checkout has {have}."
+            )
+    return folders

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rule on preprocessing: training, validation, evaluation and inference see the image through the same transforms."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from monai.bundle import ReferenceResolver
+from monai.bundle.utils import EXPR_KEY, ID_REF_KEY
+
+from tools.check.bundle import Bundle
+from tools.check.finding import Finding, shown
+from tools.check.workflow import Workflow, look_up, look_up_or_none
+
+IMAGE = "image"
+TRAIN, VALIDATE, INFER = "train::preprocessing", "validate::preprocessing", "preprocessing"
+# Random transforms without Rand in their names.
+RANDOM_CHOICES = ("OneOf", "SomeOf", "RandomOrder")
+# Arguments that say nothing about what happens to the image.
+SILENT_ARGUMENTS = ("_requires_", "_desc_", "_disabled_", "allow_missing_keys")
+# Arguments that take one value per key: reduced to the image's value.
+PER_KEY_ARGUMENTS = (
+    "mode", "padding_mode", "align_corners", "dtype", "anti_aliasing", "anti_aliasing_sigma", "device"
+)  # fmt: skip
+
+
+def check_preprocessing(bundle: Bundle) -> Iterator[Finding]:
+    """The deterministic transforms of the image are the same wherever the network is used.
+
+    ``validate::preprocessing`` is compared with ``train::preprocessing`` in every config that has both, and an
+    inference config with the training config of the same suffix (``inference_x.json`` with ``train_x.json``), or else
+    with ``train.json``.
+    """
+    for workflow in bundle.workflows:
+        if workflow.base is None or _both(workflow) != _both(workflow.base):
+            yield from _compare(workflow, VALIDATE, workflow, TRAIN)
+        if workflow.path.startswith("configs/inference"):
+            suffix = workflow.path.removeprefix("configs/inference")
+            reference = bundle.workflow(f"configs/train{suffix}") or bundle.workflow("configs/train.json")
+            if reference:
+                yield from _compare(workflow, INFER, reference, TRAIN)
+
+
+def normalise(preprocessing: Any, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a preprocessing does to the image, as plain transforms that can be compared.
+
+    A pure function of the text: nothing is built. References (``@id``) are replaced by what they refer to, sums of
+    lists (``$@a + @b``) are concatenated, ``Compose`` is taken apart. Then
+
+    - random transforms (``Rand*``, ``OneOf``, ``SomeOf``, ``RandomOrder``) are dropped;
+    - transforms whose ``keys`` leave the image out, and those disabled by a literal ``true``, are dropped;
+    - ``keys`` is reduced to ``["image"]`` and the arguments that take a value per key to the image's value;
+    - class names lose their module, ``CropForegroundD`` and ``CropForegroundDict`` are called ``CropForegroundd``;
+    - ``_requires_``, ``_desc_``, ``_disabled_`` and ``allow_missing_keys`` are dropped.
+    """
+    return [simple for item in _flat(preprocessing, config, ()) for simple in _simplified(item)]
+
+
+def _compare(workflow: Workflow, item_id: str, reference: Workflow, reference_id: str) -> Iterator[Finding]:
+    mine, theirs = (look_up_or_none(w.config, i) for w, i in ((workflow, item_id), (reference, reference_id)))
+    if mine is None or theirs is None:
+        return
+    left, right = normalise(mine, workflow.config), normalise(theirs, reference.config)
+    for index in range(max(len(left), len(right))):
+        here, there = (_brief(items[index]) if index < len(items) else "nothing" for items in (left, right))
+        if here != there:
+            what = f"{item_id} differs from {reference_id} of {reference.path} at the image's transform {index + 1}"
+            advice = (
+                "Give the image the same deterministic transforms: one list, referred to or included by the others."
+            )
+            yield Finding(workflow.path, what, f"{here} instead of {there}", advice)
+            return
+
+
+def _both(workflow: Workflow) -> list[list[dict[str, Any]]]:
+    return [normalise(look_up_or_none(workflow.config, i), workflow.config) for i in (TRAIN, VALIDATE)]
+
+
+def _brief(item: dict[str, Any]) -> str:
+    arguments = ", ".join(
+        f"{key}={shown(value)}" for key, value in sorted(item.items()) if key not in ("_target_", "keys")
+    )
+    return f"{item['_target_']}({arguments})"
+
+
+def _flat(node: Any, config: Mapping[str, Any], seen: tuple[str, ...]) -> list[Any]:
+    """The transforms of a list, a ``Compose``, a reference or a sum of such, in order, their arguments resolved."""
+    if isinstance(node, list):
+        return [item for child in node for item in _flat(child, config, seen)]
+    if isinstance(node, str):
+        parts = _summands(node)
+        if parts is None or any(part in seen for part in parts):
+            return [node]
+        return [item for part in parts for item in _referred(part, config, (*seen, part))]
+    if isinstance(node, dict) and _class_name(node) == "Compose":
+        return _flat(node.get("transforms", []), config, seen)
+    return [_with_values(node, config, seen)] if node is not None else []
+
+
+def _referred(item_id: str, config: Mapping[str, Any], seen: tuple[str, ...]) -> list[Any]:
+    try:
+        return _flat(look_up(config, item_id), config, seen)
+    except KeyError:
+        return [ID_REF_KEY + item_id]  # rule `references` reports it
+
+
+def _summands(text: str) -> list[str] | None:
+    """The ids in ``@a`` or ``$@a + @b``, ``None`` for any other text."""
+    references = list(ReferenceResolver.match_refs_pattern(text))
+    if not text.startswith(EXPR_KEY):
+        return references or None
+    plain = ReferenceResolver.normalize_id(text[len(EXPR_KEY) :])
+    found = [match.removeprefix(ID_REF_KEY) for match in ReferenceResolver.id_matcher.findall(plain)]
+    try:
+        tree = ast.parse(ReferenceResolver.id_matcher.sub("_", plain).strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        return None
+    return found if _is_sum_of_references(tree) else None
+
+
+def _is_sum_of_references(tree: ast.expr) -> bool:
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
+        return _is_sum_of_references(tree.left) and _is_sum_of_references(tree.right)
+    return isinstance(tree, ast.Name) and tree.id == "_"
+
+
+def _with_values(node: Any, config: Mapping[str, Any], seen: tuple[str, ...]) -> Any:
+    """A copy with every reference replaced by what it refers to; expressions keep their text around the values."""
+    if isinstance(node, dict):
+        return {key: _with_values(value, config, seen) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_values(value, config, seen) for value in node]
+    if not isinstance(node, str):
+        return node
+    alone = _summands(node)
+    if alone and len(alone) == 1 and alone[0] not in seen:
+        value = look_up_or_none(config, alone[0])
+        return node if value is None else _with_values(value, config, (*seen, alone[0]))
+    if not node.startswith(EXPR_KEY):
+        return node
+    return ReferenceResolver.id_matcher.sub(
+        lambda match: _as_text(match.group(0), config, seen), ReferenceResolver.normalize_id(node)
+    )
+
+
+def _as_text(reference: str, config: Mapping[str, Any], seen: tuple[str, ...]) -> str:
+    value = _with_values(reference, config, seen)
+    return json.dumps(value, sort_keys=True) if value != reference else reference
+
+
+def _simplified(item: Any) -> Iterator[dict[str, Any]]:
+    """The transform as far as it concerns the image; nothing if it does not."""
+    if not isinstance(item, dict) or "_target_" not in item:
+        yield {"_target_": shown(item)}  # opaque: equal only to the same text
+        return
+    name = _class_name(item)
+    keys = item.get("keys")
+    keys = [keys] if isinstance(keys, str) else keys
+    label_only = isinstance(keys, list) and IMAGE not in keys
+    if (
+        name.startswith("Rand")
+        or name in RANDOM_CHOICES
+        or label_only
+        or item.get("_disabled_") in (True, "true", "True")
+    ):
+        return
+    position, count = (keys.index(IMAGE), len(keys)) if isinstance(keys, list) else (0, 1)
+    simple = {key: value for key, value in item.items() if key not in SILENT_ARGUMENTS}
+    for key in PER_KEY_ARGUMENTS:
+        if isinstance(simple.get(key), list) and len(simple[key]) in (1, count):
+            simple[key] = simple[key][min(position, len(simple[key]) - 1)]
+    yield {**simple, "_target_": name, **({"keys": [IMAGE]} if isinstance(keys, list) else {})}
+
+
+def _class_name(item: dict[str, Any]) -> str:
+    """The class without its module, MONAI's spellings of dictionary transforms made one."""
+    name = str(item.get("_target_")).rpartition(".")[2]
+    return re.sub(r"(?<=[a-z])(D|Dict)$", "d", name)

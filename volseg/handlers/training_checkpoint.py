@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Continue a training that was cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from ignite.engine import Engine, Events
+
+from volseg.errors import UserError
+from volseg.files import atomic_path
+
+__all__ = ["TrainingCheckpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingCheckpoint:
+    """Save everything a training needs after every epoch, and take it up when the same training starts again.
+
+    A training is the same if its data and hyperparameters are; the checkpoint of another one is put aside. When a
+    training completes, its checkpoint is renamed to ``checkpoint_completed.pt``: the next run begins anew.
+
+    Unlike MONAI's ``CheckpointSaver`` it writes to a temporary name first, so that a kill at any moment leaves the
+    previous checkpoint whole.
+
+    Args:
+        path: of the checkpoint.
+        objects: with ``state_dict`` and ``load_state_dict``: network, optimiser, schedules, :class:`BestWeights`.
+        identity: data and hyperparameters that make this training what it is.
+        resume: ``False`` begins anew whatever is there.
+    """
+
+    def __init__(self, path: str, objects: Mapping[str, Any], identity: Mapping[str, Any], resume: bool = True) -> None:
+        self.path = Path(path)
+        self.objects = dict(objects)
+        text = json.dumps(identity, sort_keys=True, default=str)
+        self.identity = hashlib.sha256(text.encode()).hexdigest()
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, after the handler that runs the validation."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.complete)
+
+    def load(self, trainer: Engine) -> None:
+        """Restore the state of the last whole epoch, if there is one.
+
+        Raises:
+            UserError: the checkpoint is damaged.
+        """
+        if not self.resume or not self.path.is_file():
+            return
+        try:
+            state = torch.load(self.path, map_location=trainer.state.device, weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path}: damaged checkpoint. Delete it, or begin anew with --resume False."
+            ) from error
+        if state["identity"] != self.identity:
+            logger.info("%s belongs to a training with other data or hyperparameters: beginning anew", self.path)
+            return
+        for name, value in self.objects.items():
+            value.load_state_dict(state["objects"][name])
+        trainer.load_state_dict(
+            {
+                "epoch": state["epoch"],
+                "epoch_length": trainer.state.epoch_length,
+                "max_epochs": trainer.state.max_epochs,
+            }
+        )
+        logger.info("continuing after epoch %d from %s", state["epoch"], self.path)
+
+    def save(self, trainer: Engine) -> None:
+        """Write the state after an epoch."""
+        if _is_first_process():
+            objects = {name: value.state_dict() for name, value in self.objects.items()}
+            with atomic_path(self.path) as temporary:
+                torch.save({"identity": self.identity, "epoch": trainer.state.epoch, "objects": objects}, temporary)
+
+    def complete(self, trainer: Engine) -> None:
+        """Put the checkpoint of a completed training aside."""
+        if _is_first_process() and self.path.is_file():
+            self.path.replace(self.path.with_name(f"{self.path.stem}_completed{self.path.suffix}"))
+
+
+def _is_first_process() -> bool:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not distributed or torch.distributed.get_rank() == 0

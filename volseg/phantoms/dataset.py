@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes phantoms as a data set: a folder of NIfTI pairs and a MONAI datalist."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from volseg.errors import UserError
+
+DATALIST = "dataset.json"
+
+
+class Case(Protocol):
+    """What a phantom offers: image and label of one shape (X, Y, Z), affine (4, 4) from voxels to RAS mm."""
+
+    @property
+    def image(self) -> NDArray[Any]: ...
+
+    @property
+    def label(self) -> NDArray[Any]: ...
+
+    @property
+    def affine(self) -> NDArray[np.float64]: ...
+
+
+def write_dataset(
+    folder: Path,
+    make_case: Callable[[int], Case],
+    splits: Mapping[str, int],
+    seed: int = 0,
+    name: str = "phantom",
+    parameters: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``splits[name]`` cases per split below ``folder`` unless they are there already; return the folder.
+
+    ``folder/dataset.json`` lists for each split the pairs ``images/<split>_<i>.nii.gz`` (int16) and
+    ``labels/<split>_<i>.nii.gz`` (uint8), relative to the folder, beside name, seed and ``parameters`` (JSON values:
+    whatever else ``make_case`` depends on). A folder made with the same values is left alone, one made with others
+    is replaced. Each case gets its own number, counted through the splits from a start that depends on ``seed``.
+
+    All files are written to a sibling folder that is renamed at the end: ``folder`` holds all cases or none, also
+    when the process is killed or two of them start at once. A sibling that a killed process left behind ends in
+    ``.partial`` and may be deleted.
+
+    Raises:
+        UserError: ``folder`` exists and was not written by this function; nothing is touched then.
+    """
+    folder = Path(folder)
+    wanted = _datalist(splits, seed, name, parameters or {})
+    if _read(folder) == wanted:
+        return folder
+    _check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        _write_cases(partial, make_case, wanted)
+        _move_into_place(partial, folder, wanted)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def case_seeds(splits: Mapping[str, int], seed: int) -> dict[str, list[int]]:
+    """The number of each case; no two cases of a data set, nor of data sets with other seeds, share one.
+
+    Raises:
+        UserError: a split has a negative size, or there are more cases than numbers between two seeds.
+    """
+    if min(splits.values(), default=0) < 0 or sum(splits.values()) > 1_000_000 or seed < 0:
+        raise UserError(f"splits need sizes >= 0, at most a million cases, and a seed >= 0; got {dict(splits)}, {seed}")
+    out, start = {}, seed * 1_000_000
+    for split, count in splits.items():
+        out[split] = list(range(start, start + count))
+        start += count
+    return out
+
+
+def _datalist(splits: Mapping[str, int], seed: int, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    case_seeds(splits, seed)
+    header = {"name": name, "source": "phantom", "seed": seed, "parameters": dict(parameters)}
+    if clash := set(header) & set(splits):
+        raise UserError(
+            f"a split cannot be called {sorted(clash)}: that key of {DATALIST} is taken; choose another name"
+        )
+    files = {
+        split: [{kind: f"{kind}s/{split}_{i}.nii.gz" for kind in ("image", "label")} for i in range(count)]
+        for split, count in splits.items()
+    }
+    # Through JSON and back: what is compared later was read from a file.
+    return json.loads(json.dumps({**header, **files}))
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The datalist of ``folder``, or None where there is none that can be read."""
+    try:
+        return json.loads((folder / DATALIST).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to delete what is not a phantom: a data set of the user's own may be in the way."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    found = _read(folder)
+    if not isinstance(found, dict) or found.get("source") != "phantom":
+        raise UserError(f"{folder}: exists and holds no phantom data set; move it away or choose another folder")
+
+
+def _write_cases(folder: Path, make_case: Callable[[int], Case], datalist: dict[str, Any]) -> None:
+    splits = {key: len(value) for key, value in datalist.items() if isinstance(value, list)}
+    seeds = case_seeds(splits, datalist["seed"])
+    jobs = [(pair, s) for split in splits for pair, s in zip(datalist[split], seeds[split], strict=True)]
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for pair, case_seed in tqdm(jobs, desc=f"{datalist['name']} phantoms", unit="case"):
+        case = make_case(case_seed)
+        _save(folder / pair["image"], case.image, case.affine, np.int16)
+        _save(folder / pair["label"], case.label, case.affine, np.uint8)
+    (folder / DATALIST).write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(path: Path, array: NDArray[Any], affine: NDArray[np.float64], dtype: type[np.generic]) -> None:
+    if array.ndim != 3 or not np.array_equal(array.astype(dtype), array):
+        raise ValueError(f"{path.name}: needs three axes and values that {np.dtype(dtype)} holds; "
+                         f"got shape {array.shape}, {array.dtype}")  # fmt: skip
+    image = nib.Nifti1Image(array.astype(dtype), affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    nib.save(image, path)
+
+
+def _move_into_place(partial: Path, folder: Path, wanted: dict[str, Any]) -> None:
+    """Rename ``partial`` to ``folder``; where another process was faster with the same data set, keep that one."""
+    partial.chmod(0o755 & ~_umask())
+    for _ in range(10):
+        try:
+            # Fails unless folder is absent or empty.
+            os.rename(partial, folder)  # noqa: PTH104
+            return
+        except OSError:
+            if _read(folder) == wanted:
+                return
+            _check_replaceable(folder)
+        stale = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+        try:
+            os.rename(folder, stale)  # noqa: PTH104
+            if _read(stale) == wanted:  # another process put it there a moment ago
+                os.rename(stale, folder)  # noqa: PTH104
+                return
+        except OSError:
+            continue  # another process has just moved or replaced it
+        finally:
+            shutil.rmtree(stale, ignore_errors=True)
+    raise UserError(f"{folder}: other processes keep writing other data sets there; give each its own folder")
+
+
+def _umask() -> int:
+    """The process's mask; mkdtemp gives folders to their owner alone, data sets follow the mask."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

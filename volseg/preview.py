@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of a segmentation over its image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from volseg.files import atomic_path
+
+__all__ = ["LABEL_COLOURS", "save_preview"]
+
+# Okabe and Ito's palette, which people with colour blindness can tell apart
+LABEL_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+
+
+def save_preview(
+    path: str | Path,
+    image: np.ndarray,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    names: Mapping[int, str],
+    window: tuple[float, float],
+    title: str,
+) -> None:
+    """Draw axial, coronal and two sagittal planes with the labels in colour.
+
+    The planes go through the middle of what is labelled, the sagittal ones through the middle of its left and right
+    half; without labels through the middle of the image. Patient's right is on the left, as radiologists look at it.
+
+    Args:
+        path: of the PNG.
+        image: intensities ``(X, Y, Z)``.
+        labels: label map ``(X, Y, Z)``.
+        affine: voxel to RAS in mm.
+        names: legend, label to text.
+        window: intensities drawn black and white.
+        title: first line of the picture.
+    """
+    to_ras = nib.io_orientation(affine)
+    image, labels = (nib.apply_orientation(volume, to_ras) for volume in (image, labels))
+    spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])]
+
+    figure = Figure(figsize=(13, 4.2), facecolor="black", layout="constrained")
+    for axes, (plane, axis, index) in zip(figure.subplots(1, 4), _planes(labels), strict=True):
+        horizontal, vertical = (a for a in range(3) if a != axis)
+        picture = [np.take(volume, index, axis=axis).T for volume in (image, labels)]
+        if axis != 0:  # x runs to the patient's right-hand side of the picture: turn it round
+            picture = [p[:, ::-1] for p in picture]
+        aspect = spacing_mm[vertical] / spacing_mm[horizontal]
+        axes.imshow(picture[0], cmap="gray", vmin=window[0], vmax=window[1], origin="lower", aspect=aspect)
+        colours = ListedColormap(LABEL_COLOURS[: max(names)])
+        shown = np.ma.masked_equal(picture[1], 0)
+        axes.imshow(shown, cmap=colours, vmin=1, vmax=max(names), alpha=0.5, origin="lower", aspect=aspect,
+                    interpolation="nearest")  # fmt: skip
+        axes.set_title(plane, color="white", fontsize=10)
+        axes.axis("off")
+    figure.suptitle(title, color="white", fontsize=11)
+    patches = [Patch(color=LABEL_COLOURS[value - 1], label=text) for value, text in names.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, labelcolor="white")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _planes(labels: np.ndarray) -> Sequence[tuple[str, int, int]]:
+    """Name, axis and index of the planes to draw in a label map in RAS order ``(X, Y, Z)``."""
+    middle = []
+    for axis in range(3):
+        found = np.flatnonzero((labels > 0).any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (found[0], found[-1]) if found.size else (0, labels.shape[axis] - 1)
+        middle.append((int(first), int(last)))
+    (left, right), (back, front), (low, high) = middle
+    return (
+        ("axial", 2, (low + high) // 2),
+        ("coronal", 1, (back + front) // 2),
+        ("sagittal, right", 0, left + 3 * (right - left) // 4),
+        ("sagittal, left", 0, left + (right - left) // 4),
+    )

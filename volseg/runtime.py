@@ -1,0 +1,493 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a network is made fast on the device at hand.
+
+:func:`accelerate` wraps a network in a module with the same interface that decides, input by input, how to run it:
+through OpenVINO, in bfloat16, channels-last, or with CUDA's mixed precision. Training, exports and whatever needs
+gradients go to the network itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.utils import convert_to_dst_type
+from torch import nn
+
+__all__ = ["MODES", "accelerate", "bfloat16_is_native"]
+
+logger = logging.getLogger("volseg.runtime")
+
+MODES = ("auto", "eager", "channels_last", "bf16", "openvino", "cuda_amp")
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_SETTINGS = (bool, int, float, str, tuple, type(None))
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+# Below this many voxels "auto" does not convert. PDV-Net on two cores with AVX512-BF16: importing, tracing, converting
+# and checking take 2 to 3 s, once; an input of 64 x 64 x 64 takes 45 ms in PyTorch's bfloat16 and 21 ms in OpenVINO, so
+# that the conversion pays for itself after a hundred inputs of that size, but within the first one of 512 x 512 x 64.
+SMALL_VOXELS = 64**3
+# From this size on an input is a volume, not one of many patches: the 0.4 GB that OpenVINO keeps between two calls at
+# 512 x 512 x 64 are then worth more to the steps that follow than the few per cent of time that getting them costs.
+LARGE_VOXELS = 160**3
+COMPILED_SHAPES = 2
+CACHE_ENTRIES = 8
+# float32 results of OpenVINO differ from PyTorch's by about 1e-6 of the range; a wrong conversion by far more.
+CHECK_TOLERANCE = 1e-3
+
+
+def accelerate(
+    network: nn.Module, device: torch.device | str = "cpu", mode: str = "auto", cache_dir: str | None = None
+) -> nn.Module:
+    """Wrap a network so that its evaluation is fast on the device at hand.
+
+    The returned module shares parameters, buffers and children with the network and has the same ``state_dict`` keys;
+    other attributes are looked up in the network. Weights may be loaded or changed at any time: what is derived from
+    them is made at the first forward that needs it and made again when they have changed.
+
+    The network itself runs, unchanged, in training mode, for an input that requires a gradient, with further arguments,
+    and while it is traced, scripted, compiled or exported. In mode ``"openvino"`` the output carries no gradient and
+    hooks inside the network do not fire; use ``"eager"`` where they should.
+
+    Args:
+        network: float32 module whose ``forward`` takes a tensor and, in evaluation, returns one.
+        device: where the network is moved to.
+        mode: ``"eager"`` (plain float32), ``"channels_last"`` (float32), ``"bf16"`` (channels-last and autocast on the
+            CPU), ``"openvino"`` (bfloat16 where the CPU has it, else float32), ``"cuda_amp"`` (channels-last and
+            autocast), or ``"auto"``: on a CPU OpenVINO, or ``"bf16"`` for inputs smaller than ``SMALL_VOXELS``, on
+            CUDA ``"cuda_amp"``, elsewhere ``"eager"``. What is missing is replaced by the next best, with one warning.
+        cache_dir: folder for converted networks; the default is ``$XDG_CACHE_HOME/volseg`` or ``~/.cache/volseg``. A
+            folder that cannot be written means no cache.
+
+    Shapes:
+        those of the network, batch and channels first; the output is float32.
+
+    Raises:
+        ValueError: unknown mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}")
+    return _Accelerated(network.to(device), mode, None if cache_dir is None else Path(cache_dir))
+
+
+@lru_cache(maxsize=1)
+def bfloat16_is_native() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); False where that cannot be found out."""
+    try:
+        return not _BF16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    except OSError:  # not Linux
+        checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        return any(check() for check in checks if check is not None)
+
+
+class _Accelerated(nn.Module):
+    """See :func:`accelerate`.
+
+    The network is no child of this module: both hold the same dictionaries of parameters, buffers and children, which
+    is what keeps the ``state_dict`` keys and lets ``to``, ``apply`` and ``load_state_dict`` reach it.
+    """
+
+    _network: nn.Module
+
+    def __init__(self, network: nn.Module, mode: str, cache_dir: Path | None) -> None:
+        training = network.training
+        object.__setattr__(self, "_network", network)
+        super().__init__()
+        self._parameters, self._buffers, self._modules = network._parameters, network._buffers, network._modules
+        self._non_persistent_buffers_set = network._non_persistent_buffers_set
+        self.training = training
+        self._mode = mode
+        self._cache_dir = cache_dir
+        self.__setstate__({})
+
+    @property
+    def training(self) -> bool:
+        return self._network.training
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        self._network.training = value
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_network":  # while unpickling, before the network is there
+            raise AttributeError(name)
+        return getattr(self._network, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_engine", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._said: set[str] = set()
+        self._unusable: set[str] = set()
+        self._engine: _OpenVINO | None = None
+        self._lock = threading.Lock()
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles in place of this module."""
+        return self._network
+
+    def extra_repr(self) -> str:
+        return f"accelerated={self._mode!r}"
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self._network.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self._network.load_state_dict(*args, **kwargs)
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        needs_gradient = torch.is_grad_enabled() and x.requires_grad
+        if self.training or args or kwargs or needs_gradient or _is_exporting():
+            return self._network(x, *args, **kwargs)
+        x = x.float()
+        mode = self._choose(x)
+        if mode == "openvino":
+            y = self._run_openvino(x)
+            if y is not None:
+                return y
+            mode = self._next_best("openvino")
+        return self._run_torch(mode, x)
+
+    def _choose(self, x: torch.Tensor) -> str:
+        on = x.device.type
+        if self._mode == "auto":
+            mode = {"cpu": "openvino", "cuda": "cuda_amp"}.get(on, "eager")
+            if mode == "openvino" and x.shape[2:].numel() < SMALL_VOXELS:
+                mode = "bf16" if bfloat16_is_native() else "channels_last"
+        else:
+            mode = self._mode
+            needed = {"openvino": "cpu", "bf16": "cpu", "cuda_amp": "cuda"}.get(mode, on)
+            if needed != on:
+                self._say(
+                    logging.WARNING, f"mode {mode!r} needs a tensor on {needed}, the input is on {on}: eager runs"
+                )
+                return "eager"
+            if mode == "bf16" and not bfloat16_is_native():
+                self._say(logging.WARNING, "this CPU has no bfloat16: channels_last runs in place of bf16")
+                return "channels_last"
+        return self._next_best(mode) if mode in self._unusable else mode
+
+    @staticmethod
+    def _next_best(mode: str) -> str:
+        return "bf16" if mode == "openvino" and bfloat16_is_native() else "channels_last"
+
+    def _replace(self, mode: str, reason: object) -> None:
+        # what is left of OpenVINO's messages without the places in its sources
+        lines = [line for line in str(reason).splitlines() if line and not line.startswith("Exception from")]
+        self._say(logging.WARNING, f"{self._next_best(mode)} runs in place of {mode}: {' '.join(lines)[:300]}")
+
+    def _say(self, level: int, message: str) -> None:
+        """Log a line, once for this module."""
+        if message not in self._said:
+            self._said.add(message)
+            logger.log(level, message)
+
+    def _announce(self, how: str, x: torch.Tensor) -> None:
+        if how not in self._said:
+            self._said.add(how)
+            threads = f", {torch.get_num_threads()} threads" if x.device.type == "cpu" else ""
+            logger.info("%s on %s%s (input %s)", how, x.device.type.upper(), threads, "x".join(map(str, x.shape)))
+
+    def _run_openvino(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The output, or None where OpenVINO cannot run this input."""
+        with self._lock:  # one workspace, which several threads would overwrite for each other
+            try:
+                self._engine = self._engine or _OpenVINO(self._network, self._cache_dir)
+                y = self._engine(x.as_tensor() if isinstance(x, MetaTensor) else x)
+            except ImportError as error:
+                self._unusable.add("openvino")
+                self._replace("openvino", f"{error}. Install it with: pip install openvino")
+                return None
+            except _ConversionError as error:
+                self._replace("openvino", error)
+                return None
+            except ValueError:  # the network refuses the input; it will say so again, with sizes and not with tracers
+                return None
+        self._announce(f"OpenVINO {self._engine.precision}", x)
+        return convert_to_dst_type(y, x)[0] if isinstance(x, MetaTensor) else y
+
+    def _run_torch(self, mode: str, x: torch.Tensor) -> Any:
+        dtype = torch.bfloat16
+        if mode == "cuda_amp" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            dtype = torch.float16
+        autocast = torch.autocast(x.device.type, dtype=dtype, enabled=mode in ("bf16", "cuda_amp"))
+        x_as_is = x
+        if mode != "eager":
+            _use_channels_last(self._network)
+            x = x.contiguous(memory_format=_CHANNELS_LAST.get(x.ndim, torch.contiguous_format))
+        try:
+            with autocast:
+                y = self._network(x)
+        except RuntimeError as error:
+            if mode != "bf16":
+                raise
+            y = self._network(x)  # raises again where bfloat16 was not to blame
+            self._unusable.add("bf16")
+            self._replace("bf16", error)
+            mode = "channels_last"
+        names = {
+            "bf16": "PyTorch bf16 channels-last",
+            "cuda_amp": f"PyTorch {str(dtype).removeprefix('torch.')} channels-last",
+        }
+        self._announce(names.get(mode, f"PyTorch float32 {mode}"), x_as_is)
+        return _to_float32(y)
+
+
+class _ConversionError(RuntimeError):
+    """OpenVINO cannot run this network, or not at this shape."""
+
+
+class _OpenVINO:
+    """A network in OpenVINO, compiled for the shapes that it last met.
+
+    Shapes are compiled one by one: at 512 x 512 x 64 PDV-Net with free sizes needed 0.6 GB and a third of the time more
+    than with fixed ones, and compiling costs 0.1 s. OpenVINO's own cache of compiled models saved none of these 0.1 s;
+    what is worth keeping on disk is the converted network.
+    """
+
+    def __init__(self, network: nn.Module, cache_dir: Path | None) -> None:
+        import openvino  # noqa: PLC0415 (optional)
+        from openvino import frontend  # noqa: PLC0415
+
+        self._ov = openvino
+        self._errors = (RuntimeError, frontend.OpConversionFailure, frontend.GeneralFailure)
+        self._network = network
+        self._cache = _ModelCache(cache_dir)
+        self._fingerprint: tuple[Any, ...] = ()
+        self._digest = ""
+        self._forget()
+        self.precision = "bf16" if bfloat16_is_native() else "f32"
+
+    def _forget(self) -> None:
+        self._models: dict[tuple[int, ...], Any] = {}
+        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._failed: dict[tuple[int, ...], str] = {}
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Run a float32 tensor on the CPU; ``_ConversionError`` where that cannot be done."""
+        fingerprint = _fingerprint(self._network)
+        if fingerprint != self._fingerprint:
+            self._fingerprint = fingerprint
+            digest = _digest(self._network, self._ov.__version__)
+            if digest != self._digest:  # else the tensors moved but hold what they held
+                self._digest = digest
+                self._forget()
+        shape = tuple(x.shape)
+        if shape in self._failed:
+            raise _ConversionError(self._failed[shape])
+        try:
+            compiled = self._compile(shape)
+            y = self._infer(compiled, x)
+            if x.shape[2:].numel() >= LARGE_VOXELS:
+                compiled.release_memory()
+        except self._errors as error:
+            self._failed[shape] = str(error)
+            raise _ConversionError(str(error)) from error
+        return y
+
+    def _infer(self, compiled: Any, x: torch.Tensor) -> torch.Tensor:
+        y = torch.empty(tuple(compiled.output(0).shape))
+        request = compiled.create_infer_request()  # a kept one would keep its output alive
+        request.set_input_tensor(0, self._ov.Tensor(x.detach().contiguous().numpy(), shared_memory=True))
+        request.set_output_tensor(0, self._ov.Tensor(y.numpy(), shared_memory=True))
+        request.infer()
+        return y
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        if shape in self._compiled:
+            self._compiled.move_to_end(shape)
+            return self._compiled[shape]
+        while len(self._compiled) >= COMPILED_SHAPES:
+            self._compiled.popitem(last=False)
+        self._compiled[shape] = self._fixed(self._model(shape), shape, self.precision)
+        return self._compiled[shape]
+
+    def _fixed(self, model: Any, shape: tuple[int, ...], precision: str) -> Any:
+        model = model.clone()
+        model.reshape(list(shape))
+        # PyTorch's thread count honours OMP_NUM_THREADS and torch.set_num_threads
+        config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        return _core().compile_model(model, "CPU", config)
+
+    def _model(self, shape: tuple[int, ...]) -> Any:
+        """The network in OpenVINO's form with free sizes, from memory, from disk, or converted."""
+        example, check = _example_shapes(shape)
+        if example in self._models:
+            return self._models[example]
+        expected = _try_network(self._network, check)
+        if expected is None:  # the network takes no other size
+            example = shape
+        key = hashlib.sha256(f"{self._digest} {example}".encode()).hexdigest()
+        model = self._cache.load(key)
+        try:
+            usable = model is not None and self._agrees(model, check, expected)
+        except self._errors:  # damaged, though it could be read
+            usable = False
+        if not usable:
+            model = self._convert(example)
+            if not self._agrees(model, check, expected):
+                raise _ConversionError(f"the converted {type(self._network).__name__} gives other numbers at {check}")
+            self._cache.store(key, model)
+        self._models[example] = model
+        return model
+
+    def _convert(self, shape: tuple[int, ...]) -> Any:
+        example = torch.zeros(shape)
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            # sizes that Python code checked become constants of the trace; _agrees finds out if that matters
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            traced = torch.jit.trace(self._network, example, check_trace=False)
+        model = self._ov.convert_model(traced, example_input=example)
+        if len(model.outputs) != 1:
+            raise _ConversionError(f"{type(self._network).__name__} returns {len(model.outputs)} tensors")
+        return model
+
+    def _agrees(self, model: Any, shape: tuple[int, ...], expected: torch.Tensor | None) -> bool:
+        """Whether a converted network gives the network's numbers at a shape that it was not traced with."""
+        if expected is None:
+            return True
+        actual = self._infer(self._fixed(model, shape, "f32"), _noise(shape))
+        if actual.shape != expected.shape:
+            return False
+        return bool((actual - expected).abs().max() <= CHECK_TOLERANCE * expected.abs().max())
+
+
+class _ModelCache:
+    """Converted networks on disk, one folder each, complete or absent."""
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is None:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "volseg"
+        self.folder = folder / "openvino"
+
+    def load(self, key: str) -> Any | None:
+        path = self.folder / key / "model.xml"
+        try:
+            os.utime(path.parent)  # the oldest are removed first
+            return _core().read_model(path)
+        except (OSError, RuntimeError):  # absent, or cut short by a full disk
+            return None
+
+    def store(self, key: str, model: Any) -> None:
+        import openvino  # noqa: PLC0415
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.folder))
+            try:
+                openvino.save_model(model, temporary / "model.xml", compress_to_fp16=False)
+                shutil.rmtree(self.folder / key, ignore_errors=True)
+                temporary.rename(self.folder / key)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            entries = sorted(self.folder.iterdir(), key=lambda entry: entry.stat().st_mtime)
+            for entry in entries[:-CACHE_ENTRIES]:
+                shutil.rmtree(entry, ignore_errors=True)
+        except (OSError, RuntimeError) as error:
+            logger.debug("converted network not cached in %s: %s", self.folder, error)
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    import openvino  # noqa: PLC0415
+
+    return openvino.Core()
+
+
+def _example_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Two small shapes that a network treats like the given one: to trace with and to check the result with.
+
+    Tracing at full size would need the network's memory in PyTorch. The remainders modulo 32 are kept, because code
+    that pads or crops looks at whether sizes are even at each of (up to) five halvings.
+    """
+
+    def small(parity: int) -> tuple[int, ...]:
+        sizes = (min(size, size % 32 + 32 * (1 + (axis + parity) % 2)) for axis, size in enumerate(shape[2:]))
+        return tuple(shape[1:2]) + tuple(sizes)
+
+    return (1, *small(0)), (2, *small(1))
+
+
+def _noise(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _try_network(network: nn.Module, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """The network's output for noise, or None if it does not take the shape."""
+    try:
+        with torch.no_grad():
+            y = network(_noise(shape))
+    except (ValueError, RuntimeError):
+        return None
+    if not isinstance(y, torch.Tensor):
+        raise _ConversionError(f"{type(network).__name__} returns a {type(y).__name__}, not a tensor")
+    return y
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    return chain(network.named_parameters(), network.named_buffers())
+
+
+def _fingerprint(network: nn.Module) -> tuple[Any, ...]:
+    """What changes when weights are loaded, replaced or updated: 1 ms for PDV-Net.
+
+    The sums are there for updates through ``.data``, which PyTorch does not count as a version.
+    """
+    tensors = [tensor.detach() for _, tensor in _tensors(network)]
+    return tuple((t.data_ptr(), -1 if t.is_inference() else t._version, float(t.sum()).hex()) for t in tensors)
+
+
+def _digest(network: nn.Module, openvino_version: str) -> str:
+    """SHA-256 of all that a converted network depends on but the shape: weights, architecture, code, versions."""
+    digest = hashlib.sha256(f"{type(network).__qualname__} {torch.__version__} {openvino_version}".encode())
+    files = set()
+    for name, module in network.named_modules():
+        settings = {k: v for k, v in vars(module).items() if k != "training" and isinstance(v, _SETTINGS)}
+        digest.update(f"{name} {type(module).__qualname__} {module.extra_repr()} {settings}".encode())
+        files.add(inspect.getmodule(type(module)))
+    paths = {getattr(module, "__file__", None) or "" for module in files}
+    for path in sorted(paths):
+        if path.endswith(".py"):
+            digest.update(Path(path).read_bytes())
+    for name, tensor in _tensors(network):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _use_channels_last(network: nn.Module) -> None:
+    """Lay out the weights of convolutions channels-last, in place; shapes and values stay.
+
+    With one input channel the layout of the input says nothing; the weights' then decides how the network runs.
+    """
+    with torch.inference_mode(False):  # else the weights could never be trained again
+        for parameter in network.parameters():
+            layout = _CHANNELS_LAST.get(parameter.ndim)
+            if layout is not None and not parameter.is_contiguous(memory_format=layout):
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+def _is_exporting() -> bool:
+    return torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
+
+
+def _to_float32(y: Any) -> Any:
+    if isinstance(y, torch.Tensor):
+        return y.float()
+    return type(y)(_to_float32(item) for item in y) if isinstance(y, list | tuple) else y

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights files: a plain state dict, and beside it a JSON file that says what the weights were trained for.
+
+The grid that a network was trained on belongs to its weights: ``model.json`` carries it, so that inference always
+rescales to the grid of the weights at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from volseg.errors import UserError
+from volseg.files import atomic_path, write_json
+
+__all__ = ["load_weights", "recorded", "save_weights"]
+
+
+def save_weights(path: str | Path, network: nn.Module, record: Mapping[str, Any]) -> None:
+    """Write the network's state dict to ``path`` and ``record`` to the JSON file beside it."""
+    with atomic_path(path) as temporary:
+        torch.save({k: v.cpu() for k, v in network.state_dict().items()}, temporary)
+    write_json(Path(path).with_suffix(".json"), dict(record))
+
+
+def load_weights(path: str | Path, network: nn.Module) -> None:
+    """Load a state dict into a network.
+
+    Raises:
+        UserError: the file is missing, is no state dict, or belongs to another network.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no weights there. Train first (configs/train.json) or give a file with --weights.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: no weights of {type(network).__name__} as configured. Received: {reason}") from error
+
+
+def recorded(path: str | Path, key: str, default: Any = None) -> Any:
+    """What the JSON file beside the weights says about ``key``; ``default`` where there is no such file.
+
+    Raises:
+        UserError: the file is no JSON or lacks the key.
+    """
+    record = Path(path).with_suffix(".json")
+    if not record.is_file():
+        return default
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))[key]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"{record}: no '{key}' in it. Received: {error!r}. Delete it, or train again.") from error
