@@ -14,6 +14,7 @@ from types import TracebackType
 
 from monai.bundle import ConfigParser
 from monai.bundle import run as bundle_run
+from tqdm import tqdm
 
 from volseg.errors import UserError
 
@@ -34,6 +35,8 @@ def prepare() -> None:
     sys.excepthook = _print_user_error
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_traceback)
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(_BesideProgressBars())
     # Ignite reports the error that ends a run once more; the line printed at the end is enough
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
     if len(sys.argv) > 1 and sys.argv[1] == "run":
@@ -75,6 +78,16 @@ def find_user_error(error: BaseException | None) -> str | None:
             return found[-1]
         error = error.__cause__ or error.__context__
     return None
+
+
+class _BesideProgressBars:
+    """Standard error for log records: a progress bar that is drawn there moves on below them."""
+
+    def write(self, text: str) -> None:
+        tqdm.write(text, file=sys.stderr, end="")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,43 @@
+# make demo    install into .venv and segment the lobes of a phantom CT
+# make test    install into .venv, lint, check the bundles, run all tests
+# make lint    ruff, mypy and the check of the bundles
+# make bench   measure speed and memory, write docs/benchmarks
+# make results train on phantoms and evaluate, write the results that the texts quote
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := bundles/pdvnet_lung/output/demo
+
+.PHONY: demo test lint bench results install
+
+demo: install
+	$(BIN)/python -m monai.bundle run --config_file bundles/pdvnet_lung/configs/inference.json --output_dir $(DEMO)
+	@echo
+	@echo "The lobes of a phantom CT were segmented. Look at"
+	@ls $(DEMO)/* | sed 's/^/    /'
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m tools check
+
+bench: install
+	$(BIN)/python -m tools bench
+
+results: install
+	$(BIN)/python -m tools results pdvnet_lung
+
+install: $(VENV)/installed
+
+# torch first: what follows then finds it and pulls in no other build
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@

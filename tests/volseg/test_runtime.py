@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An accelerated network is the network, only faster."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import sys
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from pdvnet_lung.network import PDVNet
+from torch import nn
+
+from volseg import runtime
+from volseg.runtime import MODES, accelerate, bfloat16_is_native
+
+SHAPE = (1, 1, 16, 24, 32)
+CPU_MODES = ("eager", "channels_last", "bf16", "openvino")
+
+
+class Small(nn.Module):
+    """Two convolutions, normalisation and a skip; sizes must be even."""
+
+    def __init__(self, dimensions: int = 3, upsampling: str = "trilinear") -> None:
+        super().__init__()
+        conv, norm = (nn.Conv3d, nn.BatchNorm3d) if dimensions == 3 else (nn.Conv2d, nn.BatchNorm2d)
+        self.conv, self.norm = conv(1, 8, 3, 2, 1), norm(8)
+        self.out = conv(8, 3, 3, 1, 1)
+        self.upsampling = upsampling
+
+    def forward(self, x):
+        if any(size % 2 for size in x.shape[2:]):
+            raise ValueError(f"Small needs even sizes. Received: {tuple(x.shape)}")
+        y = self.out(torch.relu(self.norm(self.conv(x))))
+        y = nn.functional.interpolate(y, scale_factor=2.0, mode=self.upsampling)
+        return (y, x) if self.training else y
+
+
+@pytest.fixture(autouse=True)
+def _cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+def image(shape=SHAPE):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def run(network, x):
+    with torch.no_grad():
+        return network(x)
+
+
+def assert_close(actual, expected, tolerance=0.02):
+    """Equal but for bfloat16, whose products are right to one part in 256."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == torch.float32
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize("mode", CPU_MODES)
+@pytest.mark.parametrize("shape", [SHAPE, (2, 1, 34, 16, 70), (1, 1, 96, 80, 64)])
+def test_modes_agree_with_the_network(network, mode, shape):
+    expected = run(copy.deepcopy(network), image(shape))
+    assert_close(run(accelerate(network, mode=mode), image(shape)), expected)
+
+
+def test_openvino_in_float32_is_exact(network, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: False)
+    assert_close(run(accelerate(network, mode="openvino"), image()), run(network, image()), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("mode", CPU_MODES)
+def test_images_of_two_dimensions(mode):
+    network = Small(dimensions=2, upsampling="bilinear").eval()
+    x = image((3, 1, 48, 20))
+    expected = run(copy.deepcopy(network), x)
+    assert_close(run(accelerate(network, mode=mode), x), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_same_keys_and_same_parameters(network, mode):
+    fast = accelerate(network, mode=mode)
+    assert list(fast.state_dict()) == list(network.state_dict())
+    assert [name for name, _ in fast.named_parameters()] == [name for name, _ in network.named_parameters()]
+    assert all(a is b for a, b in zip(fast.parameters(), network.parameters(), strict=True))
+    assert fast.upsampling == network.upsampling
+    assert nn.ModuleDict({"a": fast}).state_dict().keys() == nn.ModuleDict({"a": network}).state_dict().keys()
+
+
+@pytest.mark.parametrize("mode", CPU_MODES)
+def test_weights_loaded_at_any_time_are_used(network, mode):
+    torch.manual_seed(1)
+    others = [Small().eval() for _ in range(2)]
+    fast = accelerate(network, mode=mode)
+    for other in others:  # before the first forward, and after it
+        fast.load_state_dict(other.state_dict())
+        assert_close(run(fast, image()), run(other, image()))
+    nn.ModuleDict({"a": fast}).load_state_dict(nn.ModuleDict({"a": others[0]}).state_dict())
+    assert_close(run(fast, image()), run(others[0], image()))
+
+
+@pytest.mark.parametrize("change", ["in_place", "data", "buffer", "assign"])
+def test_changed_weights_are_used(network, change):
+    fast = accelerate(network, mode="openvino")
+    before = run(fast, image())
+    with torch.no_grad():
+        if change == "in_place":
+            network.out.weight.mul_(-2)
+        elif change == "data":
+            network.out.weight.data.mul_(-2)
+        elif change == "buffer":
+            network.norm.running_mean.add_(1)
+        else:
+            fast.load_state_dict({k: v * 2 for k, v in network.state_dict().items()}, assign=True)
+    after = run(fast, image())
+    assert not torch.allclose(before, after, rtol=0.1)
+    assert_close(after, run(network, image()))
+
+
+def test_training_passes_through(network):
+    fast = accelerate(network, mode="openvino")
+    run(fast, image())
+    fast.train()
+    assert network.training
+    assert network.conv.training
+    y, x = fast(image())
+    y.mean().backward()
+    assert network.conv.weight.grad.abs().sum() > 0
+    assert x.shape == SHAPE
+    assert not fast.eval().training
+    network.train()
+    assert fast.training
+
+
+def test_an_input_that_requires_a_gradient_gets_one(network):
+    x = image().requires_grad_()
+    accelerate(network, mode="openvino")(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_weights_can_be_trained_after_inference_mode(network):
+    fast = accelerate(network, mode="channels_last")
+    with torch.inference_mode():
+        fast(image())
+    fast.train()(image())[0].sum().backward()
+
+
+def test_a_missing_openvino_is_one_warning(network, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    fast = accelerate(network, mode="openvino")
+    with caplog.at_level(logging.INFO, "volseg.runtime"):
+        for _ in range(2):
+            assert_close(run(fast, image()), run(network, image()))
+    assert len(warnings_of(caplog)) == 1
+    assert "pip install openvino" in warnings_of(caplog)[0]
+    assert sum(record.levelno == logging.INFO for record in caplog.records) == 1
+
+
+def test_a_network_that_openvino_lacks_is_one_warning(caplog):
+    pytest.importorskip("openvino")
+
+    class Bessel(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    fast = accelerate(Bessel().eval(), mode="openvino")
+    for _ in range(2):
+        assert_close(run(fast, image()), torch.special.bessel_j0(image()))
+    assert len(warnings_of(caplog)) == 1
+    assert "bessel" in warnings_of(caplog)[0]
+
+
+def test_a_wrong_conversion_is_not_used(caplog):
+    pytest.importorskip("openvino")
+
+    class SizeInPython(nn.Module):
+        def forward(self, x):
+            return x * float(x.shape[2])
+
+    fast = accelerate(SizeInPython().eval(), mode="openvino")
+    assert_close(run(fast, image((1, 1, 128, 64, 32))), image((1, 1, 128, 64, 32)) * 128)
+    assert len(warnings_of(caplog)) == 1
+    assert "other numbers" in warnings_of(caplog)[0]
+
+
+def test_a_network_of_one_size(caplog):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48 * 40, 5)).eval()
+    x = image((2, 1, 48, 40))
+    assert_close(run(accelerate(network, mode="openvino"), x), run(network, x))
+    assert not warnings_of(caplog)
+
+
+def test_errors_of_the_network_stay_its_own(network, caplog):
+    fast = accelerate(network, mode="openvino")
+    with pytest.raises(ValueError, match=r"even sizes. Received: \(1, 1, 17, 24, 32\)"):
+        run(fast, image((1, 1, 17, 24, 32)))
+    assert_close(run(fast, image()), run(network, image()))
+    assert not warnings_of(caplog)
+
+
+def test_no_bfloat16_without_hardware(network, monkeypatch, caplog):
+    monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: False)
+    assert_close(run(accelerate(network, mode="bf16"), image()), run(network, image()), tolerance=1e-5)
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_unknown_mode():
+    with pytest.raises(ValueError, match=r"mode must be one of auto, .* Received: 'fast'"):
+        accelerate(Small(), mode="fast")
+
+
+def test_the_decision_is_logged_once(network, caplog):
+    with caplog.at_level(logging.INFO, "volseg.runtime"):
+        fast = accelerate(network, mode="eager")
+        for _ in range(2):
+            run(fast, image())
+    threads = torch.get_num_threads()
+    assert caplog.messages == [f"PyTorch float32 eager on CPU, {threads} threads (input 1x1x16x24x32)"]
+
+
+def test_auto_converts_large_inputs_only(network, monkeypatch):
+    pytest.importorskip("openvino")
+    fast = accelerate(network)
+    run(fast, image())
+    assert fast._engine is None
+    monkeypatch.setattr(runtime, "SMALL_VOXELS", 1000)
+    run(fast, image())
+    assert fast._engine is not None
+
+
+def test_a_second_start_reads_the_cache(network, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    expected = run(accelerate(network, mode="openvino", cache_dir=str(tmp_path)), image())
+    assert len(list((tmp_path / "openvino").iterdir())) == 1
+
+    def convert(self, shape):
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr(runtime._OpenVINO, "_convert", convert)
+    second = accelerate(copy.deepcopy(network), mode="openvino", cache_dir=str(tmp_path))
+    assert torch.equal(run(second, image()), expected)
+    with torch.no_grad():
+        network.out.bias.add_(1)
+    with pytest.raises(AssertionError, match="converted again"):
+        run(second, image()), run(accelerate(network, mode="openvino", cache_dir=str(tmp_path)), image())
+
+
+def test_a_damaged_cache_is_replaced(network, tmp_path):
+    pytest.importorskip("openvino")
+    run(accelerate(network, mode="openvino", cache_dir=str(tmp_path)), image())
+    (path,) = (tmp_path / "openvino").glob("*/model.bin")
+    size = path.stat().st_size
+    path.write_bytes(bytes(size))
+    assert_close(run(accelerate(network, mode="openvino", cache_dir=str(tmp_path)), image()), run(network, image()))
+    assert path.read_bytes() != bytes(size)
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(network, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    fast = accelerate(network, mode="openvino", cache_dir=str(tmp_path / "file"))
+    assert_close(run(fast, image()), run(network, image()))
+    assert not warnings_of(caplog)
+
+
+def test_few_shapes_and_files_are_kept(network, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(runtime, "CACHE_ENTRIES", 2)
+    fast = accelerate(network, mode="openvino", cache_dir=str(tmp_path))
+    for size in (16, 18, 20):
+        run(fast, image((1, 1, size, 24, 32)))
+    assert len(fast._engine._compiled) == 2
+    assert len(list((tmp_path / "openvino").iterdir())) == 2
+
+
+def test_metadata_of_the_image_stay_with_the_output(network):
+    affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0], dtype=torch.float64))
+    x = MetaTensor(image()[0], affine=affine, meta={"filename_or_obj": "ct.nii.gz"})[None]
+    x.is_batch = True
+    expected = run(network, x)
+    y = run(accelerate(network, mode="openvino"), x)
+    assert isinstance(y, MetaTensor)
+    assert y.is_batch == expected.is_batch
+    assert torch.equal(y.affine, expected.affine)
+    assert y.meta["filename_or_obj"] == "ct.nii.gz"
+    assert_close(y.as_tensor(), expected.as_tensor())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])  # noqa: S301
+def test_copies_are_independent(network, copied):
+    fast = accelerate(network, mode="openvino")
+    before = run(fast, image())
+    other = copied(fast)
+    with torch.no_grad():
+        fast.out.weight.zero_()
+    assert torch.equal(run(other, image()), before)
+    assert next(other.parameters()) is next(other._network.parameters())
+
+
+def test_exports_are_the_networks(network):
+    fast = accelerate(network, mode="openvino")
+    run(fast, image())
+    expected = run(network, image())
+    larger = image((1, 1, 32, 24, 16))
+    traced = torch.jit.trace(fast, image())
+    assert torch.allclose(run(traced, larger), run(network, larger), atol=1e-5)
+    exported = torch.export.export(fast, (image(),))
+    assert exported.state_dict.keys() == network.state_dict().keys() - {""}
+    assert torch.allclose(run(exported.module(), image()), expected, atol=1e-5)
+
+
+def test_script_compiles_the_network():
+    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.PReLU()).eval()
+    scripted = torch.jit.script(accelerate(network, mode="openvino"))
+    assert torch.allclose(run(scripted, image()), run(network, image()), atol=1e-6)
+
+
+def test_labels_of_a_trained_network_agree():
+    """A small PDV-Net, fitted to one image until its labels mean something."""
+    torch.manual_seed(0)
+    network = PDVNet(out_channels=2, num_layers=(1, 1, 1))
+    x = nn.functional.interpolate(image((1, 1, 8, 6, 4)), (64, 48, 32), mode="trilinear")
+    target = (x[:, 0] > 0).long()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(20):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x)[2], target[:, ::2, ::2, ::2]).backward()
+        optimizer.step()
+    network.eval()
+    expected = run(network, x).argmax(1)
+    assert (expected == target).float().mean() > 0.8
+    for mode in ("bf16", "openvino"):
+        labels = run(accelerate(copy.deepcopy(network), mode=mode), x).argmax(1)
+        assert (labels == expected).float().mean() >= 0.998
+
+
+def test_bfloat16_is_native_says_yes_or_no():
+    assert bfloat16_is_native() in (True, False)
