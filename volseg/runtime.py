@@ -38,8 +38,8 @@ _SETTINGS = (bool, int, float, str, tuple, type(None))
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 # Below this many voxels "auto" does not convert. PDV-Net on two cores with AVX512-BF16: importing, tracing, converting
-# and checking take 2 to 3 s, once; an input of 64 x 64 x 64 takes 45 ms in PyTorch's bfloat16 and 21 ms in OpenVINO, so
-# that the conversion pays for itself after a hundred inputs of that size, but within the first one of 512 x 512 x 64.
+# and checking take about 1 s, once; an input of 64 x 64 x 64 takes 45 ms in PyTorch's bfloat16 and 21 ms in OpenVINO.
+# The conversion pays for itself after some forty inputs of that size, but within the first one of 512 x 512 x 64.
 SMALL_VOXELS = 64**3
 # From this size on an input is a volume, not one of many patches: the 0.4 GB that OpenVINO keeps between two calls at
 # 512 x 512 x 64 are then worth more to the steps that follow than the few per cent of time that getting them costs.
@@ -263,9 +263,16 @@ class _OpenVINO:
     def __init__(self, network: nn.Module, cache_dir: Path | None) -> None:
         import openvino  # noqa: PLC0415 (optional)
         from openvino import frontend  # noqa: PLC0415
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
 
-        self._ov = openvino
-        self._errors = (RuntimeError, frontend.OpConversionFailure, frontend.GeneralFailure)
+        self._ov, self._frontend, self._decoder = openvino, frontend, TorchScriptPythonDecoder
+        self._errors = (
+            RuntimeError,
+            frontend.GeneralFailure,
+            frontend.NotImplementedFailure,
+            frontend.OpConversionFailure,
+            frontend.OpValidationFailure,
+        )
         self._network = network
         self._cache = _ModelCache(cache_dir)
         self._fingerprint: tuple[Any, ...] = ()
@@ -353,7 +360,11 @@ class _OpenVINO:
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             traced = torch.jit.trace(self._network, example, check_trace=False)
-        model = self._ov.convert_model(traced, example_input=example)
+        # openvino.convert_model would do the same, but report its use to Google Analytics and, when it fails, leave the
+        # root logger deaf to warnings
+        frontend = self._frontend.FrontEndManager().load_by_framework("pytorch")
+        decoder = self._decoder(traced, example_input=example)  # used until the model is complete
+        model = frontend.convert(frontend.load(decoder))
         if len(model.outputs) != 1:
             raise _ConversionError(f"{type(self._network).__name__} returns {len(model.outputs)} tensors")
         return model

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, DistributedSampler
 
 __all__ = ["EpochSeed"]
 
@@ -22,11 +22,13 @@ class EpochSeed:
     Args:
         seed: of the training.
         dataset: whose random transforms are seeded too; their state is not the global one.
+        sampler: in training with several processes, whose shuffling depends on the epoch it is told.
     """
 
-    def __init__(self, seed: int, dataset: Dataset) -> None:
+    def __init__(self, seed: int, dataset: Dataset, sampler: DistributedSampler | None = None) -> None:
         self.seed = seed
         self.dataset = dataset
+        self.sampler = sampler
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
@@ -38,3 +40,5 @@ class EpochSeed:
         np.random.seed(seed)
         torch.manual_seed(seed)  # all devices
         set_rnd(self.dataset, seed)
+        if self.sampler is not None:
+            self.sampler.set_epoch(engine.state.epoch)
