@@ -9,9 +9,10 @@ from collections.abc import Callable
 import fire
 
 from tools.check.command import check
+from tools.results import results
 from volseg.errors import UserError
 
-COMMANDS: dict[str, Callable[..., None]] = {"check": check}
+COMMANDS: dict[str, Callable[..., None]] = {"check": check, "results": results}
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
@@ -66,17 +67,31 @@ class DenseBlock(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return self._forward_checkpointed(x)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            # the concatenation lies inside the checkpoint: it is the large tensor, 25 to 41 channels at full grid
-            if self.checkpointing and self.training and x.requires_grad:
-                new = checkpoint(
-                    layer, x, use_reentrant=False, context_fn=lambda layer=layer: _recomputation_contexts(layer)
-                )
-            else:
-                new = layer(x)
+            new = layer(x)
             x = torch.cat([x, new if i == last else self.dropout(new)], dim=1)
         return x
+
+    def _forward_checkpointed(self, x: torch.Tensor) -> torch.Tensor:
+        last = len(self.layers) - 1
+        features = [x]
+        for i, layer in enumerate(self.layers):
+            # the concatenation lies inside the checkpoint: it is the large tensor, 25 to 41 channels at full grid
+            new = checkpoint(
+                partial(_concatenate_and_apply, layer),
+                *features,
+                use_reentrant=False,
+                context_fn=partial(_recomputation_contexts, layer),
+            )
+            features.append(new if i == last else self.dropout(new))
+        return torch.cat(features, dim=1)
+
+
+def _concatenate_and_apply(layer: nn.Module, *features: torch.Tensor) -> torch.Tensor:
+    return layer(torch.cat(features, dim=1))
 
 
 def _recomputation_contexts(layer: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

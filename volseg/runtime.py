@@ -9,10 +9,12 @@ gradients go to the network itself.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
@@ -200,7 +202,8 @@ class _Accelerated(nn.Module):
     def _announce(self, how: str, x: torch.Tensor) -> None:
         if how not in self._said:
             self._said.add(how)
-            threads = f", {torch.get_num_threads()} threads" if x.device.type == "cpu" else ""
+            count = torch.get_num_threads()
+            threads = f", {count} thread{'s' * (count > 1)}" if x.device.type == "cpu" else ""
             logger.info("%s on %s%s (input %s)", how, x.device.type.upper(), threads, "x".join(map(str, x.shape)))
 
     def _run_openvino(self, x: torch.Tensor) -> torch.Tensor | None:
@@ -261,7 +264,7 @@ class _OpenVINO:
     """
 
     def __init__(self, network: nn.Module, cache_dir: Path | None) -> None:
-        import openvino  # noqa: PLC0415 (optional)
+        openvino = _import_openvino()
         from openvino import frontend  # noqa: PLC0415
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
 
@@ -360,8 +363,7 @@ class _OpenVINO:
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             traced = torch.jit.trace(self._network, example, check_trace=False)
-        # openvino.convert_model would do the same, but report its use to Google Analytics and, when it fails, leave the
-        # root logger deaf to warnings
+        # openvino.convert_model does the same and, when it fails, leaves the root logger deaf to warnings
         frontend = self._frontend.FrontEndManager().load_by_framework("pytorch")
         decoder = self._decoder(traced, example_input=example)  # used until the model is complete
         model = frontend.convert(frontend.load(decoder))
@@ -396,8 +398,7 @@ class _ModelCache:
             return None
 
     def store(self, key: str, model: Any) -> None:
-        import openvino  # noqa: PLC0415
-
+        openvino = _import_openvino()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.folder))
@@ -414,11 +415,25 @@ class _ModelCache:
             logger.debug("converted network not cached in %s: %s", self.folder, error)
 
 
+def _import_openvino() -> Any:
+    """The package, imported so that it does not call home.
+
+    OpenVINO reports each import to Google Analytics, without asking, if the package ``openvino_telemetry`` is there;
+    if it is not, OpenVINO has a stub for it. A program that reads patients' images takes the stub.
+    """
+    hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+
+
 @lru_cache(maxsize=1)
 def _core() -> Any:
-    import openvino  # noqa: PLC0415
-
-    return openvino.Core()
+    return _import_openvino().Core()
 
 
 def _example_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -61,10 +61,11 @@ class BestWeights:
         self.epoch = trainer.state.epoch
 
     def _validated(self, evaluator: Engine) -> None:
-        metric = float(evaluator.state.metrics[evaluator.state.key_metric_name])
+        state: Any = evaluator.state
+        metric = float(state.metrics[state.key_metric_name])
         if self.best_metric is None or metric > self.best_metric:
             self.best_metric = metric
-            self._save({evaluator.state.key_metric_name: metric})
+            self._save({state.key_metric_name: metric})
 
     def _without_validation(self, trainer: Engine) -> None:
         if self.best_metric is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -39,11 +40,12 @@ class CaseScores:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def __call__(self, engine: Engine) -> None:
-        for item in engine.state.output:
+        output: Any = engine.state.output
+        for item in output:
             prediction, truth = (np.asarray(item[key].cpu())[0].astype(np.uint8) for key in ("pred", "label"))
-            spacing_mm = tuple(float(s) for s in nib.affines.voxel_sizes(np.asarray(item["label"].affine)))
+            x, y, z = nib.affines.voxel_sizes(np.asarray(item["label"].affine)).tolist()
             name = volume_name(item["image"].meta["filename_or_obj"])
-            self.report.add(name, label_measures(prediction, truth, spacing_mm, self.labels, self.tolerance_mm))
+            self.report.add(name, label_measures(prediction, truth, (x, y, z), self.labels, self.tolerance_mm))
 
     def _write(self, engine: Engine) -> None:
         self.report.write(self.output_dir)

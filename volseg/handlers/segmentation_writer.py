@@ -52,7 +52,7 @@ class SegmentationWriter:
         self.names = {int(value): name for value, name in names.items()}
         self.suffix = suffix
         self.measure = measure
-        self.window = tuple(window)
+        self.window = (window[0], window[1])
         self.preview = preview
         self.cases: list[dict[str, Any]] = []
         self._used: set[str] = set()
@@ -63,7 +63,8 @@ class SegmentationWriter:
         engine.add_event_handler(Events.COMPLETED, self._report)
 
     def __call__(self, engine: Engine) -> None:
-        for item in engine.state.output:
+        output: Any = engine.state.output
+        for item in output:
             self.write(item["image"].meta["filename_or_obj"], np.asarray(item["pred"])[0])
 
     def write(self, path: str, labels: np.ndarray) -> None:

@@ -61,7 +61,7 @@ class TrainingCheckpoint:
         if not self.resume or not self.path.is_file():
             return
         try:
-            state = torch.load(self.path, map_location=trainer.state.device, weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
             raise UserError(
                 f"{self.path}: damaged checkpoint. Delete it, or begin anew with --resume False."

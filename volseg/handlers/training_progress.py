@@ -15,7 +15,7 @@ __all__ = ["TrainingProgress"]
 class TrainingProgress(ProgressBar):
     """Ignite's progress bar of an epoch with the loss of the last iteration beside it."""
 
-    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Attach to a trainer."""
         super().attach(engine, *args, **{"output_transform": _loss, **kwargs})
 

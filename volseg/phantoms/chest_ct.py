@@ -21,6 +21,9 @@ Floats = NDArray[np.float32]
 Pair = tuple[float, float]
 Triple = tuple[float, float, float]
 
+GENERATION = 1
+"""Raised whenever the same seed gives another phantom, so that data sets made before are made again."""
+
 LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RAI", "LPI", "RPI", "PIR", "ASL", "SPL")
 

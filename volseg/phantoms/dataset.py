@@ -124,7 +124,7 @@ def _write_cases(folder: Path, make_case: Callable[[int], Case], datalist: dict[
     jobs = [(pair, s) for split in splits for pair, s in zip(datalist[split], seeds[split], strict=True)]
     for kind in ("images", "labels"):
         (folder / kind).mkdir()
-    for pair, case_seed in tqdm(jobs, desc=f"{datalist['name']} phantoms", unit="case"):
+    for pair, case_seed in tqdm(jobs, desc=datalist["name"], unit="case"):
         case = make_case(case_seed)
         _save(folder / pair["image"], case.image, case.affine, np.int16)
         _save(folder / pair["label"], case.label, case.affine, np.uint8)

@@ -48,11 +48,11 @@ class NativeArgmaxd(MapTransform):
     def _native_labels(self, logits: torch.Tensor, image: MetaTensor) -> MetaTensor:
         # (C, X', Y', Z'); softmax in float32 also where the network ran in lower precision
         probabilities = torch.softmax(torch.as_tensor(logits).float(), dim=0)
-        best = labels = None
+        best, labels = torch.empty(0), torch.empty(0)
         for c, probability in enumerate(probabilities):
             native = self.invert({self.orig_key: image, "probability": MetaTensor(probability[None])})["probability"]
             value = native.as_tensor()  # (1, X, Y, Z)
-            if best is None:
+            if c == 0:
                 best, labels, meta = value, torch.zeros_like(value, dtype=torch.uint8), native.meta
             else:
                 labels[value > best] = c

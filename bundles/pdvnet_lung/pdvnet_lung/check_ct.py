@@ -56,13 +56,13 @@ class CheckCTd(MapTransform):
         slices = ct.shape[1 + axis]
         if slices < self.minimum_slices:
             raise UserError(
-                f"{name}: too few slices for a chest CT. Received: {slices}, at least {self.minimum_slices} are needed. "
-                "Give the folder of the whole series, not one file of it."
+                f"{name}: too few slices for a chest CT. Received: {slices}, at least {self.minimum_slices} are "
+                "needed. Give the folder of the whole series, not one file of it."
             )
         finite = ct.isfinite()
         if not finite.all():
             logger.warning("%s: %d voxels are not finite and become air", name, int((~finite).sum()))
-            ct = ct.where(finite, AIR_HU)
+            ct[~finite] = AIR_HU
         low, high = float(ct.min()), float(ct.max())
         if low > LOW_HU:
             raise UserError(

@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from volseg.blocks import ConvBlock, DenseBlock
 
 __all__ = ["PDVNet"]

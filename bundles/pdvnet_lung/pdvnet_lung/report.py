@@ -27,8 +27,9 @@ def lobe_statistics(image: np.ndarray, labels: np.ndarray, affine: np.ndarray) -
         affine: voxel to RAS in mm.
 
     Returns:
-        ``lobes``: for each name ``volume_ml``, ``mean_hu``, ``below_minus_950_hu_percent`` (the two last ``None`` for an
-        empty lobe); ``lungs_ml``; ``warnings``: a list of sentences; ``legend``: label to text for a picture.
+        ``lobes``: for each name ``volume_ml``, ``mean_hu``, ``below_minus_950_hu_percent`` (the last two
+        ``None`` for an empty lobe); ``lungs_ml``; ``warnings``: a list of sentences; ``legend``: label to text for a
+        picture.
     """
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     count, hu_sum, low = (np.zeros(len(LOBES) + 1) for _ in range(3))
@@ -68,14 +69,16 @@ def _warnings(labels: np.ndarray, affine: np.ndarray, volume_ml: np.ndarray) -> 
     for side, k in (("bottom", 0), ("top", -1)):
         area_cm2 = np.count_nonzero(ras[:, :, k]) * spacing_mm[0] * spacing_mm[1] / 100
         if area_cm2 > CUT_AREA_CM2:
-            found.append(f"lungs cut at the {side} of the volume. Received: {area_cm2:.0f} cm2 of lobes in its last slice.")
-    centre = {side: _mean_x(ras, values) for side, values in (("left", LEFT), ("right", RIGHT))}
-    if None not in centre.values() and centre["left"] > centre["right"]:
+            found.append(
+                f"lungs cut at the {side} of the volume. Received: {area_cm2:.0f} cm2 of lobes in its last slice."
+            )
+    left, right = _mean_x(ras, LEFT), _mean_x(ras, RIGHT)
+    if left is not None and right is not None and left > right:
         found.append("left lobes lie on the patient's right. The orientation stored in the file may be wrong.")
     return found
 
 
 def _mean_x(ras: np.ndarray, values: tuple[int, ...]) -> float | None:
-    """Mean index along X, which runs to the patient's right of the picture's left: larger is further right in RAS."""
+    """Mean index of some lobes along X, which runs from the patient's left to the right."""
     profile = np.isin(ras, values).sum(axis=(1, 2))
     return float(np.average(np.arange(len(profile)), weights=profile)) if profile.any() else None

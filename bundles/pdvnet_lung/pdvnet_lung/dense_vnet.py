@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""3D dense V-Net, one of the two baselines of the PDV-Net paper's table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from volseg.blocks import ConvBlock, DenseBlock
+
+__all__ = ["DenseVNet"]
+
+
+class DenseVNet(nn.Module):
+    """Dense V-Net: the dense feature blocks of PDV-Net without its progressive outputs.
+
+    Where PDV-Net adds up the skips and supervises each sum, this network stacks them and the image and computes one
+    output; each block starts from the dense block above it, not from that block's skip. Not built: the learned spatial
+    prior and the affine augmentation inside the network of NiftyNet's DenseVNet, whose channel counts these are.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: classes, background among them.
+        growth_rates: channels that a layer of dense block 1, 2, 3 adds.
+        num_layers: layers of dense block 1, 2, 3.
+        skip_channels: channels of the three skips.
+        dropout: probability of dropout after each dense layer but the last of a block.
+        checkpointing: compute dense layers again in the backward pass instead of keeping their activations.
+
+    Shapes:
+        input ``(B, in_channels, X, Y, Z)``, sizes multiples of 8; logits ``(B, out_channels, X/2, Y/2, Z/2)`` in
+        training and ``(B, out_channels, X, Y, Z)`` in evaluation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 6,
+        growth_rates: Sequence[int] = (4, 8, 16),
+        num_layers: Sequence[int] = (5, 10, 10),
+        skip_channels: Sequence[int] = (12, 24, 24),
+        dropout: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stem = ConvBlock(in_channels, 24, kernel_size=5, stride=2)
+        self.dense, self.skips, self.downs = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        channels = 24 + in_channels
+        for growth_rate, layers, skip in zip(growth_rates, num_layers, skip_channels, strict=True):
+            block = DenseBlock(channels, growth_rate, layers, dropout, checkpointing)
+            self.dense.append(block)
+            self.skips.append(ConvBlock(block.out_channels, skip))
+            if len(self.dense) < len(growth_rates):
+                self.downs.append(ConvBlock(block.out_channels, 24, stride=2))
+            channels = 24
+        self.output = nn.Conv3d(sum(skip_channels) + in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        image = F.avg_pool3d(x, 2)  # (B, 1, X/2, Y/2, Z/2)
+        stacked = [image]
+        features = torch.cat([self.stem(x), image], dim=1)
+        for i, (dense, skip) in enumerate(zip(self.dense, self.skips, strict=True)):
+            features = dense(self.downs[i - 1](features) if i else features)
+            stacked.append(
+                F.interpolate(skip(features), scale_factor=2.0**i, mode="trilinear", align_corners=False)
+            )  # (B, 12 or 24, X/2, Y/2, Z/2)
+        logits = self.output(torch.cat(stacked, dim=1))  # 61 channels to the classes
+        if self.training:
+            return logits
+        return F.interpolate(logits, scale_factor=2.0, mode="trilinear", align_corners=False)
