@@ -67,7 +67,7 @@ class DenseBlock(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.checkpointing and self.training and torch.is_grad_enabled():
+        if not torch.jit.is_scripting() and self.checkpointing and self.training and torch.is_grad_enabled():
             return self._forward_checkpointed(x)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
@@ -96,17 +96,18 @@ def _concatenate_and_apply(layer: nn.Module, *features: torch.Tensor) -> torch.T
 
 def _recomputation_contexts(layer: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
     """Contexts of the first and of the repeated forward pass of a checkpointed layer."""
-    return nullcontext(), _frozen_running_statistics(layer)
+    return nullcontext(), _kept_running_statistics(layer)
 
 
 @contextmanager
-def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep batch normalisation from counting a batch a second time when it is only recomputed."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d)]
-    for norm in norms:
-        norm.track_running_stats = False
+def _kept_running_statistics(layer: nn.Module) -> Iterator[None]:
+    """Let batch normalisation count a batch that is only recomputed in copies of its running statistics."""
+    # without statistics it would keep other tensors for the backward pass, which checkpointing refuses
+    kept = [(m, name, buffer) for m in layer.modules() for name, buffer in m.named_buffers(recurse=False)]
+    for module, name, buffer in kept:
+        setattr(module, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)

@@ -53,7 +53,8 @@ def unknown_overrides(arguments: Sequence[str]) -> None:
         UserError: names the override, and the item that may have been meant.
     """
     overrides = _options(arguments)
-    files = [f for f in re.split(r"[\[\]'\", ]+", overrides.get("config_file", "")) if f]
+    # 'a.json', 'a.json,b.json' or "['a.json', 'b.json']"; a path may hold spaces
+    files = [f.strip() for f in re.split(r"[\[\]'\",]+", overrides.get("config_file", "")) if f.strip()]
     if not files:
         return
     parser = ConfigParser()
@@ -71,11 +72,12 @@ def unknown_overrides(arguments: Sequence[str]) -> None:
 def find_user_error(error: BaseException | None) -> str | None:
     """The message of the :class:`UserError` among an exception and its causes, if there is one."""
     while error is not None:
-        if isinstance(error, UserError):
-            return str(error)
+        # first: a UserError that a worker raised itself arrives as a UserError, with the worker's traceback in it
         found = WORKER_ERROR.findall(str(error))
         if found:
             return found[-1]
+        if isinstance(error, UserError):
+            return str(error)
         error = error.__cause__ or error.__context__
     return None
 

@@ -56,5 +56,5 @@ def recorded(path: str | Path, key: str, default: Any = None) -> Any:
         return default
     try:
         return json.loads(record.read_text(encoding="utf-8"))[key]
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # no JSON or no UTF-8, no such key, no object
         raise UserError(f"{record}: no '{key}' in it. Received: {error!r}. Delete it, or train again.") from error

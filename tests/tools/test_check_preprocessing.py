@@ -125,3 +125,21 @@ def test_an_inference_overlay_is_compared_with_the_training_overlay_of_its_suffi
     [(rule, line)] = tiny_bundle.findings()
     assert rule == "preprocessing"
     assert "preprocessing differs from train::preprocessing of configs/train_coarse.json" in line
+
+
+def test_the_container_of_an_image_does_not_matter():
+    item = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}
+    assert normalise([item, {"_target_": "EnsureTyped", "keys": "image"}], {}) == normalise([item], {})
+
+
+def test_a_value_recorded_beside_the_weights_equals_the_one_training_records(tiny_bundle):
+    lists = [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "Resized", "keys": "image", "spatial_size": "@size"},
+    ]
+    recorded = {"_target_": "volseg.weights.recorded", "_requires_": "@code_path", "path": "", "key": "size"}
+    tiny_bundle.edit(TRAIN, image_transforms=lists, size=[8, 16, 32])
+    tiny_bundle.edit(INFER, preprocessing__transforms=lists, size=recorded)
+    assert [line for rule, line in tiny_bundle.findings() if rule == "preprocessing"] == []
+    tiny_bundle.edit(INFER, size=[8, 16, 16])
+    assert [rule for rule, _ in tiny_bundle.findings() if rule == "preprocessing"] == ["preprocessing"]

@@ -20,6 +20,10 @@ IMAGE = "image"
 TRAIN, VALIDATE, INFER = "train::preprocessing", "validate::preprocessing", "preprocessing"
 # Random transforms without Rand in their names.
 RANDOM_CHOICES = ("OneOf", "SomeOf", "RandomOrder")
+# Transforms that change the container of an image, not the image.
+CONTAINERS = ("EnsureTyped",)
+# The function that reads a value that training recorded beside its weights.
+RECORDED = "volseg.weights.recorded"
 # Arguments that say nothing about what happens to the image.
 SILENT_ARGUMENTS = ("_requires_", "_desc_", "_disabled_", "allow_missing_keys")
 # Arguments that take one value per key: reduced to the image's value.
@@ -45,26 +49,30 @@ def check_preprocessing(bundle: Bundle) -> Iterator[Finding]:
                 yield from _compare(workflow, INFER, reference, TRAIN)
 
 
-def normalise(preprocessing: Any, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def normalise(preprocessing: Any, config: Mapping[str, Any], kept: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """What a preprocessing does to the image, as plain transforms that can be compared.
 
     A pure function of the text: nothing is built. References (``@id``) are replaced by what they refer to, sums of
     lists (``$@a + @b``) are concatenated, ``Compose`` is taken apart. Then
 
+    - ``EnsureTyped``, which changes the container and not the image, is dropped;
     - random transforms (``Rand*``, ``OneOf``, ``SomeOf``, ``RandomOrder``) are dropped;
     - transforms whose ``keys`` leave the image out, and those disabled by a literal ``true``, are dropped;
     - ``keys`` is reduced to ``["image"]`` and the arguments that take a value per key to the image's value;
     - class names lose their module, ``CropForegroundD`` and ``CropForegroundDict`` are called ``CropForegroundd``;
     - ``_requires_``, ``_desc_``, ``_disabled_`` and ``allow_missing_keys`` are dropped.
+
+    References to the ids in ``kept`` stay as they are.
     """
-    return [simple for item in _flat(preprocessing, config, ()) for simple in _simplified(item)]
+    return [simple for item in _flat(preprocessing, config, kept) for simple in _simplified(item)]
 
 
 def _compare(workflow: Workflow, item_id: str, reference: Workflow, reference_id: str) -> Iterator[Finding]:
     mine, theirs = (look_up_or_none(w.config, i) for w, i in ((workflow, item_id), (reference, reference_id)))
     if mine is None or theirs is None:
         return
-    left, right = normalise(mine, workflow.config), normalise(theirs, reference.config)
+    kept = (*_recorded(workflow.config), *_recorded(reference.config))
+    left, right = normalise(mine, workflow.config, kept), normalise(theirs, reference.config, kept)
     for index in range(max(len(left), len(right))):
         here, there = (_brief(items[index]) if index < len(items) else "nothing" for items in (left, right))
         if here != there:
@@ -74,6 +82,11 @@ def _compare(workflow: Workflow, item_id: str, reference: Workflow, reference_id
             )
             yield Finding(workflow.path, what, f"{here} instead of {there}", advice)
             return
+
+
+def _recorded(config: Mapping[str, Any]) -> list[str]:
+    """Ids whose value training writes beside the weights and others read from there: the same by construction."""
+    return [key for key, value in config.items() if isinstance(value, dict) and value.get("_target_") == RECORDED]
 
 
 def _both(workflow: Workflow) -> list[list[dict[str, Any]]]:
@@ -163,7 +176,7 @@ def _simplified(item: Any) -> Iterator[dict[str, Any]]:
     label_only = isinstance(keys, list) and IMAGE not in keys
     if (
         name.startswith("Rand")
-        or name in RANDOM_CHOICES
+        or name in (*RANDOM_CHOICES, *CONTAINERS)
         or label_only
         or item.get("_disabled_") in (True, "true", "True")
     ):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class BestWeights:
     def _validated(self, evaluator: Engine) -> None:
         state: Any = evaluator.state
         metric = float(state.metrics[state.key_metric_name])
-        if self.best_metric is None or metric > self.best_metric:
+        # NaN, a metric of nothing, is no best: no later epoch would rise above it
+        if not math.isnan(metric) and (self.best_metric is None or metric > self.best_metric):
             self.best_metric = metric
             self._save({state.key_metric_name: metric})
 

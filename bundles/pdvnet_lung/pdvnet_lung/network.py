@@ -92,7 +92,8 @@ class PDVNet(nn.Module):
         self.output1, self.output2, self.output3 = (nn.Conv3d(c, out_channels, 3, padding=1) for c in merged)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        _check_size(x)
+        if not torch.jit.is_scripting():  # the check is no TorchScript
+            _check_size(x)
         stem = torch.cat([self.stem(x), F.avg_pool3d(x, 2)], dim=1)  # (B, 25, 256, 256, 32)
         skip1 = self.skip1(self.dense1(stem))  # dense (B, 45, 256, 256, 32), skip (B, 24, ...)
         skip2 = self.skip2(self.dense2(self.down1(skip1)))  # dense (B, 104, 128, 128, 16), skip (B, 24, ...)

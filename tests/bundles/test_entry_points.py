@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way into a bundle, from every folder, without volseg installed and with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from pdvnet_lung.network import PDVNet
+
+from volseg.weights import load_weights
+
+NAME = "pdvnet_lung"
+FOLDERS = ("repository", "bundles", "bundle", "unrelated", "unrelated, volseg installed")
+INPUT_SHAPE = (1, 1, 32, 40, 24)
+BLOCKS = ("config_dirs", "bundle_root", "code_path", "initialize")
+
+
+class Checkout:
+    """A copy of the code of the repository, seen from a working directory."""
+
+    def __init__(self, root: Path, folder: str, unrelated: Path) -> None:
+        self.bundle = root / "bundles" / NAME
+        places = {"repository": root, "bundles": root / "bundles", "bundle": self.bundle}
+        self.cwd = places.get(folder, unrelated)
+        self.env = {"PYTHONPATH": str(root)} if "installed" in folder else {}
+
+    def config(self, name: str) -> str:
+        """Path of a config as one would type it in the working directory."""
+        path = self.bundle / "configs" / name
+        return os.path.relpath(path, self.cwd) if self.bundle.is_relative_to(self.cwd) else str(path)
+
+
+@pytest.fixture(scope="module")
+def copied_root(root, weights, tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("checkout") / "repository"
+    ignore = shutil.ignore_patterns("__pycache__", "data", "output", "models", "docs")
+    # volseg has a package called data
+    shutil.copytree(root / "volseg", target / "volseg", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(root / "bundles" / NAME, target / "bundles" / NAME, ignore=ignore)
+    models = target / "bundles" / NAME / "models"
+    shutil.copytree(weights.parent, models)
+    return target
+
+
+@pytest.fixture(params=FOLDERS)
+def checkout(request, copied_root, tmp_path) -> Checkout:
+    (tmp_path / "unrelated").mkdir()
+    return Checkout(copied_root, request.param, tmp_path / "unrelated")
+
+
+@pytest.fixture
+def bundle_command(monai_bundle, checkout):
+    """Run a command that must succeed and must leave nothing in an unrelated working directory."""
+
+    def run(*args: object):
+        process = monai_bundle(*args, cwd=checkout.cwd, env=checkout.env)
+        assert process.returncode == 0, process.stderr
+        if checkout.cwd.name == "unrelated":
+            assert not list(checkout.cwd.iterdir())
+        return process
+
+    return run
+
+
+@pytest.fixture
+def script(runner, checkout):
+    """Run a script that must succeed; what it printed last, from JSON."""
+
+    def run(code: str, *args: object):
+        process = runner.python(code, *args, cwd=checkout.cwd, env=checkout.env)
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def eager(weights):
+    network = PDVNet().eval()
+    load_weights(weights, network)
+    return network
+
+
+@pytest.fixture(scope="module")
+def example() -> torch.Tensor:
+    return torch.randn(INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def test_run_inference_with_weights_of_the_bundle(bundle_command, checkout, phantom, tmp_path):
+    bundle_command(
+        "run", "--config_file", checkout.config("inference.json"), "--input", phantom["image"],
+        "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "test_0_lobes.nii.gz",
+        "test_0_preview.png",
+        "statistics.json",
+    }
+
+
+def test_run_train_then_evaluate(bundle_command, checkout, train_overrides, phantom_overrides, tmp_path):
+    train = checkout.config("train.json")
+    folders = ("--output_dir", tmp_path / "out", "--ckpt_dir", tmp_path / "models")
+    bundle_command("run", "--config_file", train, *train_overrides, *folders)
+    assert (tmp_path / "models" / "model.pt").is_file()
+    files = str([train, checkout.config("evaluate.json")])
+    bundle_command("run", "--config_file", files, *phantom_overrides, *folders)
+    assert (tmp_path / "out" / "per_case.csv").is_file()
+
+
+def test_results_go_into_the_bundle_by_default(bundle_command, checkout, phantom):
+    output = checkout.bundle / "output"
+    bundle_command("run", "--config_file", checkout.config("inference.json"), "--input", phantom["image"])
+    assert (output / "inference" / "test_0_lobes.nii.gz").is_file()
+    shutil.rmtree(output)
+
+
+def test_verify_metadata_offline(bundle_command, checkout, root):
+    bundle_command(
+        "verify_metadata", "--meta_file", checkout.config("metadata.json"),
+        "--filepath", root / "tools" / "metadata_schema.json",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("config", ["train.json", "inference.json"])
+def test_verify_net_in_out(bundle_command, checkout, config):
+    files = ("--meta_file", checkout.config("metadata.json"), "--config_file", checkout.config(config))
+    process = bundle_command("verify_net_in_out", "network_def", *files)
+    assert "verified with no error" in process.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--use_trace", "True", "--input_shape", str(list(INPUT_SHAPE)))])
+def test_ckpt_export_agrees_with_eager(bundle_command, checkout, weights, eager, example, options, tmp_path):
+    files = ("--meta_file", checkout.config("metadata.json"), "--config_file", checkout.config("inference.json"))
+    target = tmp_path / "model.ts"
+    bundle_command("ckpt_export", "network_def", "--filepath", target, "--ckpt_file", weights, *files, *options)
+    exported = torch.jit.load(target)
+    with torch.no_grad():
+        assert (exported(example) - eager(example)).abs().max() < 1e-3
+
+
+def test_onnx_export_agrees_with_eager(bundle_command, checkout, weights, eager, example, tmp_path):
+    target = tmp_path / "model.onnx"
+    bundle_command(
+        "onnx_export", "network_def", "--filepath", target, "--ckpt_file", weights,
+        "--meta_file", checkout.config("metadata.json"), "--config_file", checkout.config("inference.json"),
+        "--use_trace", "True", "--input_shape", list(INPUT_SHAPE),
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    with torch.no_grad():
+        assert np.abs(output - eager(example).numpy()).max() < 1e-3
+
+
+LOAD = """
+import json, sys
+import torch
+from monai.bundle import load
+name, bundle_dir, workflow = sys.argv[1:]
+network = load(name, bundle_dir=bundle_dir, source="monaihosting", workflow_type=workflow)
+inside = sys.modules[type(network).__module__].__file__
+total = sum(float(v.double().sum()) for v in network.state_dict().values())
+print(json.dumps([type(network).__name__, inside, total]))
+"""
+
+
+@pytest.mark.parametrize("workflow", ["infer", "train"])
+def test_load_gives_the_network_with_its_weights(script, checkout, eager, workflow):
+    class_name, module, total = script(LOAD, NAME, checkout.bundle.parent, workflow)
+    assert class_name == "PDVNet"
+    assert Path(module) == checkout.bundle / NAME / "network.py"
+    assert total == pytest.approx(sum(float(v.double().sum()) for v in eager.state_dict().values()))
+
+
+WORKFLOW = """
+import json, sys
+from monai.bundle import create_workflow
+file, kind, *overrides = sys.argv[1:]
+overrides = {k.lstrip("-"): v if v[0] not in "[{" else eval(v) for k, v in zip(overrides[::2], overrides[1::2])}
+workflow = create_workflow("ConfigWorkflow", config_file=file, workflow_type=kind, **overrides)
+workflow.initialize()
+print(json.dumps([type(workflow.network_def).__name__, workflow.check_properties()]))
+"""
+
+
+@pytest.mark.parametrize(("config", "kind"), [("train.json", "train"), ("inference.json", "infer")])
+def test_create_workflow_has_every_property(
+    script, checkout, phantom_overrides, phantom, weights, config, kind, tmp_path
+):
+    sizes = phantom_overrides if kind == "train" else ["--input", phantom["image"], "--weights", weights]
+    overrides = [*sizes, "--output_dir", tmp_path / "out"]
+    assert script(WORKFLOW, checkout.config(config), kind, *overrides) == ["PDVNet", []]
+
+
+PROGRAM = """
+import json, sys
+import monai.bundle
+config, image, output = sys.argv[1:]
+monai.bundle.run(config_file=config, input=image, output_dir=output)
+monai.bundle.verify_net_in_out("network_def", config_file=config, meta_file=config.replace("inference", "metadata"))
+print(json.dumps("done"))
+"""
+
+
+def test_functions_of_monai_bundle_called_by_a_program(script, checkout, phantom, tmp_path):
+    assert script(PROGRAM, checkout.config("inference.json"), phantom["image"], tmp_path / "out") == "done"
+    assert (tmp_path / "out" / "test_0_lobes.nii.gz").is_file()
+
+
+def test_real_process_without_volseg_installed(runner, copied_root, weights, phantom, tmp_path):
+    assert runner.process("-c", "import volseg", cwd=tmp_path).returncode == 1
+    process = runner.process(
+        "-m", "monai.bundle", "run", "--config_file", copied_root / "bundles" / NAME / "configs" / "inference.json",
+        "--input", phantom["image"], "--output_dir", tmp_path / "out", "--weights", weights, cwd=tmp_path,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "out" / "test_0_lobes.nii.gz").is_file()
+
+
+ALTERNATE = """
+import json, sys
+from monai.bundle import create_workflow
+found = []
+for file in 2 * sys.argv[1:]:
+    network = create_workflow("ConfigWorkflow", config_file=file, workflow_type="infer").network_def
+    found.append([type(network).__name__, sys.modules[type(network).__module__].__file__])
+print(json.dumps(found))
+"""
+OTHER = "other_bundle"
+OTHER_NETWORK = "import torch\n\n\nclass OtherNet(torch.nn.Conv3d):\n    pass\n"
+
+
+def test_two_bundles_in_one_process_run_their_own_code(runner, copied_root, tmp_path):
+    config = json.loads((copied_root / "bundles" / NAME / "configs" / "inference.json").read_text())
+    other = {k: json.loads(json.dumps(config[k]).replace(NAME, OTHER)) for k in ("imports", *BLOCKS)}
+    other["network_def"] = {
+        "_target_": f"{OTHER}.network.OtherNet",
+        "_requires_": "@code_path",
+        "in_channels": 1,
+        "out_channels": 2,
+        "kernel_size": 1,
+    }
+    folder = tmp_path / "bundles" / OTHER
+    for subfolder in (OTHER, "configs"):
+        (folder / subfolder).mkdir(parents=True)
+    (folder / OTHER / "__init__.py").touch()
+    (folder / OTHER / "network.py").write_text(OTHER_NETWORK)
+    (folder / "configs" / "inference.json").write_text(json.dumps(other))
+    shutil.copytree(copied_root / "volseg", tmp_path / "volseg")
+    bundles = (copied_root / "bundles" / NAME, folder)
+    process = runner.python(ALTERNATE, *(b / "configs" / "inference.json" for b in bundles))
+    assert process.returncode == 0, process.stderr
+    expected = [["PDVNet", f"{bundles[0]}/{NAME}/network.py"], ["OtherNet", f"{folder}/{OTHER}/network.py"]]
+    assert json.loads(process.stdout.splitlines()[-1]) == expected * 2
+
+
+def _complete_configs() -> list[Path]:
+    paths = sorted((Path(__file__).parents[2] / "bundles").glob("*/configs/*.json"))
+    return [p for p in paths if {"run", "bundle_root"} <= json.loads(p.read_text()).keys()]
+
+
+@pytest.mark.parametrize("path", _complete_configs(), ids=lambda p: f"{p.parts[-3]}/{p.name}")
+def test_text_that_finds_the_bundle_is_the_same_everywhere(path, configs):
+    bundle = path.parts[-3]
+    reference = json.loads((configs / "train.json").read_text().replace(NAME, bundle))
+    config = json.loads(path.read_text())
+    assert {block: config.get(block) for block in BLOCKS} == {block: reference[block] for block in BLOCKS}
+    assert set(config["imports"]) >= {"$import inspect", "$import os", "$import re", "$import sys"}

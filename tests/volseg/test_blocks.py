@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the dense block and its checkpointing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from volseg.blocks import ConvBlock, DenseBlock
+
+SHAPE = (2, 3, 6, 5, 4)
+
+
+def test_conv_block_is_convolution_without_bias_norm_and_a_slope_per_channel():
+    block = ConvBlock(2, 5, kernel_size=5, stride=2)
+    conv, norm, activation = block
+    assert (conv.kernel_size, conv.stride, conv.bias) == ((5, 5, 5), (2, 2, 2), None)
+    assert (norm.num_features, activation.num_parameters) == (5, 5)
+    assert block(torch.zeros(1, 2, 7, 6, 4)).shape == (1, 5, 4, 3, 2)
+
+
+@pytest.mark.parametrize(("channels", "growth", "layers", "out"), [(25, 4, 5, 45), (24, 8, 10, 104), (24, 16, 10, 184)])
+def test_channels_of_the_paper(channels, growth, layers, out):
+    block = DenseBlock(channels, growth, layers)
+    assert block.out_channels == out
+    assert [layer[0].in_channels for layer in block.layers] == [channels + i * growth for i in range(layers)]
+    assert block.eval()(torch.zeros(1, channels, 3, 2, 1)).shape == (1, out, 3, 2, 1)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_output_is_input_then_each_layer_of_all_before(checkpointing):
+    torch.manual_seed(0)
+    block = DenseBlock(3, 2, 3, checkpointing=checkpointing)
+    x = torch.randn(SHAPE)
+    y = block(x)
+    torch.testing.assert_close(y[:, :3], x, rtol=0, atol=0)
+    for i, layer in enumerate(block.layers):
+        seen = 3 + 2 * i
+        torch.testing.assert_close(y[:, seen : seen + 2], layer(y[:, :seen]))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_after_every_layer_but_the_last(checkpointing):
+    block = DenseBlock(3, 2, 3, dropout=1.0, checkpointing=checkpointing)
+    nn.init.constant_(block.layers[2][1].bias, 1.0)
+    y = block(torch.ones(SHAPE))
+    assert y[:, 3:7].count_nonzero() == 0
+    assert y[:, 7:].count_nonzero() == y[:, 7:].numel()
+    assert block.eval()(torch.ones(SHAPE))[:, 3:7].count_nonzero() > 0
+
+
+def test_no_dropout_by_default():
+    assert not any(isinstance(m, nn.Dropout) for m in DenseBlock(3, 2, 3).modules())
+
+
+def test_checkpointing_changes_neither_outputs_nor_gradients_nor_statistics():
+    torch.manual_seed(0)
+    plain = DenseBlock(3, 2, 4, dropout=0.3)
+    saving = copy.deepcopy(plain)
+    saving.checkpointing = True
+    results = []
+    for block in (plain, saving):
+        torch.manual_seed(1)
+        x = torch.randn(SHAPE, requires_grad=True)
+        for _ in range(2):  # a second step would show statistics that were counted twice
+            y = block(x)
+            y.square().sum().backward()
+        results.append((y.detach(), x.grad, [p.grad for p in block.parameters()]))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    assert plain.state_dict().keys() == saving.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(saving.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    assert saving.layers[0][1].num_batches_tracked == 2
+
+
+def test_checkpointing_keeps_no_concatenation_for_the_backward_pass():
+    def kept_bytes(checkpointing: bool) -> int:
+        block = DenseBlock(8, 2, 5, checkpointing=checkpointing)
+        kept = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = block(torch.randn(1, 8, 16, 12, 10))
+        del y
+        return sum(size for size, _ in kept.values())
+
+    # kept are the input and the outputs of the layers: 8 + 5 * 2 channels of float32
+    assert kept_bytes(True) <= 1.1 * 18 * 16 * 12 * 10 * 4 < 0.5 * kept_bytes(False)
+
+
+def test_checkpointing_does_nothing_in_evaluation():
+    block = DenseBlock(3, 2, 2, checkpointing=True).eval()
+    y = block(torch.randn(SHAPE, requires_grad=True))
+    assert "Checkpoint" not in str(y.grad_fn.next_functions)
+    y.sum().backward()
+    assert block.layers[0][1].num_batches_tracked == 0

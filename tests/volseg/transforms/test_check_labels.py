@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the check of label maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from volseg.errors import UserError
+from volseg.transforms.check_labels import CheckLabelsd
+
+
+def label(*values: float) -> dict[str, MetaTensor]:
+    voxels = torch.tensor(values).reshape(1, -1, 1, 1).expand(1, -1, 2, 3)
+    return {"label": MetaTensor(voxels.clone(), affine=2 * torch.eye(4), meta={"filename_or_obj": "s1.nii.gz"})}
+
+
+def test_labels_of_a_file_with_a_scale_slope_are_rounded():
+    data = label(0, 1.00000012, 3.9999998, 5.0000005)
+    checked = CheckLabelsd("label", 6)(data)["label"]
+    assert checked[0, :, 0, 0].tolist() == [0, 1, 4, 5]
+    assert checked.shape == (1, 4, 2, 3)
+    assert torch.equal(checked.affine, data["label"].affine)
+    assert checked.meta["filename_or_obj"] == "s1.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.5, r"s1\.nii\.gz: labels must be whole numbers\. Received: a value 0\.5 off"),
+        (4.998, "whole numbers"),
+        (float("nan"), "whole numbers"),
+        (float("inf"), "whole numbers"),
+        (6, r"s1\.nii\.gz: labels must lie in 0\.\.5\. Received: \[0, 1, 6\]"),
+        (-1, r"must lie in 0\.\.5\. Received: \[-1, 0, 1\]"),
+    ],
+)
+def test_what_is_no_label(value, message):
+    with pytest.raises(UserError, match=message):
+        CheckLabelsd("label", 6)(label(0, 1, value))
+
+
+def test_greatest_label_and_missing_key():
+    assert CheckLabelsd("label", 6)(label(0, 5))["label"].max() == 5
+    assert CheckLabelsd("label", 6, allow_missing_keys=True)({"image": 1}) == {"image": 1}
