@@ -188,7 +188,7 @@ def phantom_overrides(tmp_path_factory) -> list[str]:
     from pdvnet_lung.data import datalist
 
     folder = tmp_path_factory.mktemp("phantoms") / "training"
-    cases, shape = {"training": 2, "validation": 1, "test": 1}, (40, 48, 32)
+    cases, shape = {"training": 2, "validation": 2, "test": 1}, (40, 48, 32)
     datalist(None, "training", str(folder), cases, shape)
     sizes = ["--phantom_cases", str(cases), "--phantom_shape", str(list(shape)), "--device", "cpu"]
     return ["--phantom_dir", str(folder), *sizes]

@@ -93,16 +93,12 @@ def example() -> torch.Tensor:
     return torch.randn(INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
 
 
-def test_run_inference_with_weights_of_the_bundle(bundle_command, checkout, phantom, tmp_path):
-    bundle_command(
-        "run", "--config_file", checkout.config("inference.json"), "--input", phantom["image"],
-        "--output_dir", tmp_path / "out",
-    )  # fmt: skip
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "test_0_lobes.nii.gz",
-        "test_0_preview.png",
-        "statistics.json",
-    }
+def test_run_inference_with_weights_and_output_inside_the_bundle(bundle_command, checkout, phantom):
+    output = checkout.bundle / "output"
+    bundle_command("run", "--config_file", checkout.config("inference.json"), "--input", phantom["image"])
+    expected = {"test_0_lobes.nii.gz", "test_0_preview.png", "statistics.json"}
+    assert {p.name for p in (output / "inference").iterdir()} == expected
+    shutil.rmtree(output)
 
 
 def test_run_train_then_evaluate(bundle_command, checkout, train_overrides, phantom_overrides, tmp_path):
@@ -113,13 +109,6 @@ def test_run_train_then_evaluate(bundle_command, checkout, train_overrides, phan
     files = str([train, checkout.config("evaluate.json")])
     bundle_command("run", "--config_file", files, *phantom_overrides, *folders)
     assert (tmp_path / "out" / "per_case.csv").is_file()
-
-
-def test_results_go_into_the_bundle_by_default(bundle_command, checkout, phantom):
-    output = checkout.bundle / "output"
-    bundle_command("run", "--config_file", checkout.config("inference.json"), "--input", phantom["image"])
-    assert (output / "inference" / "test_0_lobes.nii.gz").is_file()
-    shutil.rmtree(output)
 
 
 def test_verify_metadata_offline(bundle_command, checkout, root):
@@ -136,14 +125,26 @@ def test_verify_net_in_out(bundle_command, checkout, config):
     assert "verified with no error" in process.stdout
 
 
-@pytest.mark.parametrize("options", [(), ("--use_trace", "True", "--input_shape", str(list(INPUT_SHAPE)))])
-def test_ckpt_export_agrees_with_eager(bundle_command, checkout, weights, eager, example, options, tmp_path):
+def test_ckpt_export_agrees_with_eager(bundle_command, checkout, weights, eager, example, tmp_path):
     files = ("--meta_file", checkout.config("metadata.json"), "--config_file", checkout.config("inference.json"))
     target = tmp_path / "model.ts"
-    bundle_command("ckpt_export", "network_def", "--filepath", target, "--ckpt_file", weights, *files, *options)
+    bundle_command("ckpt_export", "network_def", "--filepath", target, "--ckpt_file", weights, *files)
     exported = torch.jit.load(target)
     with torch.no_grad():
         assert (exported(example) - eager(example)).abs().max() < 1e-3
+        larger = torch.nn.functional.pad(example, (0, 8))  # a scripted network takes any size
+        assert (exported(larger) - eager(larger)).abs().max() < 1e-3
+
+
+def test_ckpt_export_by_tracing_agrees_with_eager(monai_bundle, configs, weights, eager, example, tmp_path):
+    process = monai_bundle(
+        "ckpt_export", "network_def", "--filepath", tmp_path / "model.ts", "--ckpt_file", weights,
+        "--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json",
+        "--use_trace", "True", "--input_shape", list(INPUT_SHAPE),
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    with torch.no_grad():
+        assert (torch.jit.load(tmp_path / "model.ts")(example) - eager(example)).abs().max() < 1e-3
 
 
 def test_onnx_export_agrees_with_eager(bundle_command, checkout, weights, eager, example, tmp_path):
@@ -171,7 +172,7 @@ print(json.dumps([type(network).__name__, inside, total]))
 """
 
 
-@pytest.mark.parametrize("workflow", ["infer", "train"])
+@pytest.mark.parametrize("workflow", ["inference", "train"])
 def test_load_gives_the_network_with_its_weights(script, checkout, eager, workflow):
     class_name, module, total = script(LOAD, NAME, checkout.bundle.parent, workflow)
     assert class_name == "PDVNet"

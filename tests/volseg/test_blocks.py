@@ -94,9 +94,15 @@ def test_checkpointing_keeps_no_concatenation_for_the_backward_pass():
     assert kept_bytes(True) <= 1.1 * 18 * 16 * 12 * 10 * 4 < 0.5 * kept_bytes(False)
 
 
-def test_checkpointing_does_nothing_in_evaluation():
-    block = DenseBlock(3, 2, 2, checkpointing=True).eval()
-    y = block(torch.randn(SHAPE, requires_grad=True))
-    assert "Checkpoint" not in str(y.grad_fn.next_functions)
-    y.sum().backward()
-    assert block.layers[0][1].num_batches_tracked == 0
+@pytest.mark.parametrize(("training", "gradients", "calls"), [(True, True, 2), (False, True, 0), (True, False, 0)])
+def test_checkpointing_only_where_there_is_a_backward_pass(monkeypatch, training, gradients, calls):
+    seen = []
+
+    def checkpoint(function, *features, **options):
+        seen.append(len(features))
+        return function(*features)
+
+    monkeypatch.setattr("volseg.blocks.checkpoint", checkpoint)
+    with torch.set_grad_enabled(gradients):
+        DenseBlock(3, 2, 2, checkpointing=True).train(training)(torch.zeros(SHAPE))
+    assert seen == [1, 2][:calls]

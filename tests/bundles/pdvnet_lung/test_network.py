@@ -205,3 +205,10 @@ def test_torch_jit_trace(small):
     traced = torch.jit.trace(copy.deepcopy(small), example)
     with torch.no_grad():
         assert (traced(x) - small(x)).abs().max() < 1e-4
+
+
+def test_torch_jit_script(small):
+    x = torch.randn(1, 1, 32, 24, 16)
+    scripted = torch.jit.script(copy.deepcopy(small))
+    with torch.no_grad():
+        assert (scripted(x) - small(x)).abs().max() < 1e-4

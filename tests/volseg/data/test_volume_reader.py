@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of reading volumes of any format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from scipy.spatial.transform import Rotation
+
+from volseg.data.volume_reader import find_volumes, load_volume, volume_name
+from volseg.errors import UserError
+
+REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
+JPEG_2000 = REAL / "totalsegmentator" / "example_ct_dicom"
+
+VOXELS = (np.arange(3 * 4 * 5, dtype=np.int16) * 7 - 1000).reshape(3, 4, 5)
+SPACING = np.array([0.7, 1.5, 2.5])
+ORIGIN = np.array([12.0, -30.0, 400.0])
+# right-handed, oblique, voxel axes mostly along P, S, L in ITK's LPS
+DIRECTION = Rotation.from_euler("xyz", (4, -6, 11), degrees=True).as_matrix() @ np.array(
+    [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
+)
+
+
+def expected_affine() -> np.ndarray:
+    """Voxel to RAS."""
+    lps = np.eye(4)
+    lps[:3, :3] = DIRECTION * SPACING
+    lps[:3, 3] = ORIGIN
+    return np.diag([-1, -1, 1, 1]) @ lps
+
+
+def write(path: Path, voxels: np.ndarray = VOXELS) -> Path:
+    if path.name.endswith((".nii", ".nii.gz")):
+        nib.save(nib.Nifti1Image(voxels, expected_affine()), path)
+        return path
+    image = itk.image_from_array(np.ascontiguousarray(voxels.transpose()))
+    image.SetSpacing(SPACING)
+    image.SetOrigin(ORIGIN)
+    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(DIRECTION)))
+    itk.imwrite(image, str(path), compression=path.suffix == ".nrrd")
+    return path
+
+
+def write_series(folder: Path, voxels: np.ndarray = VOXELS, number: int = 1) -> Path:
+    """A CT series of the same volume, slices along the last voxel axis, stored as values of 1/2 HU from -1024."""
+    folder.mkdir(exist_ok=True, parents=True)
+    series, study = generate_uid(), generate_uid()
+    for k in range(voxels.shape[2]):
+        meta = pydicom.dataset.FileMetaDataset()
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        # named against the order of the slices: the position counts
+        path = folder / f"{number}-{voxels.shape[2] - k:03d}.dcm"
+        dataset = pydicom.dataset.FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+        dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        dataset.SeriesInstanceUID, dataset.StudyInstanceUID = series, study
+        dataset.Modality, dataset.SeriesDate, dataset.SeriesNumber, dataset.InstanceNumber = "CT", "20200101", number, k
+        dataset.PatientName, dataset.PatientID = "phantom", "0"
+        dataset.ImageOrientationPatient = [f"{v:.10f}" for v in DIRECTION[:, :2].T.ravel()]
+        dataset.ImagePositionPatient = [f"{v:.8f}" for v in ORIGIN + DIRECTION[:, 2] * SPACING[2] * k]
+        dataset.PixelSpacing = [SPACING[1], SPACING[0]]  # between rows, between columns
+        dataset.SliceThickness = 3.0  # slices overlap: their distance is 2.5
+        dataset.Rows, dataset.Columns = voxels.shape[1], voxels.shape[0]
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
+        dataset.RescaleSlope, dataset.RescaleIntercept = 0.5, -1024
+        dataset.PixelData = ((voxels[:, :, k].T.astype(np.float64) + 1024) * 2).astype(np.uint16).tobytes()
+        dataset.save_as(path, enforce_file_format=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ", "a.nrrd", "a.mha", "a.mhd"])
+def test_every_format_gives_the_same_volume(tmp_path, name):
+    path = write(tmp_path / name)
+    if name == "a.mhd":
+        assert (tmp_path / "a.raw").is_file()
+    volume = load_volume(str(path))
+    assert volume.shape == (1, 3, 4, 5)
+    assert volume.dtype.is_floating_point
+    np.testing.assert_array_equal(volume[0], VOXELS)
+    np.testing.assert_allclose(volume.affine, expected_affine(), atol=2e-5)
+    assert volume.meta["filename_or_obj"] == str(path)
+
+
+def test_dicom_series_with_its_distance_of_slices_and_its_units(tmp_path):
+    volume = load_volume(write_series(tmp_path / "series"))
+    np.testing.assert_array_equal(volume[0], VOXELS)
+    np.testing.assert_allclose(volume.affine, expected_affine(), atol=1e-4)
+    assert volume.meta["filename_or_obj"] == str(tmp_path / "series")
+
+
+def test_scale_slope_of_nifti(tmp_path):
+    image = nib.Nifti1Image(VOXELS, expected_affine())
+    image.header.set_slope_inter(2, -24)
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(load_volume(tmp_path / "a.nii")[0], VOXELS, atol=2)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mha"])
+def test_fourth_axis(tmp_path, name):
+    series = np.stack([VOXELS, VOXELS + 1], axis=-1)
+    if name.endswith("gz"):
+        nib.save(nib.Nifti1Image(series, expected_affine()), tmp_path / name)
+    else:
+        itk.imwrite(itk.image_from_array(np.ascontiguousarray(series.transpose())), str(tmp_path / name))
+    with pytest.raises(UserError, match=rf"{name}: one 3-D volume is needed\. Received: 3x4x5x2"):
+        load_volume(tmp_path / name)
+
+
+def test_fourth_axis_of_one(tmp_path):
+    nib.save(nib.Nifti1Image(VOXELS[..., None], expected_affine()), tmp_path / "a.nii.gz")
+    volume = load_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(volume[0], VOXELS)
+    np.testing.assert_allclose(volume.affine, expected_affine(), atol=1e-5)
+
+
+def test_single_slice_image_is_no_volume(tmp_path):
+    nib.save(nib.Nifti1Image(VOXELS[..., 0], expected_affine()), tmp_path / "a.nii.gz")
+    with pytest.raises(UserError, match=r"one 3-D volume is needed\. Received: 3x4\."):
+        load_volume(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.9])
+def test_truncated_file(tmp_path, name, keep):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (21, 22, 23)).astype(np.int16)
+    path = write(tmp_path / name, noise)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(UserError, match=rf"{name}: not readable as a volume, damaged or truncated\. Received: ") as info:
+        load_volume(path)
+    assert "\n" not in str(info.value)
+
+
+def test_header_without_its_voxels(tmp_path):
+    write(tmp_path / "a.mhd")
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(UserError, match=r"a\.mhd: not readable"):
+        load_volume(tmp_path / "a.mhd")
+
+
+def test_file_that_is_no_volume(tmp_path):
+    for name in ("a.txt", "a.nii.gz", "a.nrrd"):
+        (tmp_path / name).write_text("no volume")
+        with pytest.raises(UserError, match=rf"{name}: not readable as a volume"):
+            load_volume(tmp_path / name)
+
+
+def test_missing_path(tmp_path):
+    with pytest.raises(UserError, match=r"a\.nii: no such file or folder"):
+        load_volume(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_affine_that_is_no_geometry(tmp_path, value):
+    affine = expected_affine()
+    affine[:3, 1] = value
+    image = nib.Nifti1Image(VOXELS, None)
+    image.header.set_sform(affine, code=1)
+    image.header["sform_code"], image.header["qform_code"] = 1, 0
+    for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
+        image.header[name] = affine[row]
+    nib.Nifti1Image(VOXELS, affine, image.header).to_filename(tmp_path / "a.nii")
+    with pytest.raises(UserError, match=r"a\.nii: the affine maps voxels to no volume\. Received: \[\["):
+        load_volume(tmp_path / "a.nii")
+
+
+def test_folder_with_other_than_one_series(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match="one DICOM series is needed. Received: no DICOM series"):
+        load_volume(tmp_path)
+    write_series(tmp_path, number=1)
+    write_series(tmp_path, VOXELS[:, :, :3], number=2)
+    with pytest.raises(UserError, match="one DICOM series is needed. Received: 2 DICOM series. Give each its own folder"):
+        load_volume(tmp_path)
+
+
+def test_find_volumes(tmp_path):
+    volumes = tmp_path / "volumes"
+    volumes.mkdir()
+    for name in ("c.MHA", "b.nii.gz", "a.nrrd"):
+        (volumes / name).write_bytes(b"")
+    for name in ("b.json", ".hidden.nii.gz", "c.raw"):
+        (volumes / name).write_bytes(b"")
+    (volumes / "folder.nii").mkdir()
+    assert find_volumes(volumes) == [volumes / name for name in ("a.nrrd", "b.nii.gz", "c.MHA")]
+    assert find_volumes(str(volumes / "b.json")) == [volumes / "b.json"]  # a file given by name is taken at its word
+
+
+def test_find_dicom_series(tmp_path):
+    one, two = write_series(tmp_path / "all" / "case_1"), write_series(tmp_path / "all" / "case_2")
+    (tmp_path / "all" / "empty").mkdir()
+    assert find_volumes(one) == [one]
+    assert find_volumes(tmp_path / "all") == [one, two]
+    assert [volume_name(path) for path in (one, two)] == ["case_1", "case_2"]
+
+
+def test_find_nothing(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_volumes(tmp_path / "absent")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"no volume found\. Received: a folder with 1 files, none of them \.nii\.gz"):
+        find_volumes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/a/case_1.nii.gz", "case_1"),
+        ("case.1.NII", "case.1"),
+        ("1.3.6.1.mhd", "1.3.6.1"),
+        ("a.nrrd", "a"),
+        ("a.mha", "a"),
+        ("0.dcm", "0"),
+        ("/a/series.v2/", "series.v2"),
+        ("CT.1.3", "CT.1.3"),
+    ],
+)
+def test_volume_name(path, name):
+    assert volume_name(path) == name
+
+
+@pytest.mark.skipif(not (REAL / "cip").is_dir(), reason=f"no CT under {REAL / 'cip'}")
+def test_real_series_equals_the_same_volume_in_one_file():
+    file, series = load_volume(REAL / "cip" / "ct-64.nrrd"), load_volume(REAL / "cip" / "ct-64Dicom")
+    assert file.shape == series.shape == (1, 64, 64, 79)
+    np.testing.assert_array_equal(series, file)
+    np.testing.assert_allclose(series.affine[:3, :3], file.affine[:3, :3], atol=1e-3)
+
+
+@pytest.mark.skipif(not JPEG_2000.is_dir(), reason=f"no DICOM series in {JPEG_2000}")
+def test_real_series_in_jpeg_2000():
+    volume = load_volume(JPEG_2000)
+    assert volume.shape == (1, 512, 512, 20)
+    assert (float(volume.min()), float(volume.max())) == (-1024, 1839)
+    np.testing.assert_allclose(nib.affines.voxel_sizes(np.asarray(volume.affine)), (0.977, 0.977, 2), atol=1e-3)

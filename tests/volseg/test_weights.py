@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of weights files and the record beside them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from volseg.errors import UserError
+from volseg.weights import load_weights, recorded, save_weights
+
+
+def network(seed: int, channels: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv3d(1, channels, 1), nn.BatchNorm3d(channels))
+
+
+def test_weights_come_back(tmp_path):
+    path, saved, loaded = tmp_path / "sub" / "model.pt", network(0), network(1)
+    saved(torch.randn(2, 1, 3, 4, 5))  # statistics other than the initial ones
+    save_weights(path, saved, {"spatial_size": [8, 16, 24]})
+    assert sorted(p.name for p in path.parent.iterdir()) == ["model.json", "model.pt"]
+    load_weights(path, loaded)
+    torch.testing.assert_close(loaded.state_dict(), saved.state_dict(), rtol=0, atol=0)
+    assert set(torch.load(path, weights_only=True)) == set(saved.state_dict())
+
+
+def test_record(tmp_path):
+    path = tmp_path / "model.pt"
+    assert recorded(path, "spatial_size", default=[512, 512, 64]) == [512, 512, 64]
+    save_weights(path, network(0), {"spatial_size": [8, 16, 24]})
+    assert recorded(str(path), "spatial_size", default=[512, 512, 64]) == [8, 16, 24]
+    with pytest.raises(UserError, match=r"model\.json: no 'epoch' in it\. Received: KeyError"):
+        recorded(path, "epoch", default=0)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"3", b"\xff"])
+def test_record_that_is_none(tmp_path, content):
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.json: no 'spatial_size' in it"):
+        recorded(tmp_path / "model.pt", "spatial_size")
+
+
+def test_no_weights(tmp_path):
+    with pytest.raises(UserError, match=r"model\.pt: no weights there\. Train first"):
+        load_weights(tmp_path / "model.pt", network(0))
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    path, target = tmp_path / "model.pt", network(0, channels=4)
+    save_weights(path, network(0), {})
+    with pytest.raises(UserError, match=r"model\.pt: no weights of Sequential as configured\. Received: .*size mismatch"):
+        load_weights(path, target)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "json", "no state dict"])
+def test_damaged_weights(tmp_path, damage):
+    path = tmp_path / "model.pt"
+    save_weights(path, network(0), {})
+    if damage == "no state dict":
+        torch.save([1, 2], path)
+    else:
+        whole = path.read_bytes()
+        content = {"empty": b"", "cut": whole[: len(whole) // 2], "text": b"weights", "json": json.dumps({}).encode()}
+        path.write_bytes(content[damage])
+    with pytest.raises(UserError, match=r"model\.pt: no weights of Sequential"):
+        load_weights(path, network(0))

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the way from class probabilities to a label map in the file's geometry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd, Orientationd
+from pdvnet_lung.lobes import from_cip_codes
+
+from volseg.data.volume_reader import load_volume
+from volseg.metrics.overlap import confusion_counts, dice_per_label
+from volseg.transforms.check_labels import CheckLabelsd
+from volseg.transforms.grid_resize import GridResized
+from volseg.transforms.native_argmax import NativeArgmaxd
+from volseg.transforms.soft_target import SoftTargetd
+
+# voxel axes run to posterior, superior, left
+AFFINE = np.array([[0, 0, -1.5, 12], [-0.7, 0, 0, -30], [0, 2.5, 0, 400], [0, 0, 0, 1.0]])
+NATIVE = (9, 6, 11)
+
+REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
+# the smallest file of each source: whole lungs at 1.5 mm, and a CT of 512 x 512 x 113 voxels
+SMALLEST = (
+    "ts_lobe_labels_1p5mm/s0433.nii.gz",
+    "tang_luna16_lobes/1.3.6.1.4.1.14519.5.2.1.6279.6001.503980049263254396021509831276_LobeSegmentation.nrrd",
+)
+
+
+def preprocessed(size: tuple[int, ...], native: MetaTensor | None = None) -> tuple[Compose, MetaTensor]:
+    if native is None:
+        native = MetaTensor(torch.zeros(1, *NATIVE), affine=torch.from_numpy(AFFINE), meta={"filename_or_obj": "a.nii"})
+    preprocessing = Compose([Orientationd("image", "RAS", labels=None), GridResized("image", size)])
+    return preprocessing, preprocessing({"image": native})["image"]
+
+
+def logits(channels: int, size: tuple[int, ...]) -> torch.Tensor:
+    return 3 * torch.randn(channels, *size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("size", [(8, 12, 4), (11, 9, 6)])
+def test_equals_inverting_all_channels_at_once(size):
+    preprocessing, image = preprocessed(size)
+    pred = logits(4, size)
+    labels = NativeArgmaxd("pred", preprocessing)({"image": image, "pred": pred})["pred"]
+
+    invert = Invertd("p", preprocessing, orig_keys="image", nearest_interp=False)
+    channels = [invert({"image": image, "p": MetaTensor(p[None])})["p"].as_tensor() for p in pred.softmax(dim=0)]
+    expected = torch.cat(channels).argmax(dim=0, keepdim=True)
+    assert torch.equal(labels.as_tensor().long(), expected)
+    assert set(expected.unique().tolist()) == {0, 1, 2, 3}
+
+
+def test_geometry_is_that_of_the_file():
+    preprocessing, image = preprocessed((8, 12, 4))
+    data = {"image": image, "pred": logits(3, (8, 12, 4))}
+    labels = NativeArgmaxd("pred", preprocessing)(data)["pred"]
+    assert labels.shape == (1, *NATIVE)
+    assert labels.dtype == torch.uint8
+    np.testing.assert_allclose(labels.affine, AFFINE, atol=1e-5)
+    assert data["image"] is image and len(image.applied_operations) == 2  # the image is as it was
+    assert data["pred"].shape == (3, 8, 12, 4)
+
+
+def test_class_comes_out_where_it_was_in_the_patient():
+    preprocessing, image = preprocessed((11, 9, 6))  # the native grid, turned to RAS
+    pred = torch.zeros(3, 11, 9, 6)
+    pred[1, 0] = 9  # the patient's leftmost plane
+    pred[2, :, :, 5] = 12  # the highest
+    labels = NativeArgmaxd("pred", preprocessing)({"image": image, "pred": pred})["pred"][0]
+    assert (labels[:, 5] == 2).all()
+    assert (labels[:, :5, 10] == 1).all()
+    assert (labels[:, :5, :10] == 0).all()
+
+
+def test_each_class_is_inverted_once(monkeypatch):
+    preprocessing, image = preprocessed((8, 12, 4))
+    transform = NativeArgmaxd("pred", preprocessing)
+    shapes, invert = [], transform.invert
+
+    def count(data):
+        shapes.append(tuple(data["probability"].shape))
+        return invert(data)
+
+    monkeypatch.setattr(transform, "invert", count)
+    transform({"image": image, "pred": logits(6, (8, 12, 4))})
+    assert shapes == [(1, 8, 12, 4)] * 6
+
+
+def test_probabilities_and_not_logits_are_interpolated():
+    # between a cell that is surely class 1 and one that is barely class 0 the middle is class 1 by probability;
+    # the logits' mean says so too, but the other way round for a cell of 50 against one of -6
+    preprocessing, image = preprocessed((1, 1, 2), MetaTensor(torch.zeros(1, 1, 1, 8), affine=torch.eye(4)))
+    pred = torch.tensor([[50.0, 0.0], [0.0, 6.0]])[:, None, None, :]
+    labels = NativeArgmaxd("pred", preprocessing)({"image": image, "pred": pred})["pred"]
+    assert labels.flatten().tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_low_precision_logits():
+    preprocessing, image = preprocessed((8, 12, 4))
+    pred = logits(3, (8, 12, 4)).bfloat16()
+    transform = NativeArgmaxd("pred", preprocessing)
+    low, full = (transform({"image": image, "pred": p})["pred"] for p in (pred, pred.float()))
+    assert torch.equal(low.as_tensor(), full.as_tensor())
+
+
+@pytest.mark.parametrize("name", SMALLEST, ids=["1.5 mm", "512x512x113"])
+def test_real_label_survives_the_network_grid_as_inference_does_it(name):
+    if not (REAL / name).is_file():
+        pytest.skip(f"no lobe map {REAL / name}")
+    grid = (512, 512, 64)
+    label = load_volume(REAL / name)
+    if name.endswith(".nrrd"):
+        label = MetaTensor(torch.from_numpy(from_cip_codes(label.numpy())).float(), meta=label.meta)
+    label = CheckLabelsd("label", 6)({"label": label})["label"]
+    preprocessing, image = preprocessed(grid, label)
+
+    target = Compose([Orientationd("label", "RAS", labels=None), SoftTargetd("label", 6, [n // 2 for n in grid])])
+    fractions = target({"label": label})["label"]
+    enlarged = F.interpolate(fractions[None], scale_factor=2.0, mode="trilinear", align_corners=False)[0]
+    data = {"image": image, "pred": enlarged.clamp(min=1e-6).log()}
+    back = NativeArgmaxd("pred", preprocessing)(data)["pred"]
+
+    assert back.shape == label.shape
+    np.testing.assert_allclose(back.affine, label.affine, atol=1e-3)
+    dice = dice_per_label(confusion_counts(back.numpy()[0], label.numpy()[0].astype(np.uint8), num_classes=6))[1:]
+    assert dice.mean() >= 0.985
