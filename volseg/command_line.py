@@ -37,6 +37,7 @@ def prepare() -> None:
         handler.addFilter(_without_traceback)
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(_BesideProgressBars())
+    logging.setLoggerClass(_Logger)
     # Ignite reports the error that ends a run once more; the line printed at the end is enough
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
     if len(sys.argv) > 1 and sys.argv[1] == "run":
@@ -90,6 +91,14 @@ class _BesideProgressBars:
 
     def flush(self) -> None:
         sys.stderr.flush()
+
+
+class _Logger(logging.Logger):
+    """A logger made from now on, such as that of MONAI's ``StatsHandler``, which has a handler of its own."""
+
+    def __init__(self, name: str, level: int = logging.NOTSET) -> None:
+        super().__init__(name, level)
+        self.addFilter(_without_traceback)
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:

@@ -143,6 +143,9 @@ class _Accelerated(nn.Module):
         """What ``torch.jit.script`` compiles in place of this module."""
         return self._network
 
+    def _get_name(self) -> str:
+        return self._network._get_name()
+
     def extra_repr(self) -> str:
         return f"accelerated={self._mode!r}"
 

@@ -19,7 +19,19 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.files import atomic_path, write_json
 
-__all__ = ["load_weights", "recorded", "save_weights"]
+__all__ = ["UNREADABLE", "load_weights", "recorded", "save_weights"]
+
+# what torch.load raises for a file that is none of its own, or was cut short
+UNREADABLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 
 
 def save_weights(path: str | Path, network: nn.Module, record: Mapping[str, Any]) -> None:
@@ -40,9 +52,9 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, TypeError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: no weights of {type(network).__name__} as configured. Received: {reason}") from error
+        raise UserError(f"{path}: no weights of {network._get_name()} as configured. Received: {reason}") from error
 
 
 def recorded(path: str | Path, key: str, default: Any = None) -> Any:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from monai.transforms import Compose
@@ -78,19 +80,13 @@ def test_without_a_config_file_there_is_nothing_to_check():
     unknown_overrides(["--max_epoch", "3"])
 
 
-def raise_wrapped(from_cause: bool) -> None:
-    try:
-        raise UserError("a.nii: damaged.")
-    except UserError as error:
-        if from_cause:
-            raise RuntimeError("applying transform") from error
-        raise KeyError("image") from None if from_cause else None
-
-
 def test_user_error_among_the_causes():
     assert find_user_error(UserError("a.nii: damaged.")) == "a.nii: damaged."
     with pytest.raises(RuntimeError) as info:
-        raise_wrapped(True)
+        try:
+            raise UserError("a.nii: damaged.")
+        except UserError as error:
+            raise RuntimeError("applying transform") from error
     assert find_user_error(info.value) == "a.nii: damaged."
     wrapped_again = ValueError("outer")
     wrapped_again.__context__ = info.value
@@ -143,27 +139,40 @@ def test_log_records_that_repeat_a_user_error_are_dropped():
     assert command_line._without_traceback(record(None))
 
 
-@pytest.fixture
-def as_command(monkeypatch, config):
-    """The state of a process that runs ``python -m monai.bundle run``."""
-
-    def start(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", *arguments])
-
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])
-    level = logging.getLogger("ignite").level
-    yield start
+@contextmanager
+def bundle_command(*arguments: str) -> Iterator[None]:
+    """The state of a process that runs ``python -m monai.bundle``."""
+    level, logger_class = logging.getLogger("ignite").level, logging.getLoggerClass()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", *arguments])
+        patch.setattr(sys, "excepthook", sys.__excepthook__)
+        patch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])
+        yield
     logging.getLogger("ignite").setLevel(level)
+    logging.setLoggerClass(logger_class)
 
 
-def test_prepare_checks_overrides_of_run_alone(as_command, config):
-    as_command("run", "--config_file", config, "--max_epoch", "3")
-    with pytest.raises(UserError, match="--max_epoch"):
+def test_prepare_checks_overrides_of_run_alone(config):
+    arguments = ("--config_file", config, "--max_epoch", "3")
+    with bundle_command("run", *arguments), pytest.raises(UserError, match="--max_epoch"):
         prepare()
-    assert sys.excepthook is command_line._print_user_error
-    as_command("ckpt_export", "--config_file", config, "--max_epoch", "3")
-    prepare()
+    with bundle_command("ckpt_export", *arguments):
+        prepare()
+
+
+def test_prepare_makes_user_errors_one_line(capsys):
+    with bundle_command("run"):
+        prepare()
+        try:
+            raise UserError("a.nii: damaged.")
+        except UserError as error:
+            logging.getLogger("monai").exception("said once more")
+            later = logging.getLogger(f"{__name__}.made_later")  # as by a handler of MONAI that prints by itself
+            later.addHandler(logging.StreamHandler(sys.stderr))
+            later.exception("and again")
+            sys.excepthook(UserError, error, error.__traceback__)
+        logging.getLogger("monai").warning("something else")
+    assert capsys.readouterr().err == "error: a.nii: damaged.\nsomething else\n"
 
 
 def test_prepare_leaves_other_programs_alone(monkeypatch, config):

@@ -53,7 +53,8 @@ def marked_volume() -> tuple[np.ndarray, np.ndarray]:
 def test_planes_go_through_the_middle_of_the_labels():
     labels = np.zeros((20, 30, 40), np.uint8)
     labels[4:9, 10:21, 30:33] = 2
-    assert _planes(labels) == (("axial", 2, 31), ("coronal", 1, 15), ("sagittal, right", 0, 7), ("sagittal, left", 0, 5))
+    planes = _planes(labels)
+    assert planes == (("axial", 2, 31), ("coronal", 1, 15), ("sagittal, right", 0, 7), ("sagittal, left", 0, 5))
 
 
 def test_planes_without_labels_go_through_the_middle_of_the_image():

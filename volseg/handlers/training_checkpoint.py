@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ignite.engine import Engine, Events
 
 from volseg.errors import UserError
 from volseg.files import atomic_path
+from volseg.weights import UNREADABLE
 
 __all__ = ["TrainingCheckpoint"]
 
@@ -62,11 +62,12 @@ class TrainingCheckpoint:
             return
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            identity = state["identity"]
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.path}: damaged checkpoint. Delete it, or begin anew with --resume False."
             ) from error
-        if state["identity"] != self.identity:
+        if identity != self.identity:
             logger.info("%s belongs to a training with other data or hyperparameters: beginning anew", self.path)
             return
         for name, value in self.objects.items():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 
 from volseg.transforms.separable import area_average
 
@@ -34,7 +35,8 @@ class SoftTargetd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = soft_target(torch.as_tensor(d[key])[0], self.num_classes, self.spatial_size)
+            label = convert_to_tensor(d[key], track_meta=False)[0]
+            d[key] = soft_target(label, self.num_classes, self.spatial_size)
         return d
 
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of keeping the weights that validate best."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, Trainer
+from torch import nn
+
+from volseg.handlers.best_weights import BestWeights
+
+
+class Growing(Trainer):
+    """A trainer whose network's only weight is the number of iterations so far."""
+
+    def __init__(self, network: nn.Module, epochs: int) -> None:
+        super().__init__(device=torch.device("cpu"), max_epochs=epochs, data_loader=[0])
+        self.network = network
+
+    def _iteration(self, engine: Engine, batch: int) -> None:
+        self.network.weight.data += 1
+
+
+def train(handler: BestWeights, metrics: list[float], epochs: int | None = None) -> None:
+    """Train one epoch for each metric that validation finds."""
+    values = iter(metrics)
+    evaluator = Engine(lambda engine, batch: None)
+    evaluator.state.key_metric_name = "val_mean_dice"
+    evaluator.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update({"val_mean_dice": next(values)})
+    )
+    handler.attach(evaluator)
+    trainer = Growing(handler.network, epochs or len(metrics))
+    if metrics:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+    handler.attach(trainer)
+    trainer.run()
+
+
+def new(folder: Path) -> BestWeights:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    return BestWeights(str(folder / "model.pt"), network, {"spatial_size": [8, 16, 24]})
+
+
+def saved(path: Path) -> tuple[float, dict]:
+    return torch.load(path, weights_only=True)["weight"].item(), json.loads(path.with_suffix(".json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "best"),
+    [([0.1, 0.5, 0.4], 2), ([0.3, 0.3, 0.2], 1), ([0.0, 0.0, 0.0], 1), ([0.1, 0.2, 0.3], 3)],
+)
+def test_best_epoch_is_kept(tmp_path, metrics, best):
+    handler = new(tmp_path)
+    train(handler, metrics)
+    record = {"spatial_size": [8, 16, 24], "epoch": best, "val_mean_dice": metrics[best - 1]}
+    assert saved(tmp_path / "model.pt") == (best, record)
+    assert handler.state_dict() == {"best_metric": metrics[best - 1], "saved": True}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.pt"]
+
+
+def test_metric_of_nothing_is_no_best(tmp_path):
+    train(new(tmp_path), [float("nan"), 0.2, 0.1])
+    assert saved(tmp_path / "model.pt")[0] == 2
+
+
+@pytest.mark.parametrize("metrics", [[], [float("nan")] * 3])
+def test_training_without_validation_saves_the_last_weights(tmp_path, metrics):
+    train(new(tmp_path), metrics, epochs=3)
+    assert saved(tmp_path / "model.pt") == (3, {"spatial_size": [8, 16, 24], "epoch": 3})
+
+
+def test_weights_of_an_earlier_training_are_kept(tmp_path):
+    train(new(tmp_path), [0.9])
+    earlier = saved(tmp_path / "model.pt")
+    train(new(tmp_path), [0.1, 0.2, 0.3])
+    assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.3
+    assert saved(tmp_path / "model_previous.pt") == earlier
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_resumed_training_knows_the_best_and_what_is_its_own(tmp_path):
+    train(new(tmp_path), [0.9])
+    first = new(tmp_path)
+    train(first, [0.3, 0.5])
+    resumed = new(tmp_path)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    train(resumed, [0.4, 0.45])
+    assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.5
+    train(resumed, [0.6])
+    assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.6
+    assert saved(tmp_path / "model_previous.pt")[1]["val_mean_dice"] == 0.9
+
+
+def test_evaluator_of_monai_is_no_trainer(tmp_path):
+    handler = new(tmp_path)
+    evaluator = SupervisedEvaluator(torch.device("cpu"), [], handler.network)
+    handler.attach(evaluator)
+    assert evaluator.has_event_handler(handler._validated, Events.EPOCH_COMPLETED)
+    assert not evaluator.has_event_handler(handler._without_validation, Events.COMPLETED)
