@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -57,9 +58,22 @@ def test_shape_table(network):
     assert out == SHAPE_TABLE
     assert into["stem"] == (1, INPUT[2:])
     assert into["dense1"] == (25, HALF)  # stem and pooled input
-    assert into["down1"] == out["skip1"]  # the next block starts from the skip, not from the dense block
-    assert into["down2"] == out["skip2"]
     assert [into[f"output{i}"] for i in (1, 2, 3)] == [(24, HALF)] * 3
+
+
+def test_blocks_hang_together_through_the_skips(network):
+    into, out = {}, {}
+    for name, module in network.named_children():
+        module.register_forward_pre_hook(lambda _, inputs, name=name: into.update({name: inputs[0]}))
+        module.register_forward_hook(lambda _, inputs, output, name=name: out.update({name: output}))
+    with torch.no_grad():
+        network(torch.randn(INPUT))
+    chain = ("dense1", "skip1", "down1", "dense2", "skip2", "down2", "dense3", "skip3")
+    assert [after for before, after in pairwise(chain) if into[after] is not out[before]] == []
+    torch.testing.assert_close(into["output1"], out["skip1"], rtol=0, atol=0)
+    enlarged = {f: nn.Upsample(scale_factor=f, mode="trilinear") for f in (2, 4)}
+    torch.testing.assert_close(into["output2"], out["skip1"] + enlarged[2](out["skip2"]))
+    torch.testing.assert_close(into["output3"], into["output2"] + enlarged[4](out["skip3"]))
 
 
 def test_concatenated_merges_stack_the_skips():

@@ -40,7 +40,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert a.keys() == b.keys()
-    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+    assert {key: (a[key] - b[key]).abs().max().item() for key in a if not torch.equal(a[key], b[key])} == {}
 
 
 @pytest.fixture(scope="module")
