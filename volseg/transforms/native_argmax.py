@@ -26,9 +26,8 @@ class NativeArgmaxd(MapTransform):
     """Undo a preprocessing that ends on a fixed grid, interpolating class probabilities before the decision.
 
     MONAI's usual order, argmax and then ``Invertd`` with nearest neighbours, rounds a lobe's outline to the coarse
-    grid; interpolating first keeps sub-voxel outlines (mean Dice of a label's round trip through 256x256x32 cells
-    rises from 0.955 to 0.990). The usual order exists because the probabilities of all classes do not fit into memory
-    at native size: here they are interpolated and decided a few slices at a time.
+    grid; interpolating first keeps sub-voxel outlines. The usual order exists because the probabilities of all classes
+    do not fit into memory at native size: here they are interpolated and decided a few slices at a time.
 
     Args:
         keys: entries with logits ``(C, X', Y', Z')``; each becomes labels uint8 ``(1, X, Y, Z)`` on the native grid.

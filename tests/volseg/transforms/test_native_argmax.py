@@ -25,11 +25,6 @@ AFFINE = np.array([[0, 0, -1.5, 12], [-0.7, 0, 0, -30], [0, 2.5, 0, 400], [0, 0,
 NATIVE = (9, 6, 11)
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
-# the smallest file of each source: whole lungs at 1.5 mm, and a CT of 512 x 512 x 113 voxels
-SMALLEST = (
-    "ts_lobe_labels_1p5mm/s0433.nii.gz",
-    "tang_luna16_lobes/1.3.6.1.4.1.14519.5.2.1.6279.6001.503980049263254396021509831276_LobeSegmentation.nrrd",
-)
 
 
 def preprocessed(size: tuple[int, ...], native: MetaTensor | None = None) -> tuple[Compose, MetaTensor]:
@@ -122,13 +117,21 @@ def test_low_precision_logits():
     assert torch.equal(low.as_tensor(), full.as_tensor())
 
 
-@pytest.mark.parametrize("name", SMALLEST, ids=["1.5 mm", "512x512x113"])
-def test_real_label_survives_the_network_grid_as_inference_does_it(name):
-    if not (REAL / name).is_file():
-        pytest.skip(f"no lobe map {REAL / name}")
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no lobe maps in {REAL}")
+def test_real_labels_survive_the_network_grid_as_inference_does_it():
+    paths = [*sorted(REAL.glob("ts_lobe_labels_1p5mm/*.nii.gz")), *sorted(REAL.glob("tang_luna16_lobes/*.nrrd"))]
+    scores = {path.name: round_trip_dice(path) for path in paths}
+    assert len(scores) == 18
+    assert np.mean(list(scores.values())) >= 0.985
+    # the worst has 336 slices of 1.5 mm, so that each of the 32 cells along z spans 16 mm
+    assert min(scores.values()) >= 0.96, scores
+
+
+def round_trip_dice(path: Path) -> float:
+    """Mean lobe Dice of a label map that goes to the network's output grid and back the way inference does it."""
     grid = (512, 512, 64)
-    label = load_volume(REAL / name)
-    if name.endswith(".nrrd"):
+    label = load_volume(path)
+    if path.suffix == ".nrrd":
         label = MetaTensor(torch.from_numpy(from_cip_codes(label.numpy())).float(), meta=label.meta)
     label = CheckLabelsd("label", 6)({"label": label})["label"]
     preprocessing, image = preprocessed(grid, label)
@@ -141,5 +144,6 @@ def test_real_label_survives_the_network_grid_as_inference_does_it(name):
 
     assert back.shape == label.shape
     np.testing.assert_allclose(back.affine, label.affine, atol=1e-3)
-    dice = dice_per_label(confusion_counts(back.numpy()[0], label.numpy()[0].astype(np.uint8), num_classes=6))[1:]
-    assert dice.mean() >= 0.985
+    return dice_per_label(confusion_counts(back.numpy()[0], label.numpy()[0].astype(np.uint8), num_classes=6))[
+        1:
+    ].mean()
