@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import fire
 
+from tools.bench import bench
 from tools.check.command import check
 from tools.results import results
 from volseg.errors import UserError
 
-COMMANDS: dict[str, Callable[..., None]] = {"check": check, "results": results}
+COMMANDS: dict[str, Callable[..., None]] = {"bench": bench, "check": check, "results": results}
 
 
 def main() -> None:

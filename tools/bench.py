@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tools.bench``: how fast networks and pipelines run on this machine, beside plain PyTorch.
+"""``python -m tools bench``: how fast networks and pipelines run on this machine, beside plain PyTorch.
 
 Each benchmark writes one JSON file; the table and the plots are made from all JSON files of the folder. A file holds
 what was measured (``title``, ``input``, ``weights``), where and how (``machine``, ``command``, ``date``) and a list of
@@ -40,13 +40,19 @@ PDVNET = REPOSITORY / "bundles" / "pdvnet_lung"
 NETWORK_MODES = ("eager", "channels_last", "bf16", "openvino")
 NETWORK_SIZE = (512, 512, 64)
 CT_SHAPE = (512, 512, 300)
+PHANTOM_SHAPE = (256, 256, 128)
 WINDOW_HU = (-1100.0, -400.0)
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 MEGABYTE = 1e6
 
 
 def bench(
-    output_dir: str | None = None, repetitions: int = 5, network: bool = True, end_to_end: bool = True, seed: int = 0
+    output_dir: str | None = None,
+    repetitions: int = 5,
+    network: bool = True,
+    end_to_end: bool = True,
+    phantom: bool = True,
+    seed: int = 3_000_000,
 ) -> None:
     """Measure networks and pipelines; write results, table and plots.
 
@@ -55,7 +61,8 @@ def bench(
         repetitions: timed runs of each mode, after one that is not timed.
         network: measure PDV-Net at 512 x 512 x 64 in each mode.
         end_to_end: measure the inference pipeline of a CT of 512 x 512 x 300, from file to file.
-        seed: number of the phantom, and seed of the weights where there are no trained ones.
+        phantom: measure how long it takes to draw a chest CT phantom of 256 x 256 x 128.
+        seed: number of the phantom, one that no training sees; seed of the weights where there are no trained ones.
     """
     folder = Path(output_dir) if output_dir else REPOSITORY / "docs" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +70,26 @@ def bench(
         write_result(folder / "pdvnet_lung_network.json", bench_network(repetitions, seed))
     if end_to_end:
         write_result(folder / "pdvnet_lung_end_to_end.json", bench_end_to_end(min(repetitions, 3), seed))
+    if phantom:
+        write_result(folder / "chest_ct_phantom.json", bench_phantom(repetitions, seed))
     write_summary(folder)
+
+
+def bench_phantom(repetitions: int, seed: int, shape: Sequence[int] = PHANTOM_SHAPE) -> dict[str, Any]:
+    """Seconds to draw a chest CT phantom, a new one each time."""
+    seeds = iter(range(seed, seed + repetitions + 1))
+    seconds = interleave({"chest_ct": lambda: _draw(next(seeds), shape)}, repetitions)["chest_ct"]
+    return {
+        "title": f"Chest CT phantom, {times(shape)}",
+        "input": f"seeds {seed} to {seed + repetitions}, random spacing and orientation",
+        "weights": "none",
+        **circumstances(),
+        "rows": [{"mode": "chest_ct", **summary(seconds, seconds)}],
+    }
+
+
+def _draw(seed: int, shape: Sequence[int]) -> None:
+    chest_ct(seed, shape=(shape[0], shape[1], shape[2]))
 
 
 def bench_network(repetitions: int, seed: int, size: Sequence[int] = NETWORK_SIZE) -> dict[str, Any]:
@@ -257,7 +283,7 @@ def circumstances() -> dict[str, Any]:
             "flags": [flag for flag in CPU_FLAGS if flag in flags],
             "threads": torch.get_num_threads(),
         },
-        "command": " ".join(["python -m tools.bench", *sys.argv[1:]]),
+        "command": " ".join(["python -m tools bench", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
 
@@ -274,7 +300,7 @@ def write_summary(folder: Path) -> None:
     """Make the table and one plot for each result from the JSON files of a folder."""
     parts = [
         "# Benchmarks\n",
-        "Made by `python -m tools.bench` from the JSON files beside it. The ways to do the same thing ran in turn on "
+        "Made by `python -m tools bench` from the JSON files beside it. The ways to do the same thing ran in turn on "
         "one machine; times are medians. Ratio: how many times faster than the first row. Peak: memory of the whole "
         "process, of which added: beyond what it held before the first input. First: the first input in a process, "
         "with whatever is prepared for it. Agreement: voxels with the label of the first row.\n",
@@ -319,15 +345,20 @@ def draw(result: dict[str, Any], path: Path) -> None:
     names = [row["mode"] for row in rows]
     times_s = [row["median_s"] for row in rows]
     spread = [[row["median_s"] - row["min_s"] for row in rows], [row["max_s"] - row["median_s"] for row in rows]]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.8 + 0.5 * len(rows)), sharey=True, layout="constrained")
+    panels = 2 if "peak_mb" in rows[0] else 1
+    figure, axes = plt.subplots(
+        1, panels, figsize=(1 + 4 * panels, 0.8 + 0.5 * len(rows)), sharey=True, squeeze=False, layout="constrained"
+    )
+    left, *right = axes[0]
     bars = left.barh(names, times_s, xerr=spread, color="#3b6ea5", error_kw={"lw": 1})
     left.bar_label(bars, [f"{row['median_s']:.2f} s, {row['ratio']:.1f} x" for row in rows], padding=6)
     left.set(xlabel="seconds (median, extremes)", xlim=(0, 1.35 * max(row["max_s"] for row in rows)))
-    bars = right.barh(names, [row["peak_mb"] / 1000 for row in rows], color="#a55a3b")
-    right.bar_label(bars, fmt="%.2f GB", padding=4)
-    right.set(xlabel="peak memory of the process, GB", xlim=(0, 1.3 * max(row["peak_mb"] for row in rows) / 1000))
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
+    for memory in right:
+        bars = memory.barh(names, [row["peak_mb"] / 1000 for row in rows], color="#a55a3b")
+        memory.bar_label(bars, fmt="%.2f GB", padding=4)
+        memory.set(xlabel="peak memory of the process, GB", xlim=(0, 1.3 * max(r["peak_mb"] for r in rows) / 1000))
+    for panel in axes[0]:
+        panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(result["title"], fontsize=10)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
@@ -344,4 +375,4 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    fire.Fire(bench, name="python -m tools.bench")
+    fire.Fire(bench, name="python -m tools bench")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -26,61 +27,55 @@ HELD_OUT_CASES = {"training": 0, "validation": 0, "test": 12}
 
 
 def results(bundle: str = "pdvnet_lung", training: bool = True) -> None:
-    """Train a bundle on its phantoms as ``train.json`` does, evaluate it and the shipped weights, write the results.
+    """Train a bundle on its phantoms as ``train.json`` does, score the weights on others, write ``docs/results``.
 
-    Writes ``docs/results`` of the bundle: ``phantom_training.json`` (what ``train.json`` reaches without data, and how
-    long it takes) and ``demonstration_weights.json`` (the weights in ``models/model.pt``), with a CSV of every case.
+    The weights in ``models`` are replaced: what a bundle ships is what this command writes. The results are
+    ``phantom.json`` (commands, machine, seconds, summary) and ``phantom_per_case.csv``.
 
     Args:
         bundle: name of a folder under ``bundles``.
-        training: ``False`` evaluates the shipped weights only.
+        training: ``False`` scores the weights that are there and keeps what the results say of their training.
     """
     root = REPOSITORY / "bundles" / bundle
     if not (root / "configs" / "evaluate.json").is_file():
         raise UserError(f"{root}: no such bundle. Received: {bundle}. Give the name of a folder under bundles.")
+    file = root / "docs" / "results" / "phantom.json"
     with tempfile.TemporaryDirectory() as scratch:
-        if training:
-            _train_and_evaluate(root, Path(scratch))
-        _evaluate_shipped_weights(root, Path(scratch))
+        trained = _train(root, Path(scratch)) if training else json.loads(file.read_text(encoding="utf-8"))["training"]
+        write_json(file, {"training": trained, **_evaluate(root, Path(scratch))})
 
 
-def _train_and_evaluate(root: Path, scratch: Path) -> None:
-    overrides = {"output_dir": scratch / "train", "ckpt_dir": scratch, "phantom_dir": scratch / "phantom"}
+def _train(root: Path, scratch: Path) -> dict[str, Any]:
+    """Train into ``models``, with phantoms that are made anew, so that the seconds hold for the first use."""
     started = time.perf_counter()
-    command = _run(root, ["train"], overrides)
-    seconds = time.perf_counter() - started
-    content = _evaluate(root, scratch, scratch / "model.pt", root / "docs/results/phantom_training_per_case.csv")
-    record = json.loads((scratch / "model.json").read_text())
-    write_json(
-        root / "docs/results/phantom_training.json",
-        {"training": {"command": command, "seconds": round(seconds, 1), **record}, **content},
-    )
+    command = _run(root, ["train"], {"output_dir": scratch / "train", "phantom_dir": scratch / "phantom"})
+    return {
+        "command": command,
+        "seconds": round(time.perf_counter() - started, 1),
+        "machine": describe_machine(),
+        "weights": json.loads((root / "models" / "model.json").read_text(encoding="utf-8")),
+    }
 
 
-def _evaluate_shipped_weights(root: Path, scratch: Path) -> None:
-    weights = root / "models/model.pt"
-    content = _evaluate(root, scratch, weights, root / "docs/results/demonstration_weights_per_case.csv")
-    content["weights"] = json.loads(weights.with_suffix(".json").read_text())
-    content["eval_metrics"] = {"mean_dice": round(content["summary"]["mean"]["dice"]["mean"], 3)}
-    write_json(root / "docs/results/demonstration_weights.json", content)
-
-
-def _evaluate(root: Path, scratch: Path, weights: Path, csv: Path) -> dict[str, Any]:
+def _evaluate(root: Path, scratch: Path) -> dict[str, Any]:
     overrides = {
-        "weights": weights,
         "output_dir": scratch / "evaluate",
         "phantom_dir": scratch / "held_out",
         "phantom_cases": HELD_OUT_CASES,
         "phantom_seed": HELD_OUT_SEED,
     }
     command = _run(root, ["train", "evaluate"], overrides)
-    csv.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(scratch / "evaluate" / "per_case.csv", csv)
+    shutil.copyfile(scratch / "evaluate" / "per_case.csv", root / "docs" / "results" / "phantom_per_case.csv")
+    summary = json.loads((scratch / "evaluate" / "summary.json").read_text(encoding="utf-8"))["labels"]
     return {
-        "data": f"{HELD_OUT_CASES['test']} held-out phantoms, seed {HELD_OUT_SEED}, scored on their own grid",
-        "command": command,
-        "machine": describe_machine(),
-        "summary": json.loads((scratch / "evaluate" / "summary.json").read_text()),
+        "evaluation": {
+            "command": command,
+            "weights_sha256": hashlib.sha256((root / "models" / "model.pt").read_bytes()).hexdigest(),
+            "data": f"{HELD_OUT_CASES['test']} held-out phantoms, seed {HELD_OUT_SEED}, scored on their own grid",
+            "machine": describe_machine(),
+        },
+        "eval_metrics": {"phantom_mean_dice": round(summary["mean"]["dice"]["mean"], 3)},
+        "summary": summary,
     }
 
 

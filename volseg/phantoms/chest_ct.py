@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 Pair = tuple[float, float]
 Triple = tuple[float, float, float]
 
-GENERATION = 1
+GENERATION = 5
 """Raised whenever the same seed gives another phantom, so that data sets made before are made again."""
 
 LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}
@@ -159,19 +159,19 @@ def _fissure(
     rng: np.random.Generator, normal: tuple[float, float, float], centre: NDArray[np.float64], visible: float
 ) -> _Fissure:
     """A fissure through ``centre`` with a normal near the given one, drawn on about the fraction ``visible``."""
-    tilt = np.array(normal) + rng.normal(0, (0.18, 0.11, 0.09))
-    wave = np.stack([rng.uniform(0.5, 4.5, 3), 2 * np.pi / rng.uniform(60, 180, 3), rng.uniform(0, 2 * np.pi, 3)], 1)
+    tilt = np.array(normal) + rng.normal(0, (0.11, 0.07, 0.055))
+    wave = np.stack([rng.uniform(0.5, 3.0, 3), 2 * np.pi / rng.uniform(60, 180, 3), rng.uniform(0, 2 * np.pi, 3)], 1)
     direction = rng.normal(size=(8, 3))
     direction *= (2 * np.pi / rng.uniform(35, 110, 8) / np.linalg.norm(direction, axis=1))[:, None]
     # Eight unit sine waves sum to a variable of standard deviation 2; the pattern is that over 2.
     threshold = float(np.sqrt(2.0) * _inverse_error(1 - 2 * visible))
-    bend = rng.normal(0, (7.0, 7.0, 4.0))
+    bend = rng.normal(0, (4.5, 4.5, 3.0))
     return _Fissure(
         normal=tilt / np.linalg.norm(tilt),
         centre=centre,
         bend=(float(bend[0]), float(bend[1]), float(bend[2])),
         wave=wave,
-        thickness=float(rng.uniform(0.22, 0.5)),
+        thickness=float(rng.uniform(0.5, 1.0)),
         waves=np.concatenate([direction, rng.uniform(0, 2 * np.pi, (8, 1))], axis=1),
         threshold=threshold,
     )
@@ -202,11 +202,11 @@ def _propose(rng: np.random.Generator) -> _Anatomy:
     """One draw of all shapes, plausible or not."""
     width = float(np.clip(rng.normal(141, 16), 104, 164))
     size = np.array([width, width * np.clip(rng.normal(0.77, 0.06), 0.62, 0.9), width * rng.uniform(1.55, 2.15)])
-    visible = rng.uniform(0.45, 0.9)
+    visible = rng.uniform(0.65, 0.95)
     dome_right = rng.uniform(0.21, 0.38)
     accessory = tuple(
         _fissure(rng, tuple(rng.normal(size=3)), size * (rng.choice([-0.55, 0.55]), rng.uniform(-0.4, 0.4), 0.5), 0.4)
-        for _ in range(rng.choice(3, p=[0.5, 0.3, 0.2]))
+        for _ in range(rng.choice(3, p=[0.85, 0.12, 0.03]))
     )
     return _Anatomy(
         size=size,
@@ -229,16 +229,16 @@ def _propose(rng: np.random.Generator) -> _Anatomy:
         rib_pitch=size[2] * rng.uniform(0.088, 0.105),
         rib_slope=rng.uniform(0.3, 0.65),
         left=_fissure(
-            rng, (-0.05, 0.78, 0.58), size * (-0.58, rng.normal(-0.22, 0.09), rng.normal(0.53, 0.03)), visible
+            rng, (-0.05, 0.78, 0.58), size * (-0.58, rng.normal(-0.22, 0.05), rng.normal(0.53, 0.02)), visible
         ),
         oblique=_fissure(
-            rng, (0.1, 0.67, 0.7), size * (0.52, rng.normal(-0.12, 0.09), rng.normal(0.52, 0.035)), visible
+            rng, (0.1, 0.67, 0.7), size * (0.52, rng.normal(-0.12, 0.05), rng.normal(0.52, 0.02)), visible
         ),
         horizontal=_fissure(
             rng,
             (0.04, 0.22, 0.93),
-            size * (0.52, 0.3, rng.normal(0.5, 0.05)),
-            np.clip(visible - rng.uniform(0, 0.3), 0.25, 1),
+            size * (0.52, 0.3, rng.normal(0.5, 0.03)),
+            np.clip(visible - rng.uniform(0, 0.2), 0.35, 1),
         ),
         accessory=accessory,
         blood=BLOOD + (rng.uniform(60, 260) if rng.random() < 0.4 else 0),

@@ -82,6 +82,26 @@ def test_evaluation_reports_every_lobe(monai_bundle, configs, phantom_overrides,
     assert set(json.loads((tmp_path / "summary.json").read_text())["labels"]) == {*LOBES.values(), "mean"}
 
 
+@pytest.mark.parametrize("overlay", ["train_dense_vnet.json", "train_unet_2d.json"])
+def test_baselines_train_and_are_evaluated_on_the_same_data(
+    monai_bundle, configs, train_overrides, phantom_overrides, overlay, tmp_path
+):
+    files = [str(configs / "train.json"), str(configs / overlay)]
+    size = ("--spatial_size", "[32,48,24]")  # the U-Net halves four times in plane
+    process = monai_bundle(
+        "run", "--config_file", str(files), *train_overrides, *size,
+        "--output_dir", tmp_path / "train", "--ckpt_dir", tmp_path / "models",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    files.append(str(configs / "evaluate.json"))
+    process = monai_bundle(
+        "run", "--config_file", str(files), *phantom_overrides,
+        "--ckpt_dir", tmp_path / "models", "--output_dir", tmp_path / "evaluate",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "evaluate" / "per_case.csv").is_file()
+
+
 def test_tracking_with_mlflow_stays_in_the_output_folder(monai_bundle, configs, train_overrides, tmp_path):
     (tmp_path / "cwd").mkdir()
     process = monai_bundle(
