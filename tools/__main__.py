@@ -10,10 +10,11 @@ import fire
 
 from tools.bench import bench
 from tools.check.command import check
+from tools.real_ct import real_ct
 from tools.results import results
 from volseg.errors import UserError
 
-COMMANDS: dict[str, Callable[..., None]] = {"bench": bench, "check": check, "results": results}
+COMMANDS: dict[str, Callable[..., None]] = {"bench": bench, "check": check, "real_ct": real_ct, "results": results}
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tools import REPOSITORY
 from tools.machine import describe_machine
 from volseg.errors import UserError
 from volseg.files import write_json
 
 __all__ = ["results"]
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 # disjoint from the phantoms that any training sees, which have seed 0
 HELD_OUT_SEED = 1
 HELD_OUT_CASES = {"training": 0, "validation": 0, "test": 12}
@@ -65,7 +65,9 @@ def _evaluate(root: Path, scratch: Path) -> dict[str, Any]:
         "phantom_seed": HELD_OUT_SEED,
     }
     command = _run(root, ["train", "evaluate"], overrides)
-    shutil.copyfile(scratch / "evaluate" / "per_case.csv", root / "docs" / "results" / "phantom_per_case.csv")
+    destination = root / "docs" / "results"
+    destination.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(scratch / "evaluate" / "per_case.csv", destination / "phantom_per_case.csv")
     summary = json.loads((scratch / "evaluate" / "summary.json").read_text(encoding="utf-8"))["labels"]
     return {
         "evaluation": {
