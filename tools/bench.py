@@ -21,7 +21,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import fire
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
@@ -283,7 +282,7 @@ def circumstances() -> dict[str, Any]:
             "flags": [flag for flag in CPU_FLAGS if flag in flags],
             "threads": torch.get_num_threads(),
         },
-        "command": " ".join(["python -m tools bench", *sys.argv[1:]]),
+        "command": " ".join(["python -m tools", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
 
@@ -372,7 +371,3 @@ def times(sizes: Sequence[int]) -> str:
 def say(line: str) -> None:
     """Print what runs, at once even into a file."""
     print(line, flush=True)
-
-
-if __name__ == "__main__":
-    fire.Fire(bench, name="python -m tools bench")
