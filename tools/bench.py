@@ -50,6 +50,7 @@ def bench(
     repetitions: int = 5,
     network: bool = True,
     end_to_end: bool = True,
+    training: bool = True,
     phantom: bool = True,
     seed: int = 3_000_000,
 ) -> None:
@@ -60,6 +61,7 @@ def bench(
         repetitions: timed runs of each mode, after one that is not timed.
         network: measure PDV-Net at 512 x 512 x 64 in each mode.
         end_to_end: measure the inference pipeline of a CT of 512 x 512 x 300, from file to file.
+        training: measure one training step at 512 x 512 x 64, with and without activation checkpointing.
         phantom: measure how long it takes to draw a chest CT phantom of 256 x 256 x 128.
         seed: number of the phantom, one that no training sees; seed of the weights where there are no trained ones.
     """
@@ -69,9 +71,53 @@ def bench(
         write_result(folder / "pdvnet_lung_network.json", bench_network(repetitions, seed))
     if end_to_end:
         write_result(folder / "pdvnet_lung_end_to_end.json", bench_end_to_end(min(repetitions, 3), seed))
+    if training:
+        write_result(folder / "pdvnet_lung_training.json", bench_training(min(repetitions, 3)))
     if phantom:
         write_result(folder / "chest_ct_phantom.json", bench_phantom(repetitions, seed))
     write_summary(folder)
+
+
+def bench_training(repetitions: int, size: Sequence[int] = NETWORK_SIZE) -> dict[str, Any]:
+    """Seconds and memory of forward and backward pass of one case, each way in a process of its own."""
+    seconds: dict[str, list[float]] = {}
+    peaks: dict[str, int] = {}
+    for mode in ("plain", "checkpointing"):
+        say(f"training, {mode}: {repetitions + 1} steps in a process of their own")
+        code = f"from tools.bench import training_steps; training_steps({mode!r}, {tuple(size)!r}, {repetitions + 1})"
+        output = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+        printed = json.loads(output.stdout.splitlines()[-1])
+        seconds[mode], peaks[mode] = printed["seconds"], printed["peak_mb"]
+    return {
+        "title": f"PDV-Net, {times(size)}: one training step",
+        "input": f"noise, as {times((1, 1, *size))}; three outputs, Dice, float32, channels-last",
+        "weights": "random",
+        **circumstances(),
+        "rows": [
+            {"mode": mode, **summary(seconds[mode], seconds["plain"]), "peak_mb": peaks[mode]} for mode in seconds
+        ],
+    }
+
+
+def training_steps(mode: str, size: Sequence[int], steps: int) -> None:
+    """Print as JSON the seconds of forward and backward passes and the peak memory of this process."""
+    import resource  # noqa: PLC0415 (not on Windows)
+
+    from monai.losses import DeepSupervisionLoss, DiceLoss  # noqa: PLC0415 (a quarter of the start-up time)
+
+    loss = DeepSupervisionLoss(DiceLoss(softmax=True, squared_pred=True), weight_mode="same")
+    network, _ = pdvnet(seed=0, checkpointing=mode == "checkpointing")
+    network = network.train().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    image, target = torch.randn(1, 1, *size), torch.rand(1, 6, *(n // 2 for n in size))
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        loss(list(network(image)), target).backward()
+        seconds.append(time.perf_counter() - start)
+    peak_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MEGABYTE)
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}))
 
 
 def bench_phantom(repetitions: int, seed: int, shape: Sequence[int] = PHANTOM_SHAPE) -> dict[str, Any]:
@@ -201,13 +247,13 @@ def summary(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, f
     }
 
 
-def pdvnet(seed: int) -> tuple[nn.Module, str]:
+def pdvnet(seed: int, **arguments: Any) -> tuple[nn.Module, str]:
     """The network in evaluation mode, and where its weights are from."""
     sys.path.insert(0, str(PDVNET))
     from pdvnet_lung.network import PDVNet  # noqa: PLC0415 (a bundle is no installed package)
 
     torch.manual_seed(seed)
-    network = PDVNet().eval()
+    network = PDVNet(**arguments).eval()
     path = PDVNET / "models" / "model.pt"
     if not path.exists():
         return network, f"random, seed {seed}"

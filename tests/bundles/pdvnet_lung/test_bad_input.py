@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -248,7 +249,9 @@ def test_oblique_affine_is_kept(infer, image, tmp_path):
     turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     process = infer(save(tmp_path / "oblique.nii.gz", voxels, turn @ affine))
     assert_handled(process, tmp_path)
-    assert "30 degrees oblique" in process.stderr
+    # the phantom itself may lie a few degrees oblique
+    degrees = re.search(r"axes are (\d+) degrees oblique", process.stderr)
+    assert degrees is not None and 22 <= int(degrees[1]) <= 38, process.stderr
     np.testing.assert_allclose(nib.load(tmp_path / "out" / "oblique_lobes.nii.gz").affine, turn @ affine, atol=1e-4)
 
 
