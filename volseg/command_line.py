@@ -114,12 +114,15 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
 
 def _print_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     message = find_user_error(error)
-    if message is None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped. What was written is whole; a training continues with the same command.", file=sys.stderr)
+    elif message is None:
         sys.__excepthook__(kind, error, traceback)
     else:
         print(f"error: {message}", file=sys.stderr)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Let no log record through that only repeats a user's mistake with a traceback."""
-    return not (record.exc_info and record.exc_info[1] and find_user_error(record.exc_info[1]))
+    """Let no log record through that only repeats a user's mistake, or Ctrl-C, with a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, KeyboardInterrupt) or (error and find_user_error(error)))

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from ignite.engine import Engine, Events
 from monai.engines import Trainer
 from torch import nn
 
+from volseg.files import atomic_path
+from volseg.handlers.training_checkpoint import is_first_process
 from volseg.weights import save_weights
 
 __all__ = ["BestWeights"]
@@ -22,41 +24,43 @@ logger = logging.getLogger(__name__)
 
 
 class BestWeights:
-    """Write the weights whenever validation's key metric rises above all epochs before.
+    """Write the weights whenever validation's key metric rises above all epochs before; install them at the end.
 
-    Attached to the evaluator and to the trainer: a training without validation data saves its last weights. Weights
-    that an earlier training left at the same place are kept as ``model_previous.pt``. Its state belongs into the
-    checkpoint of the training; otherwise the first epoch after a resume would pass for the best.
+    Attached to the evaluator and to the trainer. A training that is cut off changes no installed weights, and one
+    without validation data installs its last weights. The weights that were installed before any training, those a
+    bundle was released with, are kept as ``model_released.pt``. Its state belongs into the checkpoint of the training;
+    otherwise the first epoch after a resume would pass for the best.
 
     Args:
-        path: of the weights, a plain state dict.
+        path: of the best weights so far, a plain state dict.
         network: whose weights are saved, not wrapped for distributed training.
         record: what the JSON file beside the weights says of them; the epoch and the metric are added.
+        installed: where the weights go when the training completes.
     """
 
-    def __init__(self, path: str, network: nn.Module, record: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, network: nn.Module, record: Mapping[str, Any], installed: str) -> None:
         self.path = Path(path)
         self.network = network
         self.record = dict(record)
+        self.installed = Path(installed)
         self.best_metric: float | None = None
-        self.saved = False
         self.epoch = 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to the evaluator or to the trainer."""
         if isinstance(engine, Trainer):
             engine.add_event_handler(Events.EPOCH_STARTED, self._note_epoch)
-            engine.add_event_handler(Events.COMPLETED, self._without_validation)
+            engine.add_event_handler(Events.COMPLETED, self._complete)
         else:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._validated)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know."""
-        return {"best_metric": self.best_metric, "saved": self.saved}
+        return {"best_metric": self.best_metric}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up :meth:`state_dict`."""
-        self.best_metric, self.saved = state["best_metric"], state["saved"]
+        self.best_metric = state["best_metric"]
 
     def _note_epoch(self, trainer: Engine) -> None:
         self.epoch = trainer.state.epoch
@@ -69,21 +73,30 @@ class BestWeights:
             self.best_metric = metric
             self._save({state.key_metric_name: metric})
 
-    def _without_validation(self, trainer: Engine) -> None:
+    def _complete(self, trainer: Engine) -> None:
         if self.best_metric is None:
             self._save({})
+        if is_first_process():
+            _install(self.path, self.installed)
 
     def _save(self, metric: Mapping[str, float]) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
-            return
-        if not self.saved:
-            _keep_previous(self.path)
-        self.saved = True
-        save_weights(self.path, self.network, {**self.record, "epoch": self.epoch, **metric})
-        logger.info("saved %s (epoch %d)", self.path, self.epoch)
+        if is_first_process():
+            save_weights(self.path, self.network, {**self.record, "epoch": self.epoch, **metric})
+            logger.info("best weights so far: epoch %d, %s", self.epoch, self.path)
 
 
-def _keep_previous(path: Path) -> None:
-    for file in (path, path.with_suffix(".json")):
-        if file.is_file():
-            file.replace(file.with_name(f"{path.stem}_previous{file.suffix}"))
+def _install(path: Path, installed: Path) -> None:
+    released = installed.with_name(f"{installed.stem}_released{installed.suffix}")
+    if installed.is_file() and not released.is_file():
+        _copy(installed, released)
+        logger.info("the weights that were there before are now %s", released)
+    _copy(path, installed)
+    logger.info("installed %s", installed)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy weights and the JSON file beside them, each whole or not at all."""
+    for suffix in (".json", source.suffix):
+        if source.with_suffix(suffix).is_file():
+            with atomic_path(target.with_suffix(suffix)) as temporary:
+                shutil.copyfile(source.with_suffix(suffix), temporary)

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from pathlib import Path
+
 from ignite.engine import Engine, Events
 from torch import nn
 
@@ -10,9 +14,11 @@ from volseg.weights import load_weights
 
 __all__ = ["LoadWeights"]
 
+logger = logging.getLogger(__name__)
+
 
 class LoadWeights:
-    """MONAI's ``CheckpointLoader`` for one network, with one line where the file is missing or does not fit.
+    """MONAI's ``CheckpointLoader`` for one network: says what weights run, or in one line why they cannot.
 
     Args:
         path: state dict.
@@ -29,3 +35,12 @@ class LoadWeights:
 
     def __call__(self, engine: Engine) -> None:
         load_weights(self.path, self.network)
+        logger.info("weights: %s%s", self.path, _origin(Path(self.path).with_suffix(".json")))
+
+
+def _origin(record: Path) -> str:
+    """What the JSON file beside the weights says of them, in brackets."""
+    if not record.is_file():
+        return ""
+    content = json.loads(record.read_text(encoding="utf-8"))
+    return f" ({', '.join(f'{key} {value}' for key, value in content.items())})"

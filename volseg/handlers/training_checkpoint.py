@@ -18,7 +18,7 @@ from volseg.errors import UserError
 from volseg.files import atomic_path
 from volseg.weights import UNREADABLE
 
-__all__ = ["TrainingCheckpoint"]
+__all__ = ["TrainingCheckpoint", "is_first_process"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 class TrainingCheckpoint:
     """Save everything a training needs after every epoch, and take it up when the same training starts again.
 
-    A training is the same if its data and hyperparameters are; the checkpoint of another one is put aside. When a
+    A training is the same if its data and hyperparameters are; the checkpoint of another one is put aside as
+    ``checkpoint_aside.pt``. When a
     training completes, its checkpoint is renamed to ``checkpoint_completed.pt``: the next run begins anew.
 
     Unlike MONAI's ``CheckpointSaver`` it writes to a temporary name first, so that a kill at any moment leaves the
@@ -58,7 +59,10 @@ class TrainingCheckpoint:
         Raises:
             UserError: the checkpoint is damaged.
         """
-        if not self.resume or not self.path.is_file():
+        if not self.path.is_file():
+            return
+        if not self.resume:
+            self._put_aside("--resume False")
             return
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -68,7 +72,7 @@ class TrainingCheckpoint:
                 f"{self.path}: damaged checkpoint. Delete it, or begin anew with --resume False."
             ) from error
         if identity != self.identity:
-            logger.info("%s belongs to a training with other data or hyperparameters: beginning anew", self.path)
+            self._put_aside("it belongs to a training with other data or hyperparameters")
             return
         for name, value in self.objects.items():
             value.load_state_dict(state["objects"][name])
@@ -81,19 +85,26 @@ class TrainingCheckpoint:
         )
         logger.info("continuing after epoch %d from %s", state["epoch"], self.path)
 
+    def _put_aside(self, reason: str) -> None:
+        aside = self.path.with_name(f"{self.path.stem}_aside{self.path.suffix}")
+        logger.info("beginning anew, %s is put aside as %s: %s", self.path, aside.name, reason)
+        if is_first_process():
+            self.path.replace(aside)
+
     def save(self, trainer: Engine) -> None:
         """Write the state after an epoch."""
-        if _is_first_process():
+        if is_first_process():
             objects = {name: value.state_dict() for name, value in self.objects.items()}
             with atomic_path(self.path) as temporary:
                 torch.save({"identity": self.identity, "epoch": trainer.state.epoch, "objects": objects}, temporary)
 
     def complete(self, trainer: Engine) -> None:
         """Put the checkpoint of a completed training aside."""
-        if _is_first_process() and self.path.is_file():
+        if is_first_process() and self.path.is_file():
             self.path.replace(self.path.with_name(f"{self.path.stem}_completed{self.path.suffix}"))
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
+    """Whether this is the only process of a training, or the one of several that writes files."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not distributed or torch.distributed.get_rank() == 0

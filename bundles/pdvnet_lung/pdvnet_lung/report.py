@@ -15,6 +15,7 @@ __all__ = ["lobe_statistics"]
 LEFT, RIGHT = (1, 2), (3, 4, 5)
 EMPHYSEMA_HU = -950.0
 MINIMUM_LUNG_ML = 200.0
+MAXIMUM_LUNG_ML = 10000.0
 CUT_AREA_CM2 = 10.0
 
 
@@ -59,6 +60,10 @@ def _warnings(labels: np.ndarray, affine: np.ndarray, volume_ml: np.ndarray) -> 
     if volume_ml[1:].sum() < MINIMUM_LUNG_ML:
         return [f"no lungs found. Received: {volume_ml[1:].sum():.0f} ml of lobes, less than {MINIMUM_LUNG_ML:.0f} ml."]
     found = []
+    if volume_ml[1:].sum() > MAXIMUM_LUNG_ML:
+        found.append(
+            f"{volume_ml[1:].sum() / 1000:.0f} l of lobes are more than a chest holds: the weights are no match."
+        )
     empty = [name for value, name in LOBES.items() if volume_ml[value] == 0]
     if empty:
         found.append(f"empty lobes: {', '.join(empty)}. Surgery, a cut field of view or a failure of the network.")
@@ -68,12 +73,10 @@ def _warnings(labels: np.ndarray, affine: np.ndarray, volume_ml: np.ndarray) -> 
     for side, k in (("bottom", 0), ("top", -1)):
         area_cm2 = np.count_nonzero(ras[:, :, k]) * spacing_mm[0] * spacing_mm[1] / 100
         if area_cm2 > CUT_AREA_CM2:
-            found.append(
-                f"lungs cut at the {side} of the volume. Received: {area_cm2:.0f} cm2 of lobes in its last slice."
-            )
+            found.append(f"lungs cut at the {side}: {area_cm2:.0f} cm2 of lobes in the outermost slice.")
     left, right = _mean_x(ras, LEFT), _mean_x(ras, RIGHT)
     if left is not None and right is not None and left > right:
-        found.append("left lobes lie on the patient's right. The orientation stored in the file may be wrong.")
+        found.append("left lobes lie on the patient's right: the orientation in the file or the weights may be wrong.")
     return found
 
 

@@ -45,7 +45,7 @@ def train(handler: BestWeights, metrics: list[float], epochs: int | None = None)
 def new(folder: Path) -> BestWeights:
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    return BestWeights(str(folder / "model.pt"), network, {"spatial_size": [8, 16, 24]})
+    return BestWeights(str(folder / "best.pt"), network, {"spatial_size": [8, 16, 24]}, str(folder / "model.pt"))
 
 
 def saved(path: Path) -> tuple[float, dict]:
@@ -61,8 +61,8 @@ def test_best_epoch_is_kept(tmp_path, metrics, best):
     train(handler, metrics)
     record = {"spatial_size": [8, 16, 24], "epoch": best, "val_mean_dice": metrics[best - 1]}
     assert saved(tmp_path / "model.pt") == (best, record)
-    assert handler.state_dict() == {"best_metric": metrics[best - 1], "saved": True}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.pt"]
+    assert handler.state_dict() == {"best_metric": metrics[best - 1]}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.json", "best.pt", "model.json", "model.pt"]
 
 
 def test_metric_of_nothing_is_no_best(tmp_path):
@@ -76,17 +76,26 @@ def test_training_without_validation_saves_the_last_weights(tmp_path, metrics):
     assert saved(tmp_path / "model.pt") == (3, {"spatial_size": [8, 16, 24], "epoch": 3})
 
 
-def test_weights_of_an_earlier_training_are_kept(tmp_path):
+def test_released_weights_are_kept_through_any_number_of_trainings(tmp_path):
     train(new(tmp_path), [0.9])
-    earlier = saved(tmp_path / "model.pt")
-    train(new(tmp_path), [0.1, 0.2, 0.3])
-    assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.3
-    assert saved(tmp_path / "model_previous.pt") == earlier
-    assert len(list(tmp_path.iterdir())) == 4
+    released = saved(tmp_path / "model.pt")
+    for metrics in ([0.1, 0.2], [0.1, 0.2, 0.3]):
+        train(new(tmp_path), metrics)
+        assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == metrics[-1]
+        assert saved(tmp_path / "model_released.pt") == released
+    assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_resumed_training_knows_the_best_and_what_is_its_own(tmp_path):
+def test_training_that_is_cut_off_changes_no_installed_weights(tmp_path):
     train(new(tmp_path), [0.9])
+    installed = saved(tmp_path / "model.pt")
+    with pytest.raises(RuntimeError, match="StopIteration"):  # no third validation: the training ends there
+        train(new(tmp_path), [0.1, 0.2], epochs=3)
+    assert saved(tmp_path / "best.pt")[0] == 2
+    assert saved(tmp_path / "model.pt") == installed
+
+
+def test_resumed_training_knows_the_best(tmp_path):
     first = new(tmp_path)
     train(first, [0.3, 0.5])
     resumed = new(tmp_path)
@@ -95,7 +104,6 @@ def test_resumed_training_knows_the_best_and_what_is_its_own(tmp_path):
     assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.5
     train(resumed, [0.6])
     assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.6
-    assert saved(tmp_path / "model_previous.pt")[1]["val_mean_dice"] == 0.9
 
 
 def test_evaluator_of_monai_is_no_trainer(tmp_path):
@@ -103,4 +111,4 @@ def test_evaluator_of_monai_is_no_trainer(tmp_path):
     evaluator = SupervisedEvaluator(torch.device("cpu"), [], handler.network)
     handler.attach(evaluator)
     assert evaluator.has_event_handler(handler._validated, Events.EPOCH_COMPLETED)
-    assert not evaluator.has_event_handler(handler._without_validation, Events.COMPLETED)
+    assert not evaluator.has_event_handler(handler._complete, Events.COMPLETED)

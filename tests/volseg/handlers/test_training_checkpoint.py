@@ -49,7 +49,7 @@ class Training:
             self.network,
             key_val_metric={"error": MeanSquaredError(output_transform=from_engine(["pred", "label"]))},
         )
-        self.best = BestWeights(str(folder / "model.pt"), self.network, {})
+        self.best = BestWeights(str(folder / "best.pt"), self.network, {}, str(folder / "model.pt"))
         self.best.attach(evaluator)
         self.losses: list[float] = []
         self.trainer = SupervisedTrainer(
@@ -122,7 +122,8 @@ def test_runs_differ_where_they_should(unbroken, tmp_path):
 
 
 def test_completed_training_begins_anew(tmp_path, unbroken):
-    assert sorted(p.name for p in unbroken[0].iterdir()) == ["checkpoint_completed.pt", "model.json", "model.pt"]
+    names = ["best.json", "best.pt", "checkpoint_completed.pt", "model.json", "model.pt"]
+    assert sorted(p.name for p in unbroken[0].iterdir()) == names
     Training(tmp_path).run(kill_after_iteration=7)
     assert (tmp_path / "checkpoint.pt").is_file() and not (tmp_path / "checkpoint_completed.pt").exists()
     Training(tmp_path).run()
@@ -133,7 +134,9 @@ def test_completed_training_begins_anew(tmp_path, unbroken):
 @pytest.mark.parametrize("change", [{"identity": "b"}, {"resume": False}])
 def test_other_training_begins_anew(tmp_path, unbroken, change):
     Training(tmp_path).run(kill_after_iteration=7)
+    checkpoint = (tmp_path / "checkpoint.pt").read_bytes()
     assert Training(tmp_path, **change).run().losses == unbroken[1].losses
+    assert (tmp_path / "checkpoint_aside.pt").read_bytes() == checkpoint
 
 
 def test_identity_is_that_of_the_values():
@@ -152,7 +155,7 @@ def test_epoch_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         checkpoint.save(training.trainer)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "model.json", "model.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.json", "best.pt", "checkpoint.pt"]
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "other"])
