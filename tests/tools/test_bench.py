@@ -58,6 +58,16 @@ def test_a_phantom_takes_less_than_five_seconds():
     assert rows_of(committed("chest_ct_phantom.json"))["chest_ct"]["median_s"] < 5
 
 
+def test_checkpointing_saves_memory_and_the_model_card_says_how_much():
+    rows = rows_of(committed("pdvnet_lung_training.json"))
+    assert rows["checkpointing"]["peak_mb"] < 0.7 * rows["plain"]["peak_mb"]
+    card = " ".join((REPOSITORY / "bundles" / "pdvnet_lung" / "docs" / "README.md").read_text(encoding="utf-8").split())
+    plain, less = (f"{row['median_s']:.0f} s and {row['peak_mb'] / 1000:.1f} GB" for row in rows.values())
+    assert f"takes {plain} of memory there, with `--checkpointing True` {less};" in card
+    whole = rows_of(committed("pdvnet_lung_end_to_end.json"))["auto"]
+    assert f"takes {whole['median_s']:.0f} s and {whole['peak_mb'] / 1000:.1f} GB from file to file" in card
+
+
 def test_the_table_is_made_from_the_results():
     files = sorted(FOLDER.glob("*.json"))
     if not files:

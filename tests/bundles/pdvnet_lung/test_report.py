@@ -91,7 +91,7 @@ def test_cut_lungs(codes, side, plane):
     labels = lungs()
     labels[2:6, 2:6, plane] = 2  # 4 x 4 voxels of 0.8 cm2
     found = statistics(labels, codes)["warnings"]
-    assert found == [f"lungs cut at the {side} of the volume. Received: 13 cm2 of lobes in its last slice."]
+    assert found == [f"lungs cut at the {side}: 13 cm2 of lobes in the outermost slice."]
     labels[2:6, 3:6, plane] = 0  # 3.2 cm2 are a matter of the slice's thickness
     assert statistics(labels, codes)["warnings"] == []
 
@@ -100,7 +100,7 @@ def test_cut_lungs(codes, side, plane):
 def test_left_lobes_on_the_right(codes):
     mirrored = lungs()[::-1]
     (warning,) = statistics(mirrored, codes)["warnings"]
-    assert warning.startswith("left lobes lie on the patient's right.")
+    assert warning.startswith("left lobes lie on the patient's right:")
 
 
 def test_one_lung_alone_has_no_side_to_compare():
@@ -108,3 +108,9 @@ def test_one_lung_alone_has_no_side_to_compare():
     labels[labels > 2] = 0
     (warning,) = statistics(labels)["warnings"]
     assert warning.startswith("empty lobes: RUL, RML, RLL.")
+
+
+def test_more_than_a_chest_holds_is_no_match():
+    labels = np.ones((20, 30, 25), np.uint8)
+    warnings = lobe_statistics(np.full(labels.shape, -850.0), labels, np.diag([10.0, 10, 10, 1]))["warnings"]
+    assert warnings[0] == "15 l of lobes are more than a chest holds: the weights are no match."
