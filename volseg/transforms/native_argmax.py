@@ -98,7 +98,7 @@ def interpolated_argmax(logits: torch.Tensor, spatial_size: Sequence[int]) -> to
 
 
 def _argmax(classes: torch.Tensor) -> torch.Tensor:
-    """``classes.argmax(0)`` as uint8, several times faster: PyTorch's own walks along the class axis, voxel by voxel."""
+    """``classes.argmax(0)`` as uint8, several times faster: PyTorch's own walks along the class axis."""
     best, labels = classes[0], torch.zeros_like(classes[0], dtype=torch.uint8)
     for value in range(1, len(classes)):
         labels.masked_fill_(classes[value] > best, value)
