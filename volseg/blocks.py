@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["ConvBlock", "DenseBlock"]
+__all__ = ["ConvBlock", "DenseBlock", "check_size"]
 
 
 class ConvBlock(nn.Sequential):
@@ -111,3 +111,22 @@ def _kept_running_statistics(layer: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer in kept:
             setattr(module, name, buffer)
+
+
+def check_size(x: torch.Tensor, divisor: int, network: str) -> None:
+    """Refuse an input ``(B, C, X, Y, Z)`` that a network cannot halve as often as it must.
+
+    Args:
+        x: input of the network.
+        divisor: every size must be a multiple of it.
+        network: its name.
+
+    Raises:
+        ValueError: names the axis, its size and the divisor.
+    """
+    for axis, size in zip("XYZ", x.shape[2:], strict=True):
+        if size % divisor:
+            raise ValueError(
+                f"{network} needs sizes that are multiples of {divisor}. Received: {size} along {axis} "
+                f"of {tuple(x.shape)}. Pad the image or choose another spatial_size."
+            )

@@ -21,6 +21,7 @@ from typing import Any
 from monai.transforms import LoadImage
 
 from volseg.errors import UserError
+from volseg.files import write_json
 
 DATALIST_NAME = "dataset.json"
 SPLITS = ("training", "validation", "test")
@@ -82,12 +83,7 @@ def write_datalist(folder: str | Path, splits: Mapping[str, Sequence[Mapping[str
             for entry in splits.get(split, ())
         ]
     path = root / DATALIST_NAME
-    temporary = root / f".{DATALIST_NAME}.{os.getpid()}.partial"
-    try:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(path, content)
     return path
 
 

@@ -7,14 +7,15 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from volseg.errors import UserError
+from volseg.files import atomic_path
 from volseg.metrics.overlap import confusion_counts, dice_per_label, volumes_ml
 from volseg.metrics.surface_distances import surface_distances
 
@@ -255,13 +256,8 @@ def _csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _write_atomically(folder: Path, texts: Mapping[str, str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in texts}
-    try:
+    """Write all files or none: they are renamed when the last one is complete."""
+    with ExitStack() as stack:
         for name, text in texts.items():
-            temporary[name].write_text(text, encoding="utf-8", newline="")
-        for name, path in temporary.items():
-            path.replace(folder / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+            temporary = stack.enter_context(atomic_path(folder / name))
+            temporary.write_text(text, encoding="utf-8", newline="")

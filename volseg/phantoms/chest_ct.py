@@ -7,8 +7,8 @@ lungs' half width, half depth and height, so most tables below read as fractions
 the outlines of lobe maps of patients (extents, volumes, areas per height, planes through the fissures).
 
 A lobe differs from its neighbour by position alone, and by a fissure that is thin, blurred and in places invisible.
-Fissures vary about six tenths as much in place and tilt as between patients and are drawn as 0.5 to 1 mm of tissue,
-about twice a patient's, so that minutes of training on a few cores find them.
+Fissures vary less in place and tilt than between patients and are drawn thicker, as 0.5 to 1 mm of tissue, so that
+minutes of training on a few cores find them.
 """
 
 from __future__ import annotations

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from volseg.data.datalist import DATALIST_NAME
 from volseg.errors import UserError
-
-DATALIST = "dataset.json"
 
 
 class Case(Protocol):
@@ -91,7 +90,7 @@ def _datalist(splits: Mapping[str, int], seed: int, name: str, parameters: Mappi
     header = {"name": name, "source": "phantom", "seed": seed, "parameters": dict(parameters)}
     if clash := set(header) & set(splits):
         raise UserError(
-            f"a split cannot be called {sorted(clash)}: that key of {DATALIST} is taken; choose another name"
+            f"a split cannot be called {sorted(clash)}: that key of {DATALIST_NAME} is taken; choose another name"
         )
     files = {
         split: [{kind: f"{kind}s/{split}_{i}.nii.gz" for kind in ("image", "label")} for i in range(count)]
@@ -104,7 +103,7 @@ def _datalist(splits: Mapping[str, int], seed: int, name: str, parameters: Mappi
 def _read(folder: Path) -> dict[str, Any] | None:
     """The datalist of ``folder``, or None where there is none that can be read."""
     try:
-        return json.loads((folder / DATALIST).read_text(encoding="utf-8"))
+        return json.loads((folder / DATALIST_NAME).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
 
@@ -128,7 +127,7 @@ def _write_cases(folder: Path, make_case: Callable[[int], Case], datalist: dict[
         case = make_case(case_seed)
         _save(folder / pair["image"], case.image, case.affine, np.int16)
         _save(folder / pair["label"], case.label, case.affine, np.uint8)
-    (folder / DATALIST).write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
+    (folder / DATALIST_NAME).write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
 
 
 def _save(path: Path, array: NDArray[Any], affine: NDArray[np.float64], dtype: type[np.generic]) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resampling between grids that share an outline, as one small matrix an axis.
 
-Matrix products beat ``F.interpolate`` on the large volumes of CT several times on a CPU, and area weights are exact for
-any ratio of sizes, unlike ``F.interpolate(mode="area")``, whose cells begin and end at whole voxels and overlap.
+Matrix products suit the large volumes of CT on a CPU, and area weights are exact for any ratio of sizes, unlike
+``F.interpolate(mode="area")``, whose cells begin and end at whole voxels and overlap.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from volseg.blocks import ConvBlock, DenseBlock
+from volseg.blocks import ConvBlock, DenseBlock, check_size
 
 __all__ = ["DenseVNet"]
 
@@ -59,6 +59,8 @@ class DenseVNet(nn.Module):
         self.output = nn.Conv3d(sum(skip_channels) + in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():  # the check is no TorchScript
+            check_size(x, 8, "DenseVNet")
         image = F.avg_pool3d(x, 2)  # (B, 1, X/2, Y/2, Z/2)
         stacked = [image]
         features = torch.cat([self.stem(x), image], dim=1)

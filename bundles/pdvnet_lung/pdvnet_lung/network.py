@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from volseg.blocks import ConvBlock, DenseBlock
+from volseg.blocks import ConvBlock, DenseBlock, check_size
 
 __all__ = ["PDVNet"]
 
@@ -93,7 +93,7 @@ class PDVNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if not torch.jit.is_scripting():  # the check is no TorchScript
-            _check_size(x)
+            check_size(x, SIZE_DIVISOR, "PDVNet")
         stem = torch.cat([self.stem(x), F.avg_pool3d(x, 2)], dim=1)  # (B, 25, 256, 256, 32)
         skip1 = self.skip1(self.dense1(stem))  # dense (B, 45, 256, 256, 32), skip (B, 24, ...)
         skip2 = self.skip2(self.dense2(self.down1(skip1)))  # dense (B, 104, 128, 128, 16), skip (B, 24, ...)
@@ -113,12 +113,3 @@ class PDVNet(nn.Module):
 def _upsample(x: torch.Tensor, factor: int) -> torch.Tensor:
     """Enlarge ``(B, C, X, Y, Z)`` by a factor along X, Y and Z, linearly."""
     return F.interpolate(x, scale_factor=float(factor), mode="trilinear", align_corners=False)
-
-
-def _check_size(x: torch.Tensor) -> None:
-    for axis, size in zip("XYZ", x.shape[2:], strict=True):
-        if size % SIZE_DIVISOR:
-            raise ValueError(
-                f"PDVNet needs sizes that are multiples of {SIZE_DIVISOR}. Received: {size} along {axis} "
-                f"of {tuple(x.shape)}. Pad the image or choose another spatial_size."
-            )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from pdvnet_lung.dense_vnet import DenseVNet
 
@@ -17,6 +18,11 @@ def test_logits_have_half_the_size_in_training_and_the_input_size_in_evaluation(
     network, x = DenseVNet(out_channels=3), torch.rand(2, 1, 16, 24, 8)
     assert network(x).shape == (2, 3, 8, 12, 4)
     assert network.eval()(x).shape == (2, 3, 16, 24, 8)
+
+
+def test_size_that_cannot_be_halved_is_named():
+    with pytest.raises(ValueError, match=r"DenseVNet needs sizes that are multiples of 8\. Received: 12 along Y"):
+        DenseVNet()(torch.rand(1, 1, 16, 12, 8))
 
 
 def test_gradients_reach_every_parameter():
