@@ -18,13 +18,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    import torch
+
 ROOT = Path(__file__).resolve().parents[2]
-NAME = "pdvnet_lung"
 TIMEOUT_S = 240
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
@@ -153,6 +160,85 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
+@dataclass(frozen=True)
+class Small:
+    """How a bundle is made small enough for tests: what its networks, grids and phantoms are then."""
+
+    network: str
+    suffix: str
+    phantom_shape: tuple[int, int, int]
+    record: dict[str, Any]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+SMALL = {
+    "pdvnet_lung": Small(
+        network="pdvnet_lung.network.PDVNet",
+        suffix="lobes",
+        phantom_shape=(40, 48, 32),
+        record={"spatial_size": [32, 40, 24]},
+    ),
+    "vnet_prostate": Small(
+        network="vnet_prostate.network.VNet",
+        suffix="prostate",
+        phantom_shape=(48, 40, 16),
+        record={
+            "spatial_size": [32, 48, 16],
+            "spacing_mm": [4.0, 3.0, 6.0],
+            "norm": "instance",
+            "bias_correction": False,
+        },
+        arguments={"channels": [2, 4, 4, 8, 8]},
+    ),
+}
+
+
+class BundleCase:
+    """A bundle with tiny phantoms and weights of an untrained network, made once for all tests."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.small = name, SMALL[name]
+        self.dir = ROOT / "bundles" / name
+        self.configs = self.dir / "configs"
+        self.spatial_size: list[int] = self.small.record["spatial_size"]
+        self.network_overrides = [v for k, a in self.small.arguments.items() for v in (f"--network_def#{k}", str(a))]
+        self.folder = folder
+        self.phantom_dir = folder / "phantoms"
+        cases = {"training": 2, "validation": 2, "test": 1}
+        import_module(f"{name}.data").datalist(None, "training", str(self.phantom_dir), cases, self.small.phantom_shape)
+        self.phantom = {kind: self.phantom_dir / f"{kind}s" / "test_0.nii.gz" for kind in ("image", "label")}
+        self.phantom_overrides = [
+            "--phantom_dir", str(self.phantom_dir), "--phantom_cases", str(cases),
+            "--phantom_shape", str(list(self.small.phantom_shape)), "--device", "cpu", *self.network_overrides,
+        ]  # fmt: skip
+        self.size_overrides = [
+            v for k, a in self.small.record.items() if isinstance(a, list) for v in (f"--{k}", str(a))
+        ]
+        self.train_overrides = [*self.phantom_overrides, *self.size_overrides, "--max_epochs", "1"]
+        self.weights = folder / "weights" / "model.pt"
+        from volseg.weights import save_weights
+
+        save_weights(self.weights, self.untrained(), self.small.record)
+
+    def untrained(self) -> torch.nn.Module:
+        """The small network, always with the same weights."""
+        import torch
+
+        module, _, name = self.small.network.rpartition(".")
+        norm = {"norm": self.small.record["norm"]} if "norm" in self.small.record else {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return getattr(import_module(module), name)(**self.small.arguments, **norm)
+
+    def network(self) -> torch.nn.Module:
+        """The small network in evaluation, with the weights of :attr:`weights`."""
+        from volseg.weights import load_weights
+
+        network = self.untrained()
+        load_weights(self.weights, network)
+        return network.eval()
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
@@ -160,13 +246,44 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle_dir() -> Path:
-    return ROOT / "bundles" / NAME
+def bundle_case(tmp_path_factory):
+    """``bundle_case(name)`` is the :class:`BundleCase` of a bundle."""
+    return cache(lambda name: BundleCase(name, tmp_path_factory.mktemp(name)))
 
 
-@pytest.fixture(scope="session")
-def configs(bundle_dir) -> Path:
-    return bundle_dir / "configs"
+@pytest.fixture(scope="module")
+def bundle(bundle_case, bundle_name) -> BundleCase:
+    """The bundle that a module tests; ``bundle_name`` is a fixture beside its tests."""
+    return bundle_case(bundle_name)
+
+
+@pytest.fixture(scope="module")
+def configs(bundle) -> Path:
+    return bundle.configs
+
+
+@pytest.fixture(scope="module")
+def phantom(bundle) -> dict[str, Path]:
+    """One tiny case: image and label."""
+    return bundle.phantom
+
+
+@pytest.fixture(scope="module")
+def phantom_overrides(bundle) -> list[str]:
+    """Arguments that make evaluate.json small."""
+    return bundle.phantom_overrides
+
+
+@pytest.fixture(scope="module")
+def train_overrides(bundle) -> list[str]:
+    """Arguments that make train.json small."""
+    return bundle.train_overrides
+
+
+@pytest.fixture(scope="module")
+def weights(bundle) -> Path:
+    """Weights of an untrained network, with the grid they belong to beside them."""
+    return bundle.weights
 
 
 @pytest.fixture(scope="session")
@@ -182,43 +299,36 @@ def monai_bundle(runner):
     return runner.bundle
 
 
-@pytest.fixture(scope="session")
-def phantom_overrides(tmp_path_factory) -> list[str]:
-    """Arguments that make train.json and evaluate.json small, and phantoms shared by all tests."""
-    from pdvnet_lung.data import datalist
+@pytest.fixture
+def infer(monai_bundle, bundle, tmp_path):
+    """Run inference.json on a small grid; the folder of the results and what was said."""
 
-    folder = tmp_path_factory.mktemp("phantoms") / "training"
-    cases, shape = {"training": 2, "validation": 2, "test": 1}, (40, 48, 32)
-    datalist(None, "training", str(folder), cases, shape)
-    sizes = ["--phantom_cases", str(cases), "--phantom_shape", str(list(shape)), "--device", "cpu"]
-    return ["--phantom_dir", str(folder), *sizes]
+    def run(source: Path | None, *overrides: object, model: Path = bundle.weights) -> tuple[Path, str]:
+        given = [] if source is None else ["--input", source]
+        process = monai_bundle(
+            "run", "--config_file", bundle.configs / "inference.json", *given, "--weights", model,
+            "--output_dir", tmp_path / "out", "--device", "cpu", *bundle.network_overrides, *overrides,
+        )  # fmt: skip
+        assert process.returncode == 0, process.stderr
+        return tmp_path / "out", process.stderr
 
-
-@pytest.fixture(scope="session")
-def phantom(phantom_overrides) -> dict[str, Path]:
-    """One tiny case: image and label."""
-    folder = Path(phantom_overrides[1])
-    return {kind: folder / f"{kind}s" / "test_0.nii.gz" for kind in ("image", "label")}
+    return run
 
 
 @pytest.fixture(scope="session")
-def train_overrides(phantom_overrides) -> list[str]:
-    return [*phantom_overrides, "--spatial_size", "[32, 40, 24]", "--max_epochs", "1"]
+def labels_on_the_grid_of():
+    """``labels_on_the_grid_of(source, segmentation)`` sees that both have one geometry and returns the labels."""
 
+    def compare(source: Path, segmentation: Path) -> np.ndarray:
+        from volseg.data.volume_reader import load_volume
 
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory) -> Path:
-    """Weights of an untrained PDV-Net, for a grid of 32x40x24."""
-    import torch
-    from pdvnet_lung.network import PDVNet
+        image, labels = load_volume(source), nib.load(segmentation)
+        assert labels.get_data_dtype() == np.uint8
+        assert labels.shape == tuple(image.shape[1:])
+        np.testing.assert_allclose(labels.affine, np.asarray(image.affine), atol=1e-4)
+        return np.asarray(labels.dataobj)
 
-    from volseg.weights import save_weights
-
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_weights(path, PDVNet(), {"spatial_size": [32, 40, 24]})
-    return path
+    return compare
 
 
 if __name__ == "__main__":

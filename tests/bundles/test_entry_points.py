@@ -12,21 +12,22 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from pdvnet_lung.network import PDVNet
 
-from volseg.weights import load_weights
-
-NAME = "pdvnet_lung"
+NAMES = ("pdvnet_lung", "vnet_prostate")
 FOLDERS = ("repository", "bundles", "bundle", "unrelated", "unrelated, volseg installed")
-INPUT_SHAPE = (1, 1, 32, 40, 24)
 BLOCKS = ("config_dirs", "bundle_root", "code_path", "initialize")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def bundle_name(request) -> str:
+    return request.param
 
 
 class Checkout:
     """A copy of the code of the repository, seen from a working directory."""
 
-    def __init__(self, root: Path, folder: str, unrelated: Path) -> None:
-        self.bundle = root / "bundles" / NAME
+    def __init__(self, root: Path, name: str, folder: str, unrelated: Path) -> None:
+        self.bundle = root / "bundles" / name
         places = {"repository": root, "bundles": root / "bundles", "bundle": self.bundle}
         self.cwd = places.get(folder, unrelated)
         self.env = {"PYTHONPATH": str(root)} if "installed" in folder else {}
@@ -38,21 +39,27 @@ class Checkout:
 
 
 @pytest.fixture(scope="module")
-def copied_root(root, weights, tmp_path_factory) -> Path:
+def copied_root(root, bundle, tmp_path_factory) -> Path:
+    """The code of the repository with one bundle, whose configs build the small network of the tests."""
     target = tmp_path_factory.mktemp("checkout") / "repository"
     ignore = shutil.ignore_patterns("__pycache__", "data", "output", "models", "docs")
     # volseg has a package called data
     shutil.copytree(root / "volseg", target / "volseg", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(root / "bundles" / NAME, target / "bundles" / NAME, ignore=ignore)
-    models = target / "bundles" / NAME / "models"
-    shutil.copytree(weights.parent, models)
+    copied = target / "bundles" / bundle.name
+    shutil.copytree(bundle.dir, copied, ignore=ignore)
+    shutil.copytree(bundle.weights.parent, copied / "models")
+    for path in (copied / "configs").glob("*.json"):
+        config = json.loads(path.read_text())
+        if "network_def" in config and config["network_def"]["_target_"] == bundle.small.network:
+            config["network_def"] |= bundle.small.arguments
+            path.write_text(json.dumps(config))
     return target
 
 
 @pytest.fixture(params=FOLDERS)
-def checkout(request, copied_root, tmp_path) -> Checkout:
+def checkout(request, copied_root, bundle_name, tmp_path) -> Checkout:
     (tmp_path / "unrelated").mkdir()
-    return Checkout(copied_root, request.param, tmp_path / "unrelated")
+    return Checkout(copied_root, bundle_name, request.param, tmp_path / "unrelated")
 
 
 @pytest.fixture
@@ -82,21 +89,19 @@ def script(runner, checkout):
 
 
 @pytest.fixture(scope="module")
-def eager(weights):
-    network = PDVNet().eval()
-    load_weights(weights, network)
-    return network
+def eager(bundle):
+    return bundle.network()
 
 
 @pytest.fixture(scope="module")
-def example() -> torch.Tensor:
-    return torch.randn(INPUT_SHAPE, generator=torch.Generator().manual_seed(0))
+def example(bundle) -> torch.Tensor:
+    return torch.randn(1, 1, *bundle.spatial_size, generator=torch.Generator().manual_seed(0))
 
 
-def test_run_inference_with_weights_and_output_inside_the_bundle(bundle_command, checkout, phantom):
+def test_run_inference_with_weights_and_output_inside_the_bundle(bundle_command, checkout, phantom, bundle):
     output = checkout.bundle / "output"
     bundle_command("run", "--config_file", checkout.config("inference.json"), "--input", phantom["image"])
-    expected = {"test_0_lobes.nii.gz", "test_0_preview.png", "statistics.json"}
+    expected = {f"test_0_{bundle.small.suffix}.nii.gz", "test_0_preview.png", "statistics.json"}
     assert {p.name for p in (output / "inference").iterdir()} == expected
     shutil.rmtree(output)
 
@@ -132,15 +137,15 @@ def test_ckpt_export_agrees_with_eager(bundle_command, checkout, weights, eager,
     exported = torch.jit.load(target)
     with torch.no_grad():
         assert (exported(example) - eager(example)).abs().max() < 1e-3
-        larger = torch.nn.functional.pad(example, (0, 8))  # a scripted network takes any size
+        larger = torch.nn.functional.pad(example, (0, 16))  # a scripted network takes any size
         assert (exported(larger) - eager(larger)).abs().max() < 1e-3
 
 
-def test_ckpt_export_by_tracing_agrees_with_eager(monai_bundle, configs, weights, eager, example, tmp_path):
+def test_ckpt_export_by_tracing_agrees_with_eager(monai_bundle, bundle, configs, weights, eager, example, tmp_path):
     process = monai_bundle(
         "ckpt_export", "network_def", "--filepath", tmp_path / "model.ts", "--ckpt_file", weights,
         "--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json",
-        "--use_trace", "True", "--input_shape", list(INPUT_SHAPE),
+        "--use_trace", "True", "--input_shape", list(example.shape),
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     with torch.no_grad():
@@ -152,7 +157,7 @@ def test_onnx_export_agrees_with_eager(bundle_command, checkout, weights, eager,
     bundle_command(
         "onnx_export", "network_def", "--filepath", target, "--ckpt_file", weights,
         "--meta_file", checkout.config("metadata.json"), "--config_file", checkout.config("inference.json"),
-        "--use_trace", "True", "--input_shape", list(INPUT_SHAPE),
+        "--use_trace", "True", "--input_shape", list(example.shape),
     )  # fmt: skip
     session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: example.numpy()})
@@ -173,10 +178,10 @@ print(json.dumps([type(network).__name__, inside, total]))
 
 
 @pytest.mark.parametrize("workflow", ["inference", "train"])
-def test_load_gives_the_network_with_its_weights(script, checkout, eager, workflow):
-    class_name, module, total = script(LOAD, NAME, checkout.bundle.parent, workflow)
-    assert class_name == "PDVNet"
-    assert Path(module) == checkout.bundle / NAME / "network.py"
+def test_load_gives_the_network_with_its_weights(script, checkout, bundle_name, eager, workflow):
+    class_name, module, total = script(LOAD, bundle_name, checkout.bundle.parent, workflow)
+    assert class_name == type(eager).__name__
+    assert Path(module) == checkout.bundle / bundle_name / "network.py"
     assert total == pytest.approx(sum(float(v.double().sum()) for v in eager.state_dict().values()))
 
 
@@ -193,11 +198,11 @@ print(json.dumps([type(workflow.network_def).__name__, workflow.check_properties
 
 @pytest.mark.parametrize(("config", "kind"), [("train.json", "train"), ("inference.json", "infer")])
 def test_create_workflow_has_every_property(
-    script, checkout, phantom_overrides, phantom, weights, config, kind, tmp_path
+    script, checkout, eager, phantom_overrides, phantom, weights, config, kind, tmp_path
 ):
     sizes = phantom_overrides if kind == "train" else ["--input", phantom["image"], "--weights", weights]
     overrides = [*sizes, "--output_dir", tmp_path / "out"]
-    assert script(WORKFLOW, checkout.config(config), kind, *overrides) == ["PDVNet", []]
+    assert script(WORKFLOW, checkout.config(config), kind, *overrides) == [type(eager).__name__, []]
 
 
 PROGRAM = """
@@ -210,19 +215,20 @@ print(json.dumps("done"))
 """
 
 
-def test_functions_of_monai_bundle_called_by_a_program(script, checkout, phantom, tmp_path):
+def test_functions_of_monai_bundle_called_by_a_program(script, checkout, bundle, phantom, tmp_path):
     assert script(PROGRAM, checkout.config("inference.json"), phantom["image"], tmp_path / "out") == "done"
-    assert (tmp_path / "out" / "test_0_lobes.nii.gz").is_file()
+    assert (tmp_path / "out" / f"test_0_{bundle.small.suffix}.nii.gz").is_file()
 
 
-def test_real_process_without_volseg_installed(runner, copied_root, weights, phantom, tmp_path):
+def test_real_process_without_volseg_installed(runner, copied_root, bundle, weights, phantom, tmp_path):
     assert runner.process("-c", "import volseg", cwd=tmp_path).returncode == 1
+    config = copied_root / "bundles" / bundle.name / "configs" / "inference.json"
     process = runner.process(
-        "-m", "monai.bundle", "run", "--config_file", copied_root / "bundles" / NAME / "configs" / "inference.json",
+        "-m", "monai.bundle", "run", "--config_file", config,
         "--input", phantom["image"], "--output_dir", tmp_path / "out", "--weights", weights, cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    assert (tmp_path / "out" / "test_0_lobes.nii.gz").is_file()
+    assert (tmp_path / "out" / f"test_0_{bundle.small.suffix}.nii.gz").is_file()
 
 
 ALTERNATE = """
@@ -234,31 +240,18 @@ for file in 2 * sys.argv[1:]:
     found.append([type(network).__name__, sys.modules[type(network).__module__].__file__])
 print(json.dumps(found))
 """
-OTHER = "other_bundle"
-OTHER_NETWORK = "import torch\n\n\nclass OtherNet(torch.nn.Conv3d):\n    pass\n"
 
 
-def test_two_bundles_in_one_process_run_their_own_code(runner, copied_root, tmp_path):
-    config = json.loads((copied_root / "bundles" / NAME / "configs" / "inference.json").read_text())
-    other = {k: json.loads(json.dumps(config[k]).replace(NAME, OTHER)) for k in ("imports", *BLOCKS)}
-    other["network_def"] = {
-        "_target_": f"{OTHER}.network.OtherNet",
-        "_requires_": "@code_path",
-        "in_channels": 1,
-        "out_channels": 2,
-        "kernel_size": 1,
-    }
-    folder = tmp_path / "bundles" / OTHER
-    for subfolder in (OTHER, "configs"):
-        (folder / subfolder).mkdir(parents=True)
-    (folder / OTHER / "__init__.py").touch()
-    (folder / OTHER / "network.py").write_text(OTHER_NETWORK)
-    (folder / "configs" / "inference.json").write_text(json.dumps(other))
-    shutil.copytree(copied_root / "volseg", tmp_path / "volseg")
-    bundles = (copied_root / "bundles" / NAME, folder)
-    process = runner.python(ALTERNATE, *(b / "configs" / "inference.json" for b in bundles))
+def test_all_bundles_in_one_process_run_their_own_code(runner, root, bundle_case, tmp_path):
+    networks = {name: type(bundle_case(name).untrained()).__name__ for name in NAMES}
+    for name in NAMES:  # each with a volseg of its own, as they are downloaded
+        ignore = shutil.ignore_patterns("__pycache__", "data", "output", "models", "docs")
+        shutil.copytree(root / "bundles" / name, tmp_path / name / "bundles" / name, ignore=ignore)
+        shutil.copytree(root / "volseg", tmp_path / name / "volseg", ignore=shutil.ignore_patterns("__pycache__"))
+    folders = {name: tmp_path / name / "bundles" / name for name in NAMES}
+    process = runner.python(ALTERNATE, *(f / "configs" / "inference.json" for f in folders.values()))
     assert process.returncode == 0, process.stderr
-    expected = [["PDVNet", f"{bundles[0]}/{NAME}/network.py"], ["OtherNet", f"{folder}/{OTHER}/network.py"]]
+    expected = [[networks[name], str(folder / name / "network.py")] for name, folder in folders.items()]
     assert json.loads(process.stdout.splitlines()[-1]) == expected * 2
 
 
@@ -268,9 +261,10 @@ def _complete_configs() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", _complete_configs(), ids=lambda p: f"{p.parts[-3]}/{p.name}")
-def test_text_that_finds_the_bundle_is_the_same_everywhere(path, configs):
-    bundle = path.parts[-3]
-    reference = json.loads((configs / "train.json").read_text().replace(NAME, bundle))
+def test_text_that_finds_the_bundle_is_the_same_everywhere(path, root):
+    first = NAMES[0]
+    text = (root / "bundles" / first / "configs" / "train.json").read_text()
+    reference = json.loads(text.replace(first, path.parts[-3]))
     config = json.loads(path.read_text())
     assert {block: config.get(block) for block in BLOCKS} == {block: reference[block] for block in BLOCKS}
     assert set(config["imports"]) >= {"$import inspect", "$import os", "$import re", "$import sys"}

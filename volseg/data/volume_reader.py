@@ -43,8 +43,12 @@ def load_volume(path: str | Path) -> MetaTensor:
         raise UserError(f"{path}: no such file or folder. Check the path.")
     if path.is_dir():
         _check_one_series(path)
-    reader: ImageReader = NibabelReader() if path.name.lower().endswith(NIFTI_SUFFIXES) else ITKReader()
     try:
+        reader: ImageReader
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
+            reader = NibabelReader()
+        else:
+            reader = ITKReader(**({"pixel_type": itk.SS} if _has_signed_bytes(path) else {}))
         voxels, meta = reader.get_data(reader.read(str(path)))
     except READ_ERRORS as error:
         reason = " ".join(str(error).split())[-160:]
@@ -105,6 +109,16 @@ def volume_name(path: str | Path) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def _has_signed_bytes(path: Path) -> bool:
+    """Whether a file holds ``MET_CHAR``, of which ITK's Python package has no images; a short holds its values."""
+    header = None if path.is_dir() else itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    if header is None:
+        return False
+    header.SetFileName(str(path))
+    header.ReadImageInformation()
+    return header.GetComponentType() == itk.CommonEnums.IOComponent_CHAR
 
 
 def _series_uids(folder: Path) -> Sequence[str]:

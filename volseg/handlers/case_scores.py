@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
 
 from volseg.data.volume_reader import volume_name
-from volseg.metrics.case_report import CaseReport, label_measures
+from volseg.metrics.case_report import CaseReport
 
 __all__ = ["CaseScores"]
 
 logger = logging.getLogger(__name__)
+
+CaseMeasures = Mapping[str, Mapping[str, float]]
+Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], CaseMeasures]
+CaseValue = Callable[[CaseMeasures], float | None]
 
 
 class CaseScores:
@@ -24,15 +27,24 @@ class CaseScores:
 
     Args:
         output_dir: folder of the report.
-        labels: label to name, without background.
-        tolerance_mm: of the surface Dice.
+        measure: takes prediction ``(X, Y, Z)`` and truth ``(X, Y, Z)``, both uint8, and the affine; returns values by
+            label and measure. The first measure is also logged.
+        mean_row: whether the summary has rows over all labels.
+        case_values: by name, takes what ``measure`` returned and gives a value of the case as a whole; a value of
+            ``None`` is left out of the report.
     """
 
-    def __init__(self, output_dir: str, labels: Mapping[str, str], tolerance_mm: float = 3.0) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        measure: Measure,
+        mean_row: bool = True,
+        case_values: Mapping[str, CaseValue] | None = None,
+    ) -> None:
         self.output_dir = output_dir
-        self.labels = {int(value): name for value, name in labels.items()}
-        self.tolerance_mm = tolerance_mm
-        self.report = CaseReport()
+        self.measure = measure
+        self.case_values = case_values or {}
+        self.report = CaseReport(mean_row)
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
@@ -43,13 +55,17 @@ class CaseScores:
         output: Any = engine.state.output
         for item in output:
             prediction, truth = (np.asarray(item[key].cpu())[0].astype(np.uint8) for key in ("pred", "label"))
-            x, y, z = nib.affines.voxel_sizes(np.asarray(item["label"].affine)).tolist()
-            name = volume_name(item["image"].meta["filename_or_obj"])
-            self.report.add(name, label_measures(prediction, truth, (x, y, z), self.labels, self.tolerance_mm))
+            measures = self.measure(prediction, truth, np.asarray(item["label"].affine))
+            values = {name: value_of(measures) for name, value_of in self.case_values.items()}
+            self.report.add(
+                volume_name(item["image"].meta["filename_or_obj"]),
+                measures,
+                {name: value for name, value in values.items() if value is not None},
+            )
 
     def _write(self, engine: Engine) -> None:
         self.report.write(self.output_dir)
         logger.info("report in %s", self.output_dir)
         for label, measures in self.report.summary().items():
-            dice = measures["dice"]
-            logger.info("%-5s Dice %.3f +- %.3f (n = %d)", label, dice["mean"], dice["std"], dice["n"])
+            name, values = next(iter(measures.items()))
+            logger.info("%-5s %s %.3f +- %.3f (n = %d)", label, name, values["mean"], values["std"], values["n"])

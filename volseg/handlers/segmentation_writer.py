@@ -35,7 +35,7 @@ class SegmentationWriter:
         suffix: of the label map's file name.
         measure: takes image ``(X, Y, Z)``, label map ``(X, Y, Z)`` and affine; returns the statistics of a case, with
             a list of ``warnings`` and a ``legend`` of the picture, label to text.
-        window: intensities drawn black and white in the picture.
+        window: intensities drawn black and white in the picture; ``None``: the 1st and 99.5th percentile of each image.
         preview: ``False`` leaves the pictures out.
     """
 
@@ -45,14 +45,14 @@ class SegmentationWriter:
         names: Mapping[str, str],
         suffix: str,
         measure: Measure,
-        window: tuple[float, float],
+        window: tuple[float, float] | None,
         preview: bool = True,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.names = {int(value): name for value, name in names.items()}
         self.suffix = suffix
         self.measure = measure
-        self.window = (window[0], window[1])
+        self.window = window
         self.preview = preview
         self.cases: list[dict[str, Any]] = []
         self._used: set[str] = set()
@@ -78,8 +78,9 @@ class SegmentationWriter:
         legend = statistics.pop("legend")
         write_segmentation(self.output_dir / f"{name}_{self.suffix}.nii.gz", labels, affine, self.names)
         if self.preview:
+            low, high = np.percentile(voxels, (1, 99.5)) if self.window is None else self.window
             save_preview(
-                self.output_dir / f"{name}_preview.png", voxels, labels, affine, legend, self.window, title=name
+                self.output_dir / f"{name}_preview.png", voxels, labels, affine, legend, (low, high), title=name
             )
         for warning in statistics["warnings"]:
             logger.warning("%s: %s", path, warning)

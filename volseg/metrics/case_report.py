@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
@@ -22,6 +23,9 @@ from volseg.metrics.surface_distances import surface_distances
 MEAN_LABEL = "mean"
 """Name of the summary's rows over all labels."""
 
+CASE_LABEL = "case"
+"""Name of the summary's rows of values that belong to a case as a whole."""
+
 STATISTICS = ("n", "mean", "std", "median", "quartile_25", "quartile_75", "infinite", "nan")
 """Columns of the summary, see :meth:`CaseReport.summary`."""
 
@@ -29,8 +33,8 @@ STATISTICS = ("n", "mean", "std", "median", "quartile_25", "quartile_75", "infin
 def label_measures(
     prediction: np.ndarray,
     truth: np.ndarray,
-    spacing_mm: tuple[float, float, float],
-    labels: Mapping[int, str],
+    affine: np.ndarray,
+    labels: Mapping[int, str] | Mapping[str, str],
     tolerance_mm: float = 3.0,
 ) -> dict[str, dict[str, float]]:
     """Score one segmentation, label by label.
@@ -38,8 +42,8 @@ def label_measures(
     Args:
         prediction: label map (X, Y, Z) of integers; 0 is the background.
         truth: label map of the same shape.
-        spacing_mm: voxel size along X, Y and Z.
-        labels: name of every label that occurs in the maps, background excepted.
+        affine: voxel to RAS in mm, (4, 4).
+        labels: name of every label that occurs in the maps, background excepted; JSON has the numbers as text.
         tolerance_mm: tolerance of the surface Dice; it is part of that measure's name.
 
     Returns:
@@ -53,15 +57,17 @@ def label_measures(
         UserError: if the maps do not fit each other or hold a label without a name, or a name or label is unusable.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
-    _check_labels(labels)
-    counts = confusion_counts(prediction, truth, num_classes=max(labels) + 1)
-    _check_all_named(counts, labels)
+    names = {int(label): name for label, name in labels.items()}
+    _check_labels(names)
+    counts = confusion_counts(prediction, truth, num_classes=max(names) + 1)
+    _check_all_named(counts, names)
     dice = dice_per_label(counts)
-    predicted_ml, true_ml = volumes_ml(counts, math.prod(spacing_mm))
-    boxes = _joint_boxes(prediction, truth, max(labels))
+    x_mm, y_mm, z_mm = spacing_mm = nib.affines.voxel_sizes(affine).tolist()
+    predicted_ml, true_ml = volumes_ml(counts, x_mm * y_mm * z_mm)
+    boxes = _joint_boxes(prediction, truth, max(names))
     surface_dice_name = f"surface_dice_{tolerance_mm:g}mm"
     result = {}
-    for label, name in labels.items():
+    for label, name in names.items():
         # Compared inside the label's box, so that no mask of the whole volume is ever made.
         box = boxes[label]
         surfaces = surface_distances(prediction[box] == label, truth[box] == label, spacing_mm, tolerance_mm)
@@ -81,25 +87,37 @@ class CaseReport:
     """Collects the measures of cases and writes them with their summary.
 
     All cases have the same labels and measures, those of the first one; their order is the order of rows and columns.
+
+    Args:
+        mean_row: whether the summary has rows over all labels; not where the labels overlap, as an organ and its parts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mean_row: bool = True) -> None:
+        self.mean_row = mean_row
         self._cases: dict[str, dict[str, dict[str, float]]] = {}
+        self._case_values: dict[str, dict[str, float]] = {}
 
-    def add(self, case_id: str, measures: Mapping[str, Mapping[str, float]]) -> None:
+    def add(
+        self,
+        case_id: str,
+        measures: Mapping[str, Mapping[str, float]],
+        case_values: Mapping[str, float] | None = None,
+    ) -> None:
         """Add one case.
 
         Args:
             case_id: unique name of the case.
             measures: values by label and measure, as :func:`label_measures` returns them.
+            case_values: values of the case as a whole by name; not the name of a measure.
 
         Raises:
             UserError: if the case was added before, has no measures, or has others than the first case.
         """
         if case_id in self._cases:
             raise UserError(f"The case {case_id} is in the report already; give every case a name of its own.")
-        if MEAN_LABEL in measures:
-            raise UserError(f"A label of case {case_id} is called {MEAN_LABEL!r}, the name of the summary over labels.")
+        for reserved in (MEAN_LABEL, CASE_LABEL):
+            if reserved in measures:
+                raise UserError(f"A label of case {case_id} is called {reserved!r}, the name of rows in the summary.")
         if not measures or not all(measures.values()):
             raise UserError(f"The case {case_id} has no measures.")
         columns = {label: tuple(values) for label, values in measures.items()}
@@ -109,15 +127,26 @@ class CaseReport:
                 f"The case {case_id} has the labels and measures {columns}; this report's are {expected}."
                 " Measure all cases with the same labels and tolerance."
             )
+        case_values = case_values or {}
+        expected_values = next(iter(self._case_values.values()), case_values)
+        value_names = set(case_values)
+        if value_names != set(expected_values) or not value_names.isdisjoint(next(iter(expected.values()))):
+            raise UserError(
+                f"The case {case_id} has the case values {list(case_values)}; this report's are"
+                f" {list(expected_values)}. Give all cases the same, none with the name of a measure."
+            )
         self._cases[case_id] = {
             label: {name: float(measures[label][name]) for name in names} for label, names in expected.items()
         }
+        self._case_values[case_id] = {name: float(case_values[name]) for name in expected_values}
 
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Statistics over cases by label and measure, the rows over all labels last (:data:`MEAN_LABEL`).
+        """Statistics over cases by label and measure.
 
-        A mean row takes each case's mean over its labels first, so that every case has the same weight. That mean skips
-        labels with NaN (in neither map); one infinite label makes the case infinite.
+        After the labels come the rows over all labels (:data:`MEAN_LABEL`), where they are wanted, and those of the
+        case values (:data:`CASE_LABEL`), where there are any. A mean row takes each case's mean over its labels first,
+        so that every case has the same weight. That mean skips labels with NaN (in neither map); one infinite label
+        makes the case infinite.
 
         Returns:
             Per label and measure the :data:`STATISTICS`: ``n`` cases with a finite value; over these ``mean``, ``std``
@@ -135,19 +164,24 @@ class CaseReport:
             label: {name: _statistics(case[label][name] for case in self._cases.values()) for name in names}
             for label, names in columns.items()
         }
-        result[MEAN_LABEL] = {
-            name: _statistics(_mean_over_labels(case, name) for case in self._cases.values())
-            for name in next(iter(columns.values()))
-        }
+        if self.mean_row:
+            result[MEAN_LABEL] = {
+                name: _statistics(_mean_over_labels(case, name) for case in self._cases.values())
+                for name in next(iter(columns.values()))
+            }
+        if value_names := self._value_names():
+            result[CASE_LABEL] = {
+                name: _statistics(values[name] for values in self._case_values.values()) for name in value_names
+            }
         return result
 
     def write(self, folder: str | Path) -> None:
         """Write the report into a folder, which is made if it does not exist.
 
-        ``per_case.csv`` has one row per case and label, ``summary.csv`` one per label and measure (:meth:`summary`),
-        ``summary.json`` the same as ``{"cases": n, "labels": {label: {measure: statistics}}}``. The CSV files say
-        ``nan`` and ``inf``, JSON says ``null`` for NaN. Files of an earlier report are replaced only when all the new
-        ones are complete on disk.
+        ``per_case.csv`` has one row per case and label, the case values repeated on each, ``summary.csv`` one per label
+        and measure (:meth:`summary`), ``summary.json`` the same as
+        ``{"cases": n, "labels": {label: {measure: statistics}}}``. The CSV files say ``nan`` and ``inf``, JSON says
+        ``null`` for NaN. Files of an earlier report are replaced only when all the new ones are complete on disk.
 
         Raises:
             UserError: if no case was added.
@@ -155,7 +189,7 @@ class CaseReport:
         summary = self.summary()
         measures = next(iter(self._columns().values()))
         case_rows = [
-            [case_id, label, *(values[name] for name in measures)]
+            [case_id, label, *(values[name] for name in measures), *self._case_values[case_id].values()]
             for case_id, case in self._cases.items()
             for label, values in case.items()
         ]
@@ -168,7 +202,7 @@ class CaseReport:
         _write_atomically(
             Path(folder),
             {
-                "per_case.csv": _csv_text(["case", "label", *measures], case_rows),
+                "per_case.csv": _csv_text(["case", "label", *measures, *self._value_names()], case_rows),
                 "summary.csv": _csv_text(["label", "measure", *STATISTICS], summary_rows),
                 "summary.json": json.dumps(document, indent=2, allow_nan=False) + "\n",
             },
@@ -177,6 +211,10 @@ class CaseReport:
     def _columns(self) -> dict[str, tuple[str, ...]]:
         """Labels and their measures, from the first case."""
         return {label: tuple(values) for label, values in next(iter(self._cases.values())).items()}
+
+    def _value_names(self) -> tuple[str, ...]:
+        """Names of the case values, from the first case."""
+        return tuple(next(iter(self._case_values.values())))
 
 
 def _check_labels(labels: Mapping[int, str]) -> None:

@@ -13,15 +13,26 @@ minutes of training on a few cores find them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Floats = NDArray[np.float32]
+from volseg.phantoms.geometry import (
+    Floats,
+    Grid,
+    Triple,
+    in_body_axes,
+    paint_over,
+    resize_linear,
+    small_rotation,
+    smooth_max,
+    store,
+    stored_axes,
+)
+
 Pair = tuple[float, float]
-Triple = tuple[float, float, float]
 
 GENERATION = 5
 """Raised whenever the same seed gives another phantom, so that data sets made before are made again."""
@@ -55,41 +66,6 @@ class ChestCT:
     label: NDArray[np.uint8]
     affine: NDArray[np.float64]
     fissure_visible: float
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """A regular grid in the patient frame, axes near R, A, S; ``rotation`` turns index axes into patient axes."""
-
-    shape: tuple[int, int, int]
-    spacing: NDArray[np.float64]
-    centre: NDArray[np.float64]
-    rotation: NDArray[np.float64] = field(default_factory=lambda: np.eye(3))
-
-    def coordinates(self, start: int, stop: int) -> tuple[Floats, Floats, Floats]:
-        """x, y, z in mm of slices [start, stop): three arrays that broadcast, so an upright grid costs little."""
-        axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(self.shape, self.spacing, strict=True)]
-        axes[2] = axes[2][start:stop]
-        i, j, k = np.ix_(*axes)
-        upright = np.array_equal(self.rotation, np.eye(3))
-        out = (i, j, k) if upright else [r[0] * i + r[1] * j + r[2] * k for r in self.rotation]
-        x, y, z = (np.asarray(o + c, dtype=np.float32) for o, c in zip(out, self.centre, strict=True))
-        return x, y, z
-
-    def index(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Voxel indices (N, 3) of points (N, 3) in mm."""
-        return (points - self.centre) @ self.rotation / self.spacing + (np.array(self.shape) - 1) / 2
-
-    @property
-    def softness(self) -> float:
-        """Width in mm over which an edge is blurred by the size of a voxel."""
-        return max(0.8, float(np.prod(self.spacing) ** (1 / 3)))
-
-    def affine(self) -> NDArray[np.float64]:
-        out = np.eye(4)
-        out[:3, :3] = self.rotation * self.spacing
-        out[:3, 3] = self.centre - out[:3, :3] @ ((np.array(self.shape) - 1) / 2)
-        return out
 
 
 @dataclass(frozen=True)
@@ -270,26 +246,14 @@ def _draw_anatomy(rng: np.random.Generator) -> _Anatomy:
     raise RuntimeError("no plausible anatomy in 200 draws; the tables of this module do not fit together")
 
 
-def _coarse(a: _Anatomy, step: float) -> tuple[_Grid, NDArray[np.uint8], Floats]:
+def _coarse(a: _Anatomy, step: float) -> tuple[Grid, NDArray[np.uint8], Floats]:
     """Grid, lobe label and depth below the pleura (mm, negative inside) at ``step`` mm, lungs only."""
     extent = np.array([2 * a.size[0], 2 * a.size[1], a.size[2]]) * 1.06
     shape = np.ceil(extent / step).astype(int)
-    grid = _Grid((int(shape[0]), int(shape[1]), int(shape[2])), np.full(3, step), np.array([0, 0, a.size[2] / 2]))
+    grid = Grid((int(shape[0]), int(shape[1]), int(shape[2])), np.full(3, step), np.array([0, 0, a.size[2] / 2]))
     x, y, z = grid.coordinates(0, grid.shape[2])
     space = _Space(a, x, y, z)
     return grid, space.label(), space.lung
-
-
-def _smooth_max(first: Floats, second: Floats, width: float) -> Floats:
-    """Maximum with its crease rounded over about ``width`` mm, so intersections get round edges."""
-    difference = first - second
-    difference *= difference
-    difference += np.float32(width * width)
-    np.sqrt(difference, out=difference)
-    difference += first
-    difference += second
-    difference *= np.float32(0.5)
-    return difference
 
 
 def _table(t: Floats, knots: tuple[float, ...], values: tuple[float, ...], scale: float) -> Floats:
@@ -395,15 +359,15 @@ class _Space:
             for q, (k, p) in zip((self.x, self.y, self.z), a.lump, strict=True)
         ]
         lumps = np.float32(a.lump_height) * (waves[0] * waves[1]) * waves[2]
-        out = _smooth_max(self.cage + np.float32(1.5) + lumps, top, 8)
-        out = _smooth_max(out, self.base - self.z + lumps, 5)
-        out = _smooth_max(out, between + lumps, 9)
+        out = smooth_max(self.cage + np.float32(1.5) + lumps, top, 8)
+        out = smooth_max(out, self.base - self.z + lumps, 5)
+        out = smooth_max(out, between + lumps, 9)
         # The descending aorta bulges into the left lung beside the spine.
         aorta = np.hypot(self.x + np.float32(0.15 * w), self.y + np.float32(0.45 * a.size[1]))
         aorta = np.maximum(aorta, self.z - np.float32(0.66 * h))
-        out = _smooth_max(out, np.float32(0.1 * w) - aorta, 6)
-        out = _smooth_max(out, -hilum, 6)
-        return _smooth_max(out, 2 - self.heart, 7)
+        out = smooth_max(out, np.float32(0.1 * w) - aorta, 6)
+        out = smooth_max(out, -hilum, 6)
+        return smooth_max(out, 2 - self.heart, 7)
 
     def fissures(self) -> list[tuple[_Fissure, Floats, NDArray[np.bool_]]]:
         """The three lobar fissures: sheet, its function, and where it counts."""
@@ -421,15 +385,6 @@ class _Space:
         return out
 
 
-def _over(hu: Floats, distance: Floats, value: float | Floats, softness: float) -> None:
-    """Paint ``value`` over ``hu`` where ``distance`` is negative, with an edge ``softness`` mm wide."""
-    alpha = distance * np.float32(-1 / softness)
-    alpha += np.float32(0.5)
-    np.clip(alpha, 0, 1, out=alpha)
-    alpha *= np.asarray(value, dtype=np.float32) - hu
-    hu += alpha
-
-
 def _paint_bones(hu: Floats, s: _Space, soft: float) -> None:
     """Ribs, sternum, shoulder blades on the rib cage; vertebrae, discs and the spinal canal."""
     a, (_, d, h) = s.a, s.a.size
@@ -439,16 +394,16 @@ def _paint_bones(hu: Floats, s: _Space, soft: float) -> None:
     rib = (np.sqrt(phase * phase + shell * shell) - 1) * np.float32(4)
     rib = np.maximum(rib, np.maximum(np.float32(-0.35 * h) - s.z, s.z - np.float32(1.0 * h)))
     front = s.v + np.float32(0.3) * (1 - s.t)
-    _over(hu, rib, np.where(front > 0.85, np.float32(CARTILAGE), np.float32(BONE + 80)), soft)
-    _over(hu, rib + 2, np.where(front > 0.85, np.float32(CARTILAGE), np.float32(BONE - 130)), soft)
+    paint_over(hu, rib, np.where(front > 0.85, np.float32(CARTILAGE), np.float32(BONE + 80)), soft)
+    paint_over(hu, rib + 2, np.where(front > 0.85, np.float32(CARTILAGE), np.float32(BONE - 130)), soft)
     sternum = np.maximum(np.abs(s.cage - 7) - 5, np.abs(s.x) - 16)
     sternum = np.maximum(sternum, np.abs(s.z - np.float32(0.62 * h)) - np.float32(0.26 * h))
-    _over(hu, np.maximum(sternum, -s.y), BONE - 80, soft)
+    paint_over(hu, np.maximum(sternum, -s.y), BONE - 80, soft)
     blade = np.maximum(
         np.abs(s.cage - np.float32(a.muscle + 6)) - 2.5, np.abs(np.abs(s.u) - np.float32(0.72)) * 100 - 26
     )
     blade = np.maximum(blade, np.abs(s.z - np.float32(0.8 * h)) - np.float32(0.2 * h))
-    _over(hu, np.maximum(blade, s.y + np.float32(0.2 * d)), BONE, soft)
+    paint_over(hu, np.maximum(blade, s.y + np.float32(0.2 * d)), BONE, soft)
     centre, turn = np.float32(-0.66 * d), s.z / np.float32(23.0)
     turn = np.abs(turn - np.floor(turn) - np.float32(0.5))
     body = (np.sqrt((s.x / 19) ** 2 + ((s.y - centre) / 15) ** 2) - 1) * 15
@@ -456,56 +411,56 @@ def _paint_bones(hu: Floats, s: _Space, soft: float) -> None:
     arch = np.maximum(np.abs(np.hypot(s.x, back - 24) - 11) - 3, turn * 46 - 16)
     transverse = np.maximum(np.abs(s.x) - 32, np.hypot(back - 24 - np.abs(s.x) / 4, turn * 46) - 5)
     spinous = np.maximum(np.abs(s.x) - 3.5, np.maximum(np.abs(back - 44) - 12, turn * 46 - 15))
-    _over(hu, np.minimum(np.minimum(arch, transverse), spinous), BONE - 60, soft)
-    _over(hu, body, np.where(turn < 0.4, np.float32(BONE - 100), np.float32(CARTILAGE - 20)), soft)
-    _over(hu, np.sqrt(s.x**2 + (s.y - centre + 24) ** 2) - 9, 35, soft)
+    paint_over(hu, np.minimum(np.minimum(arch, transverse), spinous), BONE - 60, soft)
+    paint_over(hu, body, np.where(turn < 0.4, np.float32(BONE - 100), np.float32(CARTILAGE - 20)), soft)
+    paint_over(hu, np.sqrt(s.x**2 + (s.y - centre + 24) ** 2) - 9, 35, soft)
 
 
 def _paint_abdomen(hu: Floats, s: _Space, soft: float) -> None:
     """Liver, spleen, stomach with a gas bubble and other bowel gas under a diaphragm a few mm thick."""
     a = s.a
     below = np.maximum(s.z - s.base, s.cage + 2)  # inside the rib cage, below the lungs
-    _over(hu, below, MUSCLE, soft)
-    _over(hu, np.maximum(below + 4, s.cage + 8), FAT + 20, soft)
+    paint_over(hu, below, MUSCLE, soft)
+    paint_over(hu, np.maximum(below + 4, s.cage + 8), FAT + 20, soft)
     liver = np.sqrt(((s.u - 0.45) / 0.72) ** 2 + ((s.v - 0.1) / 0.95) ** 2 + ((s.t - 0.02) / 0.42) ** 2)
-    _over(hu, np.maximum(below + 2, (liver - 1) * 60), 60 + 0.2 * (a.blood - BLOOD), soft)
+    paint_over(hu, np.maximum(below + 2, (liver - 1) * 60), 60 + 0.2 * (a.blood - BLOOD), soft)
     spleen = np.sqrt(((s.u + 0.68) / 0.24) ** 2 + ((s.v + 0.4) / 0.4) ** 2 + ((s.t - 0.02) / 0.17) ** 2)
-    _over(hu, np.maximum(below + 2, (spleen - 1) * 25), 50 + 0.3 * (a.blood - BLOOD), soft)
+    paint_over(hu, np.maximum(below + 2, (spleen - 1) * 25), 50 + 0.3 * (a.blood - BLOOD), soft)
     centre, axes = a.stomach.astype(np.float32)
     p, q, r = (s.x - centre[0]) / axes[0], (s.y - centre[1]) / axes[1], (s.z - centre[2]) / axes[2]
     stomach = np.maximum((np.sqrt(p * p + q * q + r * r) - 1) * np.float32(axes.min()), below + 4)
-    _over(hu, stomach, 35, soft)
-    _over(hu, np.maximum(stomach + 4, (np.float32(a.stomach_level) - q) * axes[1]), AIR + 20, soft)
+    paint_over(hu, stomach, 35, soft)
+    paint_over(hu, np.maximum(stomach + 4, (np.float32(a.stomach_level) - q) * axes[1]), AIR + 20, soft)
     for x, y, z, radius in a.gas.astype(np.float32):
         pocket = np.sqrt((s.x - x) ** 2 + (s.y - y) ** 2 + (0.7 * (s.z - z)) ** 2) - radius
         pocket = np.maximum(pocket, below + 8)
-        _over(hu, pocket - 3, 40, soft)
-        _over(hu, pocket, AIR + 30, soft)
+        paint_over(hu, pocket - 3, 40, soft)
+        paint_over(hu, pocket, AIR + 30, soft)
 
 
 def _paint_mediastinum(hu: Floats, s: _Space, soft: float) -> None:
     """Fat between the lungs with heart, aorta and gullet."""
     a, (w, d, h) = s.a, s.a.size
     inside = np.maximum(s.cage + 3, s.base - s.z)
-    _over(hu, np.maximum(inside, np.abs(s.x) - np.float32(0.5 * w)), FAT + 40, soft)
-    _over(hu, np.maximum(inside, s.heart + 3), a.blood, soft)
+    paint_over(hu, np.maximum(inside, np.abs(s.x) - np.float32(0.5 * w)), FAT + 40, soft)
+    paint_over(hu, np.maximum(inside, s.heart + 3), a.blood, soft)
     top = np.float32(0.68 * h)
     descending = np.maximum(np.hypot(s.x + np.float32(0.13 * w), s.y + np.float32(0.42 * d)) - 12, s.z - top)
-    _over(hu, descending, a.blood, soft)
+    paint_over(hu, descending, a.blood, soft)
     ascending = np.maximum(np.hypot(s.x - np.float32(0.1 * w), s.y - np.float32(0.28 * d)) - 16, s.z - top)
-    _over(hu, np.maximum(ascending, np.float32(0.35 * h) - s.z), a.blood, soft)
+    paint_over(hu, np.maximum(ascending, np.float32(0.35 * h) - s.z), a.blood, soft)
     # The arch bends from the front right to the back left.
     along = (s.y - np.float32(0.28 * d)) / np.float32(-0.7 * d)
     arch = np.hypot(s.x - np.float32(0.1 * w) + np.clip(along, 0, 1) * np.float32(0.23 * w), s.z - top) - 13
-    _over(
+    paint_over(
         hu,
         np.maximum(arch, np.abs(along - np.float32(0.5)) * np.float32(0.7 * d) - np.float32(0.35 * d)),
         a.blood,
         soft,
     )
     artery = np.hypot(s.y - np.float32(0.05 * d), s.z - np.float32(0.53 * h)) - 13
-    _over(hu, np.maximum(artery, np.abs(s.x) - np.float32(0.26 * w)), a.blood, soft)
-    _over(hu, np.hypot(s.x + 6, s.y + np.float32(0.4 * d)) - 7, MUSCLE - 20, soft)
+    paint_over(hu, np.maximum(artery, np.abs(s.x) - np.float32(0.26 * w)), a.blood, soft)
+    paint_over(hu, np.hypot(s.x + 6, s.y + np.float32(0.4 * d)) - 7, MUSCLE - 20, soft)
 
 
 def _paint_body(hu: Floats, s: _Space, table_y: float, soft: float) -> None:
@@ -515,24 +470,24 @@ def _paint_body(hu: Floats, s: _Space, table_y: float, soft: float) -> None:
     if a.table >= 0:
         curve = s.y - np.float32(table_y) - np.float32(a.table_bend) * s.x * s.x + np.float32(10)
         sheet = np.minimum(np.abs(curve) - 2, np.abs(curve + np.float32(45)) - 2)
-        _over(hu, np.maximum(sheet, np.abs(s.x) - 220), -250, soft)
-        _over(hu, np.maximum(np.abs(curve + np.float32(22)) - 21, np.abs(s.x) - 220), -940, soft)
+        paint_over(hu, np.maximum(sheet, np.abs(s.x) - 220), -250, soft)
+        paint_over(hu, np.maximum(np.abs(curve + np.float32(22)) - 21, np.abs(s.x) - 220), -940, soft)
     if a.arms_down:
         arm = np.hypot(np.abs(s.x) - np.float32(1.15 * w + a.wall[0] + 48), s.y + np.float32(0.15 * d)) - 42
         arm = np.maximum(arm, s.z - np.float32(h))
-        _over(hu, arm, FAT, soft)
-        _over(hu, arm + 9, MUSCLE, soft)
-        _over(hu, arm + 31, BONE + 250, soft)
-    _over(hu, skin, 10, soft)
-    _over(hu, skin + 2.5, FAT, soft)
+        paint_over(hu, arm, FAT, soft)
+        paint_over(hu, arm + 9, MUSCLE, soft)
+        paint_over(hu, arm + 31, BONE + 250, soft)
+    paint_over(hu, skin, 10, soft)
+    paint_over(hu, skin + 2.5, FAT, soft)
     layer = np.float32(a.muscle) + 14 * np.clip((s.t - np.float32(0.45)) * 2.5, 0, 1)
-    _over(hu, np.maximum(s.cage - layer, skin + 5), MUSCLE, soft)
+    paint_over(hu, np.maximum(s.cage - layer, skin + 5), MUSCLE, soft)
     spine = np.hypot(np.abs(s.x) - 24, (s.y + np.float32(d + 4)) * np.float32(0.9)) - 19
-    _over(hu, np.maximum(spine, skin + 5), MUSCLE, soft)
+    paint_over(hu, np.maximum(spine, skin + 5), MUSCLE, soft)
 
 
 def _paint_fissure(
-    hu: Floats, s: _Space, sheet: _Fissure, value: Floats, where: NDArray[np.bool_], grid: _Grid
+    hu: Floats, s: _Space, sheet: _Fissure, value: Floats, where: NDArray[np.bool_], grid: Grid
 ) -> tuple[float, int]:
     """Add one thin sheet inside the lungs; return the sum of its visibility on the sheet and the number of voxels."""
     # A sheet thinner than a voxel keeps its mass: its blur grows with the voxel, its height shrinks.
@@ -548,24 +503,12 @@ def _paint_fissure(
     return float(visible.sum(dtype=np.float64)), int(visible.size)
 
 
-def _resize(coarse: Floats, shape: tuple[int, int, int]) -> Floats:
-    """Linear interpolation of a coarse grid to ``shape``, one axis after the other."""
-    for axis, n in enumerate(shape):
-        position = np.linspace(0, coarse.shape[axis] - 1.001, n)
-        low = position.astype(int)
-        weight = (position - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
-        first = coarse.take(low, axis)
-        first += (coarse.take(low + 1, axis) - first) * weight
-        coarse = first
-    return coarse
-
-
-def _paint_slabs(a: _Anatomy, grid: _Grid, rng: np.random.Generator) -> tuple[Floats, NDArray[np.uint8], float]:
+def _paint_slabs(a: _Anatomy, grid: Grid, rng: np.random.Generator) -> tuple[Floats, NDArray[np.uint8], float]:
     """Image without trees, label, and the visible part of the fissures; slab by slab, to stay in the cache."""
     hu = np.full(grid.shape, AIR, np.float32)
     label = np.zeros(grid.shape, np.uint8)
     cells = [max(3, int(n * s / 14)) for n, s in zip(grid.shape, grid.spacing, strict=True)]
-    texture = _resize(ndimage.gaussian_filter(rng.standard_normal(cells, dtype=np.float32), 0.7), grid.shape)
+    texture = resize_linear(ndimage.gaussian_filter(rng.standard_normal(cells, dtype=np.float32), 0.7), grid.shape)
     texture *= np.float32(rng.uniform(10, 30) / max(float(texture.std()), 1e-3))
     table_y = -float(a.size[1] + a.wall[1] + max(a.table, 0))
     soft, slab = grid.softness, max(1, 400_000 // (grid.shape[0] * grid.shape[1]))
@@ -579,7 +522,7 @@ def _paint_slabs(a: _Anatomy, grid: _Grid, rng: np.random.Generator) -> tuple[Fl
         _paint_abdomen(image, s, soft)
         _paint_bones(image, s, soft)
         lung = texture[part] + np.float32(a.lung) - np.float32(a.gradient / 2) * s.v
-        _over(image, s.lung, lung, soft)
+        paint_over(image, s.lung, lung, soft)
         for sheet, value, where in s.fissures():
             seen, voxels = _paint_fissure(image, s, sheet, value, where, grid)
             visible, total = visible + seen, total + voxels
@@ -635,7 +578,7 @@ def _samples(tree: _Tree, step: float, low: float = 0.0) -> tuple[NDArray[np.flo
     return start[which] + ramp * (end - start)[which], tree.radius[child][which]
 
 
-def _stamp(coverage: NDArray[np.uint8], grid: _Grid, points: NDArray[np.float64], radius: NDArray[np.float64]) -> None:
+def _stamp(coverage: NDArray[np.uint8], grid: Grid, points: NDArray[np.float64], radius: NDArray[np.float64]) -> None:
     """Raise ``coverage`` (0 to 255) around points (N, 3) to the part of each voxel that a tube of that radius fills."""
     spacing, size = grid.spacing, float(np.prod(grid.spacing) ** (1 / 3))
     wide, edge = np.maximum(radius, 0.5 * size), 0.8 * size
@@ -720,7 +663,7 @@ def _windpipe(a: _Anatomy) -> list[tuple[NDArray[np.float64], float]]:
     return lines
 
 
-def _paint_trees(hu: Floats, a: _Anatomy, grid: _Grid, rng: np.random.Generator) -> None:
+def _paint_trees(hu: Floats, a: _Anatomy, grid: Grid, rng: np.random.Generator) -> None:
     """Vessels, walls and lumina of the airways, in this order."""
     step = 0.6 * float(grid.spacing.min())
     vessel, wall, lumen = (np.zeros(grid.shape, np.uint8) for _ in range(3))
@@ -742,7 +685,7 @@ def _paint_trees(hu: Floats, a: _Anatomy, grid: _Grid, rng: np.random.Generator)
         hu[where] += alpha * (np.float32(value) - hu[where])
 
 
-def _paint_lesions(hu: Floats, label: NDArray[np.uint8], grid: _Grid, rng: np.random.Generator) -> None:
+def _paint_lesions(hu: Floats, label: NDArray[np.uint8], grid: Grid, rng: np.random.Generator) -> None:
     """In some cases nodules, emphysema, mild opacities: the same in every lobe, so none of them names a lobe."""
     cells = np.argwhere(label[::4, ::4, ::2] > 0) * (4, 4, 2)
     kinds: list[tuple[int, float, float, float, float]] = []  # count, radius range, HU, strength
@@ -783,7 +726,7 @@ def _drop_islands(hu: Floats, label: NDArray[np.uint8]) -> None:
             hu[box][rim] = np.maximum(hu[box][rim], FAT)
 
 
-def _reconstruct(hu: Floats, grid: _Grid, rng: np.random.Generator) -> Floats:
+def _reconstruct(hu: Floats, grid: Grid, rng: np.random.Generator) -> Floats:
     """Kernel and noise: soft kernels blur both, sharp ones raise edges and fine noise."""
     sharpness = rng.uniform(0, 1)
     kernel = (0.75 - 0.5 * sharpness) / grid.spacing
@@ -805,23 +748,13 @@ def _reconstruct(hu: Floats, grid: _Grid, rng: np.random.Generator) -> Floats:
     return out
 
 
-def _small_rotation(rng: np.random.Generator) -> NDArray[np.float64]:
-    """A rotation by up to 5 degrees about each axis."""
-    rotation = np.eye(3)
-    for (i, j), angle in zip(((1, 2), (0, 2), (0, 1)), np.deg2rad(rng.uniform(-5, 5, 3)), strict=True):
-        turn = np.eye(3)
-        turn[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-        rotation = rotation @ turn
-    return rotation
-
-
 def _grid_for(
     a: _Anatomy, rng: np.random.Generator, shape: tuple[int, int, int] | None, spacing: Triple | None
-) -> _Grid:
+) -> Grid:
     """Field of view in R, A, S axes: the body fills it or is cut a little at the sides; the lungs are always inside."""
     w, d, h = a.size
     side, back, front = a.wall
-    rotation = _small_rotation(rng) if rng.random() < 0.2 else np.eye(3)
+    rotation = small_rotation(rng, 5) if rng.random() < 0.2 else np.eye(3)
     # Room for the sway of the mid line and the shift of the centre, and for what an oblique box cuts off.
     spare = 12.0 if np.array_equal(rotation, np.eye(3)) else 26.0
     deep = 2 * d + abs(front - back) + 2 * spare
@@ -838,7 +771,7 @@ def _grid_for(
         plane = max(wide / shape[0], deep / shape[1])
         spacing = (plane, plane, (top - bottom) / shape[2])
     centre = np.array([rng.uniform(-4, 4), (front - back) / 2 + rng.uniform(-4, 4), (bottom + top) / 2])
-    return _Grid(shape, np.array(spacing, dtype=np.float64), centre, rotation)
+    return Grid(shape, np.array(spacing, dtype=np.float64), centre, rotation)
 
 
 def _pad(image: NDArray[np.int16], rng: np.random.Generator) -> None:
@@ -847,30 +780,6 @@ def _pad(image: NDArray[np.int16], rng: np.random.Generator) -> None:
         value = int(rng.choice([-1024, -2048]))
         i, j = (((np.arange(n) - (n - 1) / 2) / (n / 2)) ** 2 for n in image.shape[:2])
         image[(i[:, None] + j[None, :]) > 1.0] = value
-
-
-def _store(array: NDArray, affine: NDArray[np.float64], orientation: str) -> tuple[NDArray, NDArray[np.float64]]:
-    """Turn axes R, A, S into the given ones; the affine follows."""
-    axes, signs = _axes(orientation)
-    turn = np.zeros((4, 4))
-    turn[3, 3] = 1
-    for new, (old, sign) in enumerate(zip(axes, signs, strict=True)):
-        turn[old, new] = sign
-        if sign < 0:
-            turn[old, 3] = array.shape[old] - 1
-    flips = tuple(slice(None, None, sign) for sign in signs)
-    return np.ascontiguousarray(array.transpose(axes)[flips]), affine @ turn
-
-
-def _axes(orientation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """For each stored axis, the R, A, S axis it runs along and its sign."""
-    axes = tuple(max("RAS".find(c), "LPI".find(c)) for c in orientation)
-    return axes, tuple(1 if c in "RAS" else -1 for c in orientation)
-
-
-def _in_body_axes(values: tuple, axes: tuple[int, ...]) -> tuple:
-    """Values per stored axis in the order R, A, S."""
-    return tuple(values[axes.index(i)] for i in range(3))
 
 
 def _check(shape: tuple[int, int, int] | None, spacing_mm: Triple | None, orientation: str) -> None:
@@ -900,10 +809,10 @@ def chest_ct(
     rng = np.random.default_rng(seed)
     drawn = str(rng.choice(ORIENTATIONS, p=(0.2, 0.2, 0.2, 0.08, 0.08, 0.08, 0.06, 0.05, 0.05)))
     orientation = drawn if orientation == "random" else orientation
-    axes, _ = _axes(orientation)
+    axes, _ = stored_axes(orientation)
     anatomy = _draw_anatomy(rng)
-    body_shape = None if shape is None else _in_body_axes(shape, axes)
-    grid = _grid_for(anatomy, rng, body_shape, None if spacing_mm is None else _in_body_axes(spacing_mm, axes))
+    body_shape = None if shape is None else in_body_axes(shape, axes)
+    grid = _grid_for(anatomy, rng, body_shape, None if spacing_mm is None else in_body_axes(spacing_mm, axes))
     hu, label, visible = _paint_slabs(anatomy, grid, rng)
     _drop_islands(hu, label)
     _paint_lesions(hu, label, grid, rng)
@@ -913,5 +822,5 @@ def chest_ct(
     _pad(image, rng)
     affine = grid.affine()
     affine[:3, 3] += rng.uniform(-150, 150, 3)
-    stored, stored_affine = _store(image, affine, orientation)
-    return ChestCT(stored, _store(label, affine, orientation)[0], stored_affine, visible)
+    stored, stored_affine = store(image, affine, orientation)
+    return ChestCT(stored, store(label, affine, orientation)[0], stored_affine, visible)

@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from volseg.data.label_codes import round_labels
 from volseg.errors import UserError
 
 __all__ = ["CheckLabelsd"]
@@ -40,16 +41,11 @@ class CheckLabelsd(MapTransform):
     def check(self, label: MetaTensor) -> MetaTensor:
         """Rounded labels ``(1, X, Y, Z)``."""
         name = label.meta.get("filename_or_obj", "label")
-        rounded = label.as_tensor().round()
-        error = (label.as_tensor() - rounded).abs().max()
-        if not error < 1e-3:  # also true for NaN
-            raise UserError(
-                f"{name}: labels must be whole numbers. Received: a value {float(error):.3g} off. Is it a label map?"
-            )
-        values = torch.unique(rounded).int().tolist()
+        codes = torch.from_numpy(round_labels(label.as_tensor().numpy(force=True), name))
+        values = torch.unique(codes).tolist()
         if values[0] < 0 or values[-1] >= self.num_classes:
             raise UserError(
                 f"{name}: labels must lie in 0..{self.num_classes - 1}. Received: {values[:20]}. "
                 "Convert the labels first (prepare_data does it for known sources)."
             )
-        return MetaTensor(rounded, meta=label.meta, applied_operations=label.applied_operations)
+        return MetaTensor(codes.to(label.as_tensor()), meta=label.meta, applied_operations=label.applied_operations)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.data.label_codes import round_labels
 from volseg.errors import UserError
 
 # Left before right and upper before lower, as lungmask and lungct number them; 0 is background.
@@ -38,35 +39,6 @@ TOTALSEGMENTATOR_MASKS = {
     "lung_middle_lobe_right": 4,
     "lung_lower_lobe_right": 5,
 }
-
-_WHOLE_NUMBER_TOLERANCE = 1e-3
-
-
-def round_labels(label: NDArray[Any], name: str = "label") -> NDArray[Any]:
-    """Whole numbers of a label map that was read as floating point; one of an integer type is returned as it is.
-
-    A file with a scale slope reads as 5.00000018, and truncation or ``== 5`` would lose voxels.
-
-    Args:
-        label: label map of any shape.
-        name: what an error calls it, best the file.
-
-    Returns:
-        The same shape, int32 if it was rounded.
-
-    Raises:
-        UserError: a value is further than 1e-3 from a whole number, so it was interpolated or is no label map.
-    """
-    if label.dtype.kind in "iub":
-        return label
-    rounded = np.rint(label)
-    wrong = ~(np.abs(label - rounded) <= _WHOLE_NUMBER_TOLERANCE)  # negated so that NaN counts as wrong
-    if wrong.any():
-        raise UserError(
-            f"{name}: label codes are not whole numbers. Received: {label[wrong][0]:g} among them. "
-            "Expected: a label map, resampled with nearest neighbour if at all"
-        )
-    return rounded.astype(np.int32)
 
 
 def from_cip_codes(label: NDArray[Any], name: str = "label") -> NDArray[np.uint8]:

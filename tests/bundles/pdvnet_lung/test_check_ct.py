@@ -52,7 +52,7 @@ def test_voxels_that_are_not_finite_become_air(caplog):
     assert torch.equal(checked.as_tensor(), expected)
     assert checked.meta["filename_or_obj"] == "a.nii.gz"
     assert torch.equal(checked.affine, data["image"].affine)
-    assert "a.nii.gz: 3 voxels are not finite and become air" in caplog.text
+    assert "a.nii.gz: 3 voxels are not finite and become -1000" in caplog.text
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (24, 2800), (-499, 900)])

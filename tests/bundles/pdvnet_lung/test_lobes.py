@@ -4,7 +4,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import itk
-import nibabel as nib
 import numpy as np
 import pytest
 from pdvnet_lung.lobes import (
@@ -19,16 +18,13 @@ from pdvnet_lung.lobes import (
     from_totalsegmentator_ids,
     merge_lobe_masks,
     present_lobes,
-    round_labels,
 )
 
 from volseg.errors import UserError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
 TANG = sorted((REAL / "tang_luna16_lobes").glob("*.nrrd"))
-TOTALSEGMENTATOR = sorted((REAL / "ts_lobe_labels_1p5mm").glob("*.nii.gz"))
 needs_tang = pytest.mark.skipif(not TANG, reason=f"no lobe maps of LUNA16 cases under {REAL}")
-needs_totalsegmentator = pytest.mark.skipif(not TOTALSEGMENTATOR, reason=f"no TotalSegmentator labels under {REAL}")
 
 
 def test_every_table_reaches_every_lobe():
@@ -58,16 +54,6 @@ def test_other_codes_and_shape():
     assert from_lola11_codes(label).tolist() == [[0, 1, 2], [0, 0, 0], [3, 4, 5], [0, 0, 0]]
 
 
-def test_scale_slope_is_rounded_and_interpolation_is_an_error():
-    label = np.array([0.0, 1.00000004, 2.99999, 5.00000018])
-    assert round_labels(label).tolist() == [0, 1, 3, 5]
-    integers = np.array([3], np.uint16)
-    assert round_labels(integers) is integers
-    for bad in (4.5, 3.002, np.nan):
-        with pytest.raises(UserError, match=r"x\.nii\.gz: label codes are not whole numbers. Received: .* Expected: "):
-            round_labels(np.array([1.0, bad]), "x.nii.gz")
-
-
 def test_masks_merge_or_complain():
     masks = {code: np.eye(5, dtype=np.uint8)[code - 1] for code in LOBES}
     merged = merge_lobe_masks(masks)
@@ -91,11 +77,3 @@ def test_real_cip_maps_convert_without_holes(path: Path):
     for region, lobe in CIP_REGIONS.items():
         lookup[[region, 512 + region]] = lobe
     assert all(np.array_equal(lookup[plane], found) for plane, found in zip(label, converted, strict=True))
-
-
-@needs_totalsegmentator
-@pytest.mark.parametrize("path", TOTALSEGMENTATOR, ids=lambda path: path.name[:5])
-def test_real_maps_with_a_scale_slope_round_to_the_codes(path: Path):
-    label = np.asanyarray(nib.load(path).dataobj)
-    assert label.dtype.kind == "f"
-    assert np.unique(round_labels(label, path.name)).tolist() == [0, 1, 2, 3, 4, 5]

@@ -247,3 +247,13 @@ def test_real_series_in_jpeg_2000():
     assert volume.shape == (1, 512, 512, 20)
     assert (float(volume.min()), float(volume.max())) == (-1024, 1839)
     np.testing.assert_allclose(nib.affines.voxel_sizes(np.asarray(volume.affine)), (0.977, 0.977, 2), atol=1e-3)
+
+
+def test_signed_bytes_of_a_metaimage(tmp_path):
+    voxels = np.arange(-30, 30, dtype=np.int8).reshape(5, 4, 3)  # stored (z, y, x)
+    (tmp_path / "mask.raw").write_bytes(voxels.tobytes())
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 3 4 5\nElementSpacing = 0.5 0.6 3\nElementType = MET_CHAR\n"
+    (tmp_path / "mask.mhd").write_text(header + "ElementDataFile = mask.raw\n")
+    volume = load_volume(tmp_path / "mask.mhd")
+    assert np.array_equal(volume.numpy()[0], voxels.transpose())
+    np.testing.assert_allclose(np.diag(volume.affine), [-0.5, -0.6, 3, 1])

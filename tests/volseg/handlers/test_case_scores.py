@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from monai.data import MetaTensor
 
 from volseg.errors import UserError
 from volseg.handlers.case_scores import CaseScores
+from volseg.metrics.case_report import label_measures
+
+LOBE_MEASURES = partial(label_measures, labels={"1": "LUL", "2": "LLL"})
 
 # voxel axes run to posterior, superior, left; a voxel is 2.625 mm3
 AFFINE = torch.tensor([[0, 0, -1.5, 12], [-0.7, 0, 0, -30], [0, 2.5, 0, 400], [0, 0, 0, 1.0]])
@@ -30,10 +34,18 @@ def case(path: str, moved: int) -> list[dict]:
     return [{"image": image, "label": MetaTensor(label, affine=AFFINE), "pred": MetaTensor(pred.byte())}]
 
 
-def run(folder, cases: list[list[dict]], **options) -> None:
+def run(folder, cases: list[list[dict]], measure=LOBE_MEASURES, **options) -> None:
     engine = Engine(lambda engine, batch: batch)
-    CaseScores(str(folder), {"1": "LUL", "2": "LLL"}, **options).attach(engine)
+    CaseScores(str(folder), measure, **options).attach(engine)
     engine.run(cases)
+
+
+def volumes(prediction: np.ndarray, truth: np.ndarray, affine: np.ndarray) -> dict[str, dict[str, float]]:
+    """Some other measure, of regions that overlap."""
+    assert prediction.dtype == truth.dtype == np.uint8
+    voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
+    overlap = np.count_nonzero(prediction * truth) * voxel_mm3
+    return {"all": {"overlap_mm3": overlap, "truth_mm3": np.count_nonzero(truth) * voxel_mm3}}
 
 
 def test_report(tmp_path, caplog):
@@ -47,15 +59,23 @@ def test_report(tmp_path, caplog):
     assert float(rows["b", "LUL"]["hausdorff_95_mm"]) == pytest.approx(0.7)  # one voxel along the first axis
     assert float(rows["a", "LUL"]["reference_volume_ml"]) == pytest.approx(24 * 0.7 * 1.5 * 2.5 / 1000)
     assert json.loads((tmp_path / "summary.json").read_text())["labels"]["LUL"]["dice"]["mean"] == 0.875
-    assert f"LUL   Dice 0.875 +- {np.std([1, 0.75], ddof=1):.3f} (n = 2)" in caplog.text
+    assert f"LUL   dice 0.875 +- {np.std([1, 0.75], ddof=1):.3f} (n = 2)" in caplog.text
 
 
-def test_tolerance_of_the_surface_dice(tmp_path):
-    for tolerance_mm, expected in ((0.8, 1.0), (0.6, None)):
-        run(tmp_path / str(tolerance_mm), [case("a.nii", 1)], tolerance_mm=tolerance_mm)
-        with (tmp_path / str(tolerance_mm) / "per_case.csv").open() as file:
-            found = float(next(csv.DictReader(file))[f"surface_dice_{tolerance_mm}mm"])
-        assert (found == 1.0) == (expected == 1.0)
+def test_measures_and_case_values_of_a_bundle(tmp_path, caplog):
+    case_values = {"share": lambda m: m["all"]["overlap_mm3"] / m["all"]["truth_mm3"], "score": lambda m: None}
+    with caplog.at_level(logging.INFO):
+        run(tmp_path, [case("a.nii", 0), case("b.nii", 3)], volumes, mean_row=False, case_values=case_values)
+    with (tmp_path / "per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [list(row) for row in rows] == [["case", "label", "overlap_mm3", "truth_mm3", "share"]] * 2
+    assert [float(row["overlap_mm3"]) for row in rows] == pytest.approx([25 * 2.625, 7 * 2.625])
+    assert [float(row["share"]) for row in rows] == pytest.approx([1, 7 / 25])
+    labels = json.loads((tmp_path / "summary.json").read_text())["labels"]
+    assert list(labels) == ["all", "case"]
+    assert labels["case"]["share"]["mean"] == pytest.approx(0.64)
+    assert "all   overlap_mm3 42.000" in caplog.text
+    assert "case  share 0.640" in caplog.text
 
 
 def test_two_cases_of_one_name_are_refused(tmp_path):

@@ -12,10 +12,12 @@ import pytest
 
 from volseg.errors import UserError
 from volseg.metrics import case_report as module
-from volseg.metrics.case_report import MEAN_LABEL, STATISTICS, CaseReport, label_measures
+from volseg.metrics.case_report import CASE_LABEL, MEAN_LABEL, STATISTICS, CaseReport, label_measures
 from volseg.metrics.surface_distances import surface_distances
 
 SPACING_MM = (5.0, 10.0, 20.0)  # 1 ml per voxel
+# voxel axes run to posterior, superior, left
+AFFINE = np.array([[0, 0, -20, 12], [-5, 0, 0, -30], [0, 10, 0, 400], [0, 0, 0, 1.0]])
 LOBES = {3: "right_upper", 1: "left_upper", 4: "absent"}
 
 
@@ -36,7 +38,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def test_label_measures_literal():
-    measures = label_measures(*label_maps(), SPACING_MM, LOBES, tolerance_mm=5.0)
+    measures = label_measures(*label_maps(), AFFINE, LOBES, tolerance_mm=5.0)
     assert list(measures) == ["right_upper", "left_upper", "absent"]
     assert list(measures["left_upper"]) == [
         "dice",
@@ -62,12 +64,12 @@ def test_label_measures_literal():
 def test_label_measures_match_the_uncropped_masks_in_any_memory_order():
     rng = np.random.default_rng(0)
     prediction, truth = rng.integers(0, 3, (2, 12, 9, 7)).astype(np.int16)
-    expected = label_measures(prediction, truth, SPACING_MM, {1: "one", 2: "two"})
+    expected = label_measures(prediction, truth, AFFINE, {1: "one", 2: "two"})
     for label, name in ((1, "one"), (2, "two")):
         surfaces = surface_distances(prediction == label, truth == label, SPACING_MM, 3.0)
         assert tuple(expected[name].values())[1:4] == surfaces
-    assert label_measures(np.asfortranarray(prediction), truth, SPACING_MM, {1: "one", 2: "two"}) == expected
-    mirrored = label_measures(prediction[::-1], truth[::-1], SPACING_MM, {1: "one", 2: "two"})
+    assert label_measures(np.asfortranarray(prediction), truth, AFFINE, {1: "one", 2: "two"}) == expected
+    mirrored = label_measures(prediction[::-1], truth[::-1], AFFINE, {1: "one", 2: "two"})
     assert mirrored["two"] == pytest.approx(expected["two"])
 
 
@@ -75,17 +77,18 @@ def test_label_in_one_map_only():
     prediction, truth = label_maps()
     prediction[prediction == 3] = 0
     for pair in ((prediction, truth), (truth, prediction)):
-        measures = label_measures(*pair, SPACING_MM, LOBES)["right_upper"]
+        measures = label_measures(*pair, AFFINE, LOBES)["right_upper"]
         assert list(measures.values())[:4] == [0.0, math.inf, math.inf, 0.0]
         assert abs(measures["volume_error_ml"]) == 12.0
 
 
 def test_identical_maps_and_tolerance_in_the_name():
     truth = label_maps()[1]
-    measures = label_measures(truth, truth, SPACING_MM, LOBES)["left_upper"]
+    measures = label_measures(truth, truth, AFFINE, LOBES)["left_upper"]
     assert list(measures.values()) == [1.0, 0.0, 0.0, 1.0, 0.0, 48.0, 48.0]
     assert "surface_dice_3mm" in measures
-    assert "surface_dice_1.5mm" in label_measures(truth, truth, SPACING_MM, LOBES, tolerance_mm=1.5)["left_upper"]
+    assert label_measures(truth, truth, AFFINE, {str(k): name for k, name in LOBES.items()})["left_upper"] == measures
+    assert "surface_dice_1.5mm" in label_measures(truth, truth, AFFINE, LOBES, tolerance_mm=1.5)["left_upper"]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def test_identical_maps_and_tolerance_in_the_name():
 )
 def test_label_errors(labels, message):
     with pytest.raises(UserError, match=message):
-        label_measures(*label_maps(), SPACING_MM, labels)
+        label_measures(*label_maps(), AFFINE, labels)
 
 
 def test_report_files(tmp_path):
@@ -159,6 +162,37 @@ def test_zero_dice_counts_and_all_missing_is_nan():
     assert summary[MEAN_LABEL]["dice"]["mean"] == 0.5
 
 
+def test_case_values_and_no_mean_row(tmp_path):
+    report = CaseReport(mean_row=False)
+    report.add("a", two_labels(0.5, 1.0), {"score": 80, "rank": math.nan})
+    report.add("b", two_labels(0.25, 0.75), {"rank": 4, "score": 85})
+    report.write(tmp_path)
+    assert (tmp_path / "per_case.csv").read_text(encoding="utf-8").splitlines() == [
+        "case,label,dice,error_ml,score,rank",
+        "a,upper,0.5,-0.5,80.0,nan",
+        "a,lower,1.0,2.0,80.0,nan",
+        "b,upper,0.25,-0.25,85.0,4.0",
+        "b,lower,0.75,2.0,85.0,4.0",
+    ]
+    rows = [list(row.values())[:4] for row in read_csv(tmp_path / "summary.csv")]
+    assert [row[0] for row in rows] == ["upper", "upper", "lower", "lower", CASE_LABEL, CASE_LABEL]
+    assert rows[-2:] == [["case", "score", "2", "82.5"], ["case", "rank", "1", "4.0"]]
+    assert list(report.summary()) == ["upper", "lower", CASE_LABEL]
+
+
+@pytest.mark.parametrize("values", [None, {"rank": 1.0}, {"score": 1.0, "rank": 1.0}])
+def test_cases_with_other_values_are_an_error(values):
+    report = CaseReport()
+    report.add("a", two_labels(0.5, 1.0), {"score": 80.0})
+    with pytest.raises(UserError, match=r"case b has the case values .*; this report's are \['score'\]"):
+        report.add("b", two_labels(0.5, 1.0), values)
+
+
+def test_case_value_with_the_name_of_a_measure_is_an_error():
+    with pytest.raises(UserError, match="none with the name of a measure"):
+        CaseReport().add("a", two_labels(0.5, 1.0), {"dice": 1.0})
+
+
 def test_order_comes_from_the_first_case(tmp_path):
     report = CaseReport()
     report.add("a", two_labels(0.5, 1.0))
@@ -170,7 +204,7 @@ def test_order_comes_from_the_first_case(tmp_path):
 
 def test_measured_cases_go_through(tmp_path):
     report = CaseReport()
-    report.add("case", label_measures(*label_maps(), SPACING_MM, LOBES))
+    report.add("case", label_measures(*label_maps(), AFFINE, LOBES))
     report.write(tmp_path)
     rows = read_csv(tmp_path / "per_case.csv")
     assert [row["label"] for row in rows] == list(LOBES.values())
@@ -205,6 +239,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
         ("b", {"upper": {"dice": 1.0, "error_ml": 0.0}}, "case b has the labels and measures"),
         ("b", {"upper": {"dice": 1.0}, "lower": {"dice": 1.0}}, "case b has the labels and measures"),
         ("b", {"mean": {"dice": 1.0}}, "called 'mean'"),
+        ("b", {"case": {"dice": 1.0}}, "called 'case'"),
     ],
 )
 def test_report_errors(case_id, measures, message):

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the check of MRI."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy.spatial.transform import Rotation
+from vnet_prostate.check_mri import CheckMRId
+
+from volseg.errors import UserError
+
+# voxel axes run to posterior, superior, left
+AXIAL = np.array([[0, 0, -6.5], [-6.0, 0, 0], [0, 7.5, 0]])
+
+
+def mri(size=(22, 9, 20), degrees: float = 0, axes: np.ndarray = AXIAL) -> dict[str, MetaTensor]:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix() @ axes
+    voxels = torch.linspace(0, 800, int(np.prod(size))).reshape(1, *size)
+    return {"image": MetaTensor(voxels, affine=torch.from_numpy(affine), meta={"filename_or_obj": "a.nii.gz"})}
+
+
+@pytest.mark.parametrize("degrees", [0, 35])
+def test_axial_and_oblique_volumes_pass_unchanged(caplog, degrees):
+    data = mri(degrees=degrees)
+    assert torch.equal(CheckMRId("image")(data)["image"], data["image"])
+    assert caplog.records == []
+
+
+def test_too_few_slices_along_the_patient():
+    with pytest.raises(UserError, match=r"a\.nii\.gz: too few slices for an MRI of the prostate\. Received: 7"):
+        CheckMRId("image")(mri(size=(22, 7, 20)))
+
+
+def test_a_constant_image_is_refused():
+    data = mri()
+    data["image"][:] = 3
+    with pytest.raises(UserError, match=r"a\.nii\.gz: nothing in the image\. Received: 3 in every voxel"):
+        CheckMRId("image")(data)
+
+
+def test_voxels_that_are_no_number_become_0(caplog):
+    data = mri()
+    data["image"][0, 1, 2, 3:6] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    assert not CheckMRId("image")(data)["image"][0, 1, 2, 3:6].any()
+    assert "3 voxels are not finite and become 0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("data", "warning"),
+    [
+        (mri(axes=AXIAL * [1.3, 0.3, 1]), "slices are not axial"),
+        (mri(axes=AXIAL * [0.2, 1, 0.2]), "is the spacing right? Received: 26 x 26 mm"),
+        (mri(degrees=44), "axes are 44 degrees oblique"),
+    ],
+)  # fmt: skip
+def test_warnings(caplog, data, warning):
+    caplog.set_level(logging.WARNING)
+    CheckMRId("image")(data)
+    assert warning in caplog.text

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the scale of intensities."""
+
+from __future__ import annotations
+
+import torch
+from vnet_prostate.intensity import ZScored, z_score
+
+
+def test_voxels_above_the_lowest_have_mean_0_and_deviation_1():
+    image = torch.tensor([[-3.0, 1, 2], [-3, 5, 8]]).reshape(1, 1, 2, 3)
+    scaled = z_score(image).flatten()
+    inside = scaled[[1, 2, 4, 5]]
+    torch.testing.assert_close(inside.mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(inside.std(correction=0), torch.tensor(1.0))
+    # mean 4 and variance 7.5 of 1, 2, 5, 8
+    torch.testing.assert_close(scaled[0], torch.tensor(-7 / 7.5**0.5))
+
+
+def test_scale_and_offset_of_the_scanner_do_not_matter():
+    image = torch.rand(1, 4, 5, 6)
+    torch.testing.assert_close(z_score(1500 * image - 90), z_score(image), atol=1e-4, rtol=1e-4)
+
+
+def test_constant_images_become_0():
+    assert not z_score(torch.full((1, 2, 3, 4), 7.0)).any()
+
+
+def test_two_values_do_not_divide_by_zero():
+    image = torch.zeros(1, 2, 3, 4)
+    image[0, 0] = 5
+    assert z_score(image).flatten().tolist() == [0.0] * 12 + [-5.0] * 12
+
+
+def test_dictionary_form_leaves_other_entries_alone():
+    data = {"image": torch.rand(1, 2, 3, 4), "label": torch.ones(1, 2, 3, 4)}
+    scaled = ZScored("image")(data)
+    torch.testing.assert_close(scaled["image"], z_score(data["image"]))
+    assert scaled["label"] is data["label"]

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the statistics of a gland."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from vnet_prostate.report import gland_statistics
+
+# voxel axes run to posterior, superior, left: 0.7, 3 and 0.5 mm
+AFFINE = np.array([[0, 0, -0.5, 30], [-0.7, 0, 0, 20], [0, 3.0, 0, 10], [0, 0, 0, 1]])
+SIZE = (90, 30, 110)
+
+
+def mask(*box: slice) -> np.ndarray:
+    labels = np.zeros(SIZE, np.uint8)
+    labels[box] = 1
+    return labels
+
+
+def test_volume_and_extents_are_the_patients():
+    labels = mask(slice(20, 60), slice(5, 17), slice(10, 70))
+    statistics = gland_statistics(np.zeros(SIZE), labels, AFFINE)
+    assert statistics["gland_ml"] == pytest.approx(40 * 0.7 * 12 * 3 * 60 * 0.5 / 1000, abs=0.01)
+    assert statistics["extent_mm"] == {"right_left": 30.0, "anterior_posterior": 28.0, "superior_inferior": 36.0}
+    assert list(statistics["extent_mm"]) == ["right_left", "anterior_posterior", "superior_inferior"]
+    assert statistics["warnings"] == []
+    assert statistics["legend"] == {1: "prostate 30 ml"}
+
+
+def test_nothing_found():
+    statistics = gland_statistics(np.zeros(SIZE), mask(slice(0)), AFFINE)
+    assert statistics["gland_ml"] == 0
+    assert set(statistics["extent_mm"].values()) == {0.0}
+    assert statistics["warnings"] == ["no prostate found."]
+
+
+@pytest.mark.parametrize(
+    ("box", "warning"),
+    [
+        ((slice(20, 60), slice(0, 12), slice(10, 70)), "gland cut by the field of view: it reaches the first or last"),
+        ((slice(50, 90), slice(5, 17), slice(10, 70)), "gland cut by the field of view: it reaches the edge"),
+        ((slice(20, 22), slice(5, 7), slice(10, 12)), "a gland of 0 ml is unusual; patients' have 10 to 400."),
+        ((slice(1, 89), slice(1, 29), slice(1, 109)), "a gland of 279 ml is unusual"),
+    ],
+)  # fmt: skip
+def test_warnings(box, warning, monkeypatch):
+    monkeypatch.setattr("vnet_prostate.report.VOLUME_ML", (10.0, 400.0 if "279" not in warning else 100.0))
+    assert [w for w in gland_statistics(np.zeros(SIZE), mask(*box), AFFINE)["warnings"] if w.startswith(warning)]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Voxels of a file in the type they are stored in, and grids from headers alone.
+
+For the preparation of data sets, which looks at thousands of files; a network's input is read by
+:mod:`volseg.data.volume_reader`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import itk
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from volseg.data.voxel_grid import VoxelGrid, grid_from_itk
+from volseg.errors import UserError
+
+__all__ = ["nifti_channel", "open_nifti", "read_itk", "read_metaimage_grid", "read_nifti", "unreadable"]
+
+_NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+
+
+def open_nifti(path: Path) -> Any:
+    """A NIfTI file as nibabel's image, its voxels not yet read.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return nib.load(path)
+    except _NIFTI_ERRORS as error:
+        raise unreadable(path, error) from error
+
+
+def read_nifti(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
+    """Voxels (x, y, z) and grid of a NIfTI file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = open_nifti(path)
+    try:
+        voxels = np.asanyarray(image.dataobj)
+    except _NIFTI_ERRORS as error:
+        raise unreadable(path, error) from error
+    return voxels, VoxelGrid(voxels.shape, image.affine)
+
+
+def nifti_channel(path: Path, channel: int) -> Any:
+    """One channel of a NIfTI file (x, y, z, channel) as a 3-D image with the same header and type.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = open_nifti(path)
+    try:
+        return image.slicer[..., channel]
+    except _NIFTI_ERRORS as error:
+        raise unreadable(path, error) from error
+
+
+def read_itk(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
+    """Voxels (x, y, z) and grid of a file that ITK reads: NRRD, MetaImage and others.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    # ITK's Python package has no images of signed bytes (MET_CHAR); a short holds them.
+    is_signed_byte = _read_header(path).GetComponentType() == itk.CommonEnums.IOComponent_CHAR
+    try:
+        image = itk.imread(path, itk.SS if is_signed_byte else None)
+    except RuntimeError as error:  # what ITK's wrapping raises for every failure of reading
+        raise unreadable(path, error) from error
+    axes, origin_mm = np.asarray(itk.array_from_matrix(image.GetDirection())), list(image.GetOrigin())
+    voxels = itk.array_view_from_image(image).transpose()  # (z, y, x) to (x, y, z)
+    return voxels, grid_from_itk(voxels.shape, axes, list(image.GetSpacing()), origin_mm)
+
+
+def read_metaimage_grid(path: Path) -> VoxelGrid:
+    """Grid of a MetaImage (``.mhd``) from its header; the voxels are only checked to be there.
+
+    Raises:
+        UserError: the header cannot be read, or the file of the voxels is absent or too short.
+    """
+    reader = _read_header(path)
+    header = path.read_text(encoding="latin-1")
+    data_name = re.search(r"^ElementDataFile\s*=\s*(.+?)\s*$", header, re.MULTILINE)
+    data = path.parent / data_name[1] if data_name else path
+    compressed = re.search(r"^CompressedData\s*=\s*True", header, re.MULTILINE | re.IGNORECASE)
+    n_bytes = data.stat().st_size if data.is_file() else 0
+    n_expected = 1 if compressed else reader.GetImageSizeInBytes()
+    if n_bytes < n_expected:
+        raise UserError(
+            f"{path}: voxels are missing. Received: {data.name} with {n_bytes} bytes. "
+            f"Expected: {n_expected} bytes or more; unpack or download it again"
+        )
+    n_axes = range(reader.GetNumberOfDimensions())
+    return grid_from_itk(
+        [reader.GetDimensions(axis) for axis in n_axes],
+        np.array([list(reader.GetDirection(axis)) for axis in n_axes]).T,  # one call per axis gives one column
+        [reader.GetSpacing(axis) for axis in n_axes],
+        [reader.GetOrigin(axis) for axis in n_axes],
+    )
+
+
+def _read_header(path: Path) -> Any:
+    """ITK's reader of a file, its header read."""
+    reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    try:
+        if reader is None:
+            raise RuntimeError("no header that ITK knows")
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise unreadable(path, error) from error
+    return reader
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """The error for a file of a download that cannot be read, in one line."""
+    said = " ".join(str(error).split())[-160:]
+    return UserError(f"{path}: cannot be read. Received: {said}. Expected: a whole file; unpack or download it again")

