@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -313,6 +314,99 @@ def infer(monai_bundle, bundle, tmp_path):
         return tmp_path / "out", process.stderr
 
     return run
+
+
+@pytest.fixture
+def image(phantom):
+    """The phantom's image: voxels (X, Y, Z) and affine."""
+    file = nib.load(phantom["image"])
+    return np.asarray(file.dataobj).copy(), file.affine
+
+
+@pytest.fixture
+def case(tmp_path, phantom):
+    """A folder with one image and its label, to be spoilt, and the data list of a dataset."""
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    for kind, path in phantom.items():
+        shutil.copy(path, folder / f"{kind}.nii.gz")
+    pair = {"image": "image.nii.gz", "label": "label.nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps({"training": [pair], "validation": [pair], "test": [pair]}))
+    return folder
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    return ["--output_dir", tmp_path / "out", "--ckpt_dir", tmp_path / "models"]
+
+
+@pytest.fixture
+def train(monai_bundle, bundle, outputs):
+    """Run train.json on a dataset folder for one small epoch; the completed process."""
+
+    def run(dataset_dir: Path | str, *overrides: object):
+        sizes = [*bundle.size_overrides, *bundle.network_overrides, "--max_epochs", 1, "--val_interval", 1]
+        given = ["--dataset_dir", dataset_dir, *sizes, "--device", "cpu", "--num_workers", 0, *outputs, *overrides]
+        return monai_bundle("run", "--config_file", bundle.configs / "train.json", *given)
+
+    return run
+
+
+@pytest.fixture
+def try_to_infer(monai_bundle, bundle, tmp_path):
+    """Run inference.json on one input; the completed process."""
+
+    def run(source: Path | str, *overrides: object, model: Path = bundle.weights):
+        given = ["--input", source, "--weights", model, "--output_dir", tmp_path / "out", "--device", "cpu"]
+        small = bundle.network_overrides
+        return monai_bundle("run", "--config_file", bundle.configs / "inference.json", *given, *small, *overrides)
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """``refused(process, *words)``: one line that holds the words, no traceback, no file in the output folders."""
+
+    def check(process, *words: str) -> None:
+        assert process.returncode == 1, process.stderr
+        lines = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, process.stderr
+        assert [word for word in words if word not in lines[0]] == [], lines[0]
+        assert "Traceback" not in process.stderr + process.stdout, process.stderr + process.stdout
+        assert process.stderr.rstrip().splitlines()[-1] == lines[0]
+        # Current run has terminated due to exception: what Ignite says of it would be a second line of error
+        assert "terminated due to exception" not in process.stderr + process.stdout
+        assert "ERROR" not in process.stderr + process.stdout
+        left = [p for folder in ("out", "models") for p in (tmp_path / folder).rglob("*") if p.is_file()]
+        # a training that ends at its first case has opened its log; an empty one of TensorBoard is whole
+        assert [p for p in left if not p.name.startswith("events.out.tfevents.")] == []
+
+    return check
+
+
+@pytest.fixture
+def handled(bundle, tmp_path):
+    """``handled(process)`` are the statistics of an inference that went well."""
+
+    def check(process) -> list[dict]:
+        assert process.returncode == 0, process.stderr
+        assert "Traceback" not in process.stderr
+        assert len(list((tmp_path / "out").glob(f"*_{bundle.small.suffix}.nii.gz"))) == 1
+        return json.loads((tmp_path / "out" / "statistics.json").read_text())
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def save():
+    """``save(path, voxels, affine)`` writes a NIfTI file and returns its path."""
+
+    def write(path: Path, voxels: np.ndarray, affine: np.ndarray) -> Path:
+        nib.save(nib.Nifti1Image(voxels, affine), path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")
