@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from tools import REPOSITORY
 from tools.machine import describe_machine
 from volseg.errors import UserError
@@ -27,58 +30,95 @@ HELD_OUT_SEED = 1
 HELD_OUT_CASES = {"training": 0, "validation": 0, "test": 12}
 
 
-def results(bundle: str = "pdvnet_lung", training: bool = True) -> None:
+def results(bundle: str = "pdvnet_lung", training: bool = True, recipe: str = "") -> None:
     """Train a bundle on its phantoms as ``train.json`` does, score the weights on others, write ``docs/results``.
 
     The weights in ``models`` are replaced: what a bundle ships is what this command writes. The results are
-    ``phantom.json`` (commands, machine, seconds, summary) and ``phantom_per_case.csv``.
+    ``phantom.json`` (commands, machine, seconds, learning curve, summary) and ``phantom_per_case.csv``.
 
     Args:
         bundle: name of a folder under ``bundles``.
         training: ``False`` scores the weights that are there and keeps what the results say of their training.
+        recipe: another ``recipe`` than the default one of ``train.json``, where the bundle has several; its results
+            carry its name, ``phantom_RECIPE.json``, and its weights are not kept.
     """
     root = REPOSITORY / "bundles" / bundle
     if not (root / "configs" / "evaluate.json").is_file():
         raise UserError(f"{root}: no such bundle. Received: {bundle}. Give the name of a folder under bundles.")
-    file = root / "docs" / "results" / "phantom.json"
-    with tempfile.TemporaryDirectory() as scratch:
-        trained = _train(root, Path(scratch)) if training else json.loads(file.read_text(encoding="utf-8"))["training"]
-        write_json(file, {"training": trained, **_evaluate(root, Path(scratch))})
+    name = f"phantom_{recipe}" if recipe else "phantom"
+    folder = root / "docs" / "results"
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        models = scratch / "models" if recipe else root / "models"
+        if training:
+            trained = _train(root, scratch, {"recipe": recipe} if recipe else {})
+            for file in () if recipe else ("model.pt", "model.json"):
+                models.mkdir(exist_ok=True)
+                shutil.copyfile(scratch / "models" / file, models / file)
+        else:
+            trained = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["training"]
+        evaluated = _evaluate(root, scratch, models)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(scratch / "evaluate" / "per_case.csv", folder / f"{name}_per_case.csv")
+        if recipe:
+            evaluated.pop("eval_metrics")  # the metadata speaks of the default recipe
+        write_json(folder / f"{name}.json", {"training": trained, **evaluated})
+    if recipe:
+        plot_learning_curves(folder, root / "docs" / "figures" / "learning_curves.png")
 
 
-def _train(root: Path, scratch: Path) -> dict[str, Any]:
-    """Train, with phantoms that are made anew, so that the seconds hold for the first use, and ship the weights."""
+def _train(root: Path, scratch: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train with phantoms that are made anew, so that the seconds hold for the first use."""
     started = time.perf_counter()
     overrides = {"output_dir": scratch / "train", "phantom_dir": scratch / "phantom", "ckpt_dir": scratch / "models"}
-    command = _run(root, ["train"], overrides)
+    command = _run(root, ["train"], {**settings, **overrides})
     seconds = time.perf_counter() - started
-    for name in ("model.pt", "model.json"):
-        shutil.copyfile(scratch / "models" / name, root / "models" / name)
     return {
         "command": command,
         "seconds": round(seconds, 1),
         "machine": describe_machine(),
-        "weights": json.loads((root / "models" / "model.json").read_text(encoding="utf-8")),
+        "weights": json.loads((scratch / "models" / "model.json").read_text(encoding="utf-8")),
+        "learning_curve": _learning_curve(scratch / "train" / "tensorboard"),
     }
 
 
-def _evaluate(root: Path, scratch: Path) -> dict[str, Any]:
+def _learning_curve(folder: Path) -> dict[str, list[float]]:
+    """Validation Dice and the epochs it was taken after, from a training's TensorBoard files."""
+    events = EventAccumulator(str(folder)).Reload()
+    scalars = events.Scalars("val_mean_dice")
+    return {"epoch": [s.step for s in scalars], "val_mean_dice": [round(s.value, 4) for s in scalars]}
+
+
+def plot_learning_curves(results_dir: Path, path: Path) -> None:
+    """Draw the learning curves of all recipes that have results files."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for file in sorted(results_dir.glob("phantom*.json")):
+        training = json.loads(file.read_text(encoding="utf-8"))["training"]
+        curve = training["learning_curve"]
+        axes.plot(curve["epoch"], curve["val_mean_dice"], marker="o", label=f"{training['weights']['recipe']} recipe")
+    axes.set(xlabel="epoch", ylabel="Dice on validation phantoms", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _evaluate(root: Path, scratch: Path, models: Path) -> dict[str, Any]:
     overrides = {
         "output_dir": scratch / "evaluate",
+        "ckpt_dir": models,
         "phantom_dir": scratch / "held_out",
         "phantom_cases": HELD_OUT_CASES,
         "phantom_seed": HELD_OUT_SEED,
     }
     command = _run(root, ["train", "evaluate"], overrides)
-    destination = root / "docs" / "results"
-    destination.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(scratch / "evaluate" / "per_case.csv", destination / "phantom_per_case.csv")
     summary = json.loads((scratch / "evaluate" / "summary.json").read_text(encoding="utf-8"))["labels"]
     overall = summary.get(MEAN_LABEL) or next(iter(summary.values()))  # an organ comes before its parts
     return {
         "evaluation": {
             "command": command,
-            "weights_sha256": hashlib.sha256((root / "models" / "model.pt").read_bytes()).hexdigest(),
+            "weights_sha256": hashlib.sha256((models / "model.pt").read_bytes()).hexdigest(),
             "data": f"{HELD_OUT_CASES['test']} held-out phantoms, seed {HELD_OUT_SEED}, scored on their own grid",
             "machine": describe_machine(),
         },

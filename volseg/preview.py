@@ -16,6 +16,8 @@ from volseg.files import atomic_path
 
 __all__ = ["LABEL_COLOURS", "save_preview"]
 
+# around what is labelled: enough to see where in the body it lies
+MARGIN_MM = 30.0
 # Okabe and Ito's palette, which people with colour blindness can tell apart
 LABEL_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 
@@ -32,7 +34,8 @@ def save_preview(
     """Draw axial, coronal and two sagittal planes with the labels in colour.
 
     The planes go through the middle of what is labelled, the sagittal ones through the middle of its left and right
-    half; without labels through the middle of the image. Patient's right is on the left, as radiologists look at it.
+    half, and show it with a margin; without labels they show all and go through the middle of the image. Patient's
+    right is on the left, as radiologists look at it.
 
     Args:
         path: of the PNG.
@@ -47,25 +50,52 @@ def save_preview(
     image, labels = (nib.apply_orientation(volume, to_ras) for volume in (image, labels))
     spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])]
 
+    views = _views(labels, spacing_mm)
+    planes = _planes(labels)
+    # widths in mm, so that all pictures have one scale
+    widths = [_length(views[1 if axis == 0 else 0]) * spacing_mm[1 if axis == 0 else 0] for _, axis, _ in planes]
     figure = Figure(figsize=(13, 4.2), facecolor="black", layout="constrained")
-    for axes, (plane, axis, index) in zip(figure.subplots(1, 4), _planes(labels), strict=True):
+    panels = figure.subplots(1, 4, gridspec_kw={"width_ratios": widths})
+    for axes, (plane, axis, index) in zip(panels, planes, strict=True):
         horizontal, vertical = (a for a in range(3) if a != axis)
         picture = [np.take(volume, index, axis=axis).T for volume in (image, labels)]
+        view = views[horizontal]
         if axis != 0:  # x runs to the patient's right-hand side of the picture: turn it round
             picture = [p[:, ::-1] for p in picture]
+            view = tuple(picture[0].shape[1] - 1 - edge for edge in reversed(view))
         aspect = spacing_mm[vertical] / spacing_mm[horizontal]
         axes.imshow(picture[0], cmap="gray", vmin=window[0], vmax=window[1], origin="lower", aspect=aspect)
         colours = ListedColormap(LABEL_COLOURS[: max(names)])
         shown = np.ma.masked_equal(picture[1], 0)
-        axes.imshow(shown, cmap=colours, vmin=1, vmax=max(names), alpha=0.5, origin="lower", aspect=aspect,
+        axes.imshow(shown, cmap=colours, vmin=1, vmax=max(names), alpha=0.3, origin="lower", aspect=aspect,
                     interpolation="nearest")  # fmt: skip
+        for value in np.unique(picture[1][picture[1] > 0]):
+            axes.contour(picture[1] == value, levels=[0.5], colors=LABEL_COLOURS[value - 1], linewidths=1)
+        axes.set(xlim=view, ylim=views[vertical])
         axes.set_title(plane, color="white", fontsize=10)
+        for text, side in zip("PA" if axis == 0 else "RL", ("left", "right"), strict=True):
+            axes.text(side == "right", 0.5, f" {text} ", transform=axes.transAxes, color="white", ha=side, fontsize=9)
         axes.axis("off")
     figure.suptitle(title, color="white", fontsize=11)
     patches = [Patch(color=LABEL_COLOURS[value - 1], label=text) for value, text in names.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, labelcolor="white")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _views(labels: np.ndarray, spacing_mm: np.ndarray) -> list[tuple[float, float]]:
+    """First and last edge along each axis of what is drawn: the labels with a margin, or all where there are none."""
+    views = []
+    for axis, size in enumerate(labels.shape):
+        found = np.flatnonzero((labels > 0).any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = MARGIN_MM / spacing_mm[axis]
+        first, last = (found[0] - margin, found[-1] + margin) if found.size else (0, size - 1)
+        views.append((max(first, 0) - 0.5, min(last, size - 1) + 0.5))
+    return views
+
+
+def _length(view: tuple[float, float]) -> float:
+    return view[1] - view[0]
 
 
 def _planes(labels: np.ndarray) -> Sequence[tuple[str, int, int]]:

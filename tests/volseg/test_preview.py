@@ -112,6 +112,20 @@ def test_voxels_have_their_proportions(tmp_path, drawn, codes):
     assert aspects == pytest.approx([0.7 / 1.5, 2.5 / 1.5, 2.5 / 0.7, 2.5 / 0.7])
 
 
+def test_view_is_what_is_labelled_with_a_margin(tmp_path, drawn):
+    labels = np.zeros((100, 120, 30), np.uint8)
+    labels[20:30, 50:60, 10:12] = 1
+    affine = np.diag([1.5, 0.5, 3.0, 1.0])
+    save_preview(tmp_path / "a.png", labels.astype(np.float32), labels, affine, {1: "gland"}, (0, 1), "case")
+    axial, coronal, sagittal, _ = drawn[0].axes
+    # 30 mm are 20, 60 and 10 voxels; x is turned round: index 0 to 49 of 100 is 50 to 99 from the left
+    assert axial.get_xlim() == (49.5, 99.5)
+    assert axial.get_ylim() == (-0.5, 119.5)
+    assert coronal.get_ylim() == sagittal.get_ylim() == (-0.5, 21.5)
+    assert [text.get_text().strip() for text in axial.texts] == ["R", "L"]
+    assert [text.get_text().strip() for text in sagittal.texts] == ["P", "A"]
+
+
 def test_legend_and_picture_agree_in_colour(tmp_path, drawn):
     image, labels = marked_volume()
     path = tmp_path / "out" / "a.png"
