@@ -141,7 +141,10 @@ def test_ckpt_export_agrees_with_eager(bundle_command, checkout, weights, eager,
         assert (exported(larger) - eager(larger)).abs().max() < 1e-3
 
 
-def test_ckpt_export_by_tracing_agrees_with_eager(monai_bundle, bundle, configs, weights, eager, example, tmp_path):
+def test_ckpt_export_by_tracing_agrees_with_eager(
+    monai_bundle, bundle_name, copied_root, weights, eager, example, tmp_path
+):
+    configs = copied_root / "bundles" / bundle_name / "configs"
     process = monai_bundle(
         "ckpt_export", "network_def", "--filepath", tmp_path / "model.ts", "--ckpt_file", weights,
         "--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json",

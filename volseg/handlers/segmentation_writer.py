@@ -65,7 +65,7 @@ class SegmentationWriter:
     def __call__(self, engine: Engine) -> None:
         output: Any = engine.state.output
         for item in output:
-            self.write(item["image"].meta["filename_or_obj"], np.asarray(item["pred"])[0])
+            self.write(item["image"].meta["filename_or_obj"], np.asarray(item["pred"])[0].astype(np.uint8))
 
     def write(self, path: str, labels: np.ndarray) -> None:
         """Write the results of one case, given its image's path and its label map ``(X, Y, Z)``."""
