@@ -31,6 +31,8 @@ bench: install
 
 results: install
 	$(BIN)/python -m tools results pdvnet_lung
+	$(BIN)/python -m tools results vnet_prostate
+	$(BIN)/python -m tools results vnet_prostate --recipe paper
 
 install: $(VENV)/installed
 
