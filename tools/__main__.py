@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import fire
 
-from tools.bench import bench
+from tools.bench.command import bench
 from tools.check.command import check
 from tools.real_ct import real_ct
 from tools.results import results

@@ -4,11 +4,20 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 
+import numpy as np
 import pytest
+import torch
 
-from tools import REPOSITORY, bench
+from tools import REPOSITORY
+from tools.bench import augmentation, command, phantoms, vnet
+from tools.bench.measure import duration, interleave, summary
+from tools.bench.networks import agreement, time_forwards
+from tools.bench.processes import in_fresh_process, peak_memory_mb, peak_memory_of_command_mb
+from tools.bench.report import table, write_result, write_summary
+from volseg.errors import UserError
 
 FOLDER = REPOSITORY / "docs" / "benchmarks"
 ROWS = [
@@ -29,7 +38,7 @@ RESULT = {
 def committed(name):
     path = FOLDER / name
     if not path.exists():
-        pytest.skip(f"{path.relative_to(REPOSITORY)} does not exist: python -m tools bench writes it")
+        pytest.skip(f"{path.relative_to(REPOSITORY)} does not exist: python -m tools bench {path.stem} writes it")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -68,46 +77,229 @@ def test_checkpointing_saves_memory_and_the_model_card_says_how_much():
     assert f"takes {whole['median_s']:.0f} s and {whole['peak_mb'] / 1000:.1f} GB from file to file" in card
 
 
+def test_vnet_is_fast_and_right():
+    rows = rows_of(committed("vnet_prostate_network.json"))
+    assert rows["dft"]["ratio"] >= 3
+    assert rows["dft"]["dice"] >= 0.999
+
+
+def test_deformation_is_fast():
+    assert rows_of(committed("bspline_deform.json"))["RandBSplineDeformd"]["ratio"] >= 10
+
+
+def test_histogram_matching_is_fast():
+    assert rows_of(committed("histogram_match.json"))["match_quantiles"]["ratio"] > 1
+
+
+@pytest.mark.parametrize("name", command.BENCHMARKS)
+def test_what_ratios_refer_to_comes_first(name):
+    assert committed(f"{name}.json")["rows"][0]["ratio"] == 1
+
+
 def test_the_table_is_made_from_the_results():
     files = sorted(FOLDER.glob("*.json"))
     if not files:
         pytest.skip("docs/benchmarks holds no results: python -m tools bench writes them")
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     for path in files:
-        assert bench.table(json.loads(path.read_text(encoding="utf-8"))["rows"]) in text
+        assert table(json.loads(path.read_text(encoding="utf-8"))["rows"]) in text
         assert path.with_suffix(".png").exists()
 
 
 def test_steps_take_turns():
     order = []
-    seconds = bench.interleave({name: lambda name=name: order.append(name) for name in "ab"}, repetitions=2)
+    seconds = interleave({name: lambda name=name: order.append(name) for name in "ab"}, repetitions=2)
     assert order == ["a", "b", "a", "b", "a", "b"]
     assert [len(runs) for runs in seconds.values()] == [3, 3]
 
 
 def test_summary_leaves_out_the_warm_up():
-    assert bench.summary([100.0, 3.0, 1.0, 2.0], [50.0, 8.0, 9.0, 7.0]) == {
+    assert summary([100.0, 3.0, 1.0, 2.0], [50.0, 8.0, 9.0, 7.0]) == {
         "median_s": 2.0, "min_s": 1.0, "max_s": 3.0, "n": 3, "ratio": 4.0,
     }  # fmt: skip
 
 
+def test_short_times_keep_their_digits():
+    assert summary([1.0, 0.04321], [1.0, 0.5])["median_s"] == 0.0432
+    assert [duration(0.0432), duration(0.9994), duration(2)] == ["43 ms", "999 ms", "2.00 s"]
+
+
 def test_any_result_of_the_form_gets_a_table_and_a_plot(tmp_path):
-    bench.write_result(tmp_path / "a_network.json", RESULT)
-    bench.write_summary(tmp_path)
+    write_result(tmp_path / "a_network.json", RESULT)
+    write_summary(tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "| mode | median (min to max, n) | ratio | peak |" in text
     assert "| fast | 2.00 s (1.50 to 2.50, 3) | 4.0 | 1.50 GB |" in text
+    assert "Weights: random. P (), 2 cores" in text
     assert "![A network](a_network.png)" in text
     assert (tmp_path / "a_network.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob("*.tmp"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "a_network.json", "a_network.png"]
+
+
+def test_a_note_stands_in_the_summary(tmp_path):
+    write_result(tmp_path / "a_network.json", {**RESULT, "note": "The mask is empty"})
+    write_summary(tmp_path)
+    assert "Weights: random. The mask is empty. P ()" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_cell_that_a_row_lacks_stays_empty():
+    run = {"median_s": 0.05, "min_s": 0.0435, "max_s": 1.2, "n": 5, "ratio": 1.0}
+    rows = [{"mode": "peer", **run}, {"mode": "ours", **run, "dice": 0.99954, "agreement": 0.5}]
+    assert table(rows).splitlines() == [
+        "| mode | median (min to max, n) | ratio | agreement | dice |",
+        "| --- | --- | --- | --- | --- |",
+        "| peer | 50 ms (44 to 1200, 5) | 1.0 |  |  |",
+        "| ours | 50 ms (44 to 1200, 5) | 1.0 | 50.000 % | 0.9995 |",
+    ]
+
+
+def test_a_fresh_process_returns_what_the_function_does():
+    assert in_fresh_process(math.hypot, 3, 4) == 5
+
+
+def test_memory_of_a_fresh_process_is_not_that_of_its_parent():
+    held = np.ones(60_000_000)  # 480 MB
+    assert peak_memory_mb() > held.nbytes / 1e6
+    assert 5 < in_fresh_process(peak_memory_mb) < 300
 
 
 def test_memory_of_children_counts():
     child = "b = bytearray(150_000_000); import time; time.sleep(0.5)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    assert 150 < bench._peak_of([sys.executable, "-c", parent], {}) < 400
+    assert 150 < peak_memory_of_command_mb([sys.executable, "-c", parent], {}) < 400
 
 
 def test_a_failing_command_is_quoted():
     with pytest.raises(RuntimeError, match=r"ended with 3:\nno weights"):
-        bench._peak_of([sys.executable, "-c", "print('no weights'); raise SystemExit(3)"], {})
+        peak_memory_of_command_mb([sys.executable, "-c", "print('no weights'); raise SystemExit(3)"], {})
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """Two benchmarks in place of the real ones, and what they were called with."""
+    calls = []
+
+    def benchmark(name):
+        return lambda repetitions, seed: calls.append((name, repetitions, seed)) or RESULT
+
+    monkeypatch.setattr(command, "BENCHMARKS", {"one": (benchmark("one"), None), "two": (benchmark("two"), 3)})
+    return calls
+
+
+def test_without_names_all_run_and_long_ones_less_often(benchmarks, tmp_path):
+    command.bench(output_dir=str(tmp_path), repetitions=5, seed=7)
+    assert benchmarks == [("one", 5, 7), ("two", 3, 7)]
+    assert json.loads((tmp_path / "two.json").read_text(encoding="utf-8")) == RESULT
+    assert (tmp_path / "README.md").read_text(encoding="utf-8").count("## A network") == 2
+
+
+def test_names_choose_benchmarks(benchmarks, tmp_path):
+    command.bench("two", output_dir=str(tmp_path), repetitions=2, seed=7)
+    assert benchmarks == [("two", 2, 7)]
+
+
+@pytest.mark.parametrize(("names", "options"), [(["one", "three"], {}), ([], {"repetitions": 0})])
+def test_a_wrong_argument_is_an_error_before_anything_runs(benchmarks, tmp_path, names, options):
+    with pytest.raises(UserError, match=r"Received: (three|0)"):
+        command.bench(*names, output_dir=str(tmp_path), **options)
+    assert not benchmarks
+
+
+def test_agreement_is_a_part_of_the_voxels():
+    assert agreement(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1])) == {"agreement": 0.666667}
+
+
+def test_networks_run_in_turn_and_give_labels():
+    class Constant(torch.nn.Module):
+        def __init__(self, label):
+            super().__init__()
+            self.label = label
+
+        def forward(self, x):
+            return torch.nn.functional.one_hot(torch.full(x.shape[:1] + x.shape[2:], self.label), 3).movedim(-1, 1)
+
+    image = torch.zeros(1, 1, 2, 3, 4)
+    seconds, labels = time_forwards(lambda mode, _: Constant(len(mode)), ["a", "bb"], image, repetitions=1)
+    assert [len(runs) for runs in seconds.values()] == [2, 2]
+    assert {mode: label.unique().tolist() for mode, label in labels.items()} == {"a": [1], "bb": [2]}
+    assert labels["a"].shape == (1, 2, 3, 4)
+
+
+def test_dice_is_that_of_the_foreground():
+    columns, note = vnet.compare_masks({"eager": torch.tensor([1, 1, 0, 0]), "fast": torch.tensor([1, 0, 0, 0])})
+    assert columns == {"eager": {"agreement": 1, "dice": 1}, "fast": {"agreement": 0.75, "dice": 0.666667}}
+    assert note == "The mask of eager has 2 of 4 voxels"
+
+
+def test_an_empty_mask_has_no_dice():
+    columns, note = vnet.compare_masks({"eager": torch.zeros(4).int(), "fast": torch.zeros(4).int()})
+    assert columns == {"eager": {"agreement": 1}, "fast": {"agreement": 1}}
+    assert "empty" in note
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path):
+    """A bundle without weights, and no processes of their own, which take seconds to start."""
+    monkeypatch.setattr(vnet, "BUNDLE", tmp_path)
+    monkeypatch.setattr(vnet, "in_fresh_process", lambda function, *arguments: function(*arguments))
+
+
+def test_vnet_and_its_peer(here):
+    result = vnet.bench_network(1, seed=0, size=(32, 16, 16), modes=("eager", "channels_last"))
+    rows = rows_of(result)
+    assert list(rows) == ["eager", "channels_last", vnet.PEER]
+    assert rows["channels_last"]["agreement"] > 0.99
+    assert "agreement" not in rows[vnet.PEER]
+    assert rows[vnet.PEER]["peak_mb"] > 0
+    assert result["weights"].startswith("random, seed 0;")
+    assert "1x1x32x16x16" in result["input"]
+
+
+def test_input_of_vnet_is_z_scored():
+    image = vnet.network_input(0, (32, 48, 16))
+    inside = image[image > image.min()]
+    assert image.shape == (1, 1, 32, 48, 16)
+    assert abs(float(inside.mean())) < 1e-4
+    assert abs(float(inside.std(correction=0)) - 1) < 1e-4
+
+
+def test_what_weights_were_trained_for_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr("tools.bench.networks.REPOSITORY", tmp_path)
+    monkeypatch.setattr(vnet, "BUNDLE", tmp_path / "bundle")
+    models = tmp_path / "bundle" / "models"
+    models.mkdir(parents=True)
+    (models / "model.pt").touch()
+    record = {"spatial_size": [48, 48, 32], "spacing_mm": [2.67, 2.67, 3.0], "norm": "instance"}
+    (models / "model.json").write_text(json.dumps(record), encoding="utf-8")
+    assert vnet.describe_weights(0) == (
+        "bundle/models/model.pt, trained at 48x48x32 and 2.67x2.67x3.0 mm, instance normalisation"
+    )
+
+
+def test_a_training_step_of_vnet(here):
+    result = vnet.bench_training(1, seed=0, size=(16, 32, 16))
+    assert result["input"].startswith("noise, as 2x1x16x32x16;")
+    assert rows_of(result)["plain"]["n"] == 1
+
+
+def test_deformation_agrees_with_its_peer():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    result = augmentation.bench_bspline_deform(1, seed=0, size=(40, 36, 20))
+    after, _ = torch.get_num_threads(), torch.set_num_threads(threads)
+    assert after == 2
+    assert result["machine"]["threads"] == 1
+    assert list(rows_of(result)) == ["SimpleITK", "RandBSplineDeformd"]
+    assert rows_of(result)["RandBSplineDeformd"]["agreement"] > 0.99
+
+
+def test_histogram_matching_agrees_with_its_peer():
+    result = augmentation.bench_histogram_match(1, seed=0, size=(20, 16, 12))
+    assert list(rows_of(result)) == ["scikit-image", "match_quantiles"]
+    assert float(result["note"].split(": ")[1].split()[0]) < 0.01
+
+
+def test_a_prostate_phantom_is_drawn():
+    result = phantoms.bench_prostate_mri(1, seed=3, shape=(32, 24, 16))
+    assert result["title"] == "Prostate MRI phantom, 32x24x16"
+    assert result["input"].startswith("seeds 3 to 4,")

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import pickle
 import sys
+import threading
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from volseg import runtime
 from volseg.runtime import MODES, accelerate, bfloat16_is_native
 
 SHAPE = (1, 1, 16, 24, 32)
-CPU_MODES = ("eager", "channels_last", "bf16", "openvino")
+CPU_MODES = ("eager", "channels_last", "bf16", "dft", "openvino")
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is not installed")
 
@@ -40,6 +41,19 @@ class Small(nn.Module):
         y = self.out(torch.relu(self.norm(self.conv(x))))
         y = nn.functional.interpolate(y, scale_factor=2.0, mode=self.upsampling)
         return (y, x) if self.training else y
+
+
+class Large(nn.Module):
+    """Most of the work is in a convolution with a large kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv = nn.Conv3d(1, 16, 3, 1, 1), nn.Conv3d(16, 16, 5, 1, 2)
+        self.activation, self.out = nn.PReLU(16, 0.1), nn.ConvTranspose3d(16, 3, 2, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.out(self.activation(self.conv(x) + x))
 
 
 @pytest.fixture(autouse=True)
@@ -365,6 +379,81 @@ def test_pdvnet(shape, caplog):
     assert not warnings_of(caplog)
     with pytest.raises(ValueError, match=r"multiples of 8. Received: 33 along X of \(1, 1, 33, 40, 16\)"):
         run(accelerate(network, mode="openvino"), image((1, 1, 33, 40, 16)))
+
+
+@pytest.fixture
+def large(monkeypatch):
+    monkeypatch.setattr(runtime, "SMALL_VOXELS", 1000)
+    torch.manual_seed(0)
+    return Large().eval()
+
+
+@pytest.mark.parametrize(("native", "tolerance"), [(True, 0.03), (False, 1e-5)])
+@pytest.mark.parametrize("shape", [(1, 1, 32, 24, 16), (2, 1, 35, 20, 12)])
+def test_large_kernels_go_through_a_transform(large, shape, native, tolerance, monkeypatch, caplog):
+    monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: native)
+    fast = accelerate(large, mode="auto")
+    with caplog.at_level(logging.INFO, "volseg.runtime"):
+        for _ in range(2):
+            assert_close(run(fast, image(shape)), run(large, image(shape)), tolerance)
+    assert fast._dft is not None
+    assert fast._engine is None
+    assert not warnings_of(caplog)
+    assert len(caplog.messages) == 1
+    assert "DFT convolutions, " in caplog.messages[0]
+    assert type(large.conv) is nn.Conv3d
+
+
+def test_small_kernels_and_small_images_do_not(large, monkeypatch):
+    for network, shape in ((Small().eval(), SHAPE), (large, (1, 1, 3, 24, 16))):
+        fast = accelerate(network)
+        monkeypatch.setattr(fast, "_run_dft", None)
+        assert_close(run(fast, image(shape)), run(network, image(shape)))
+
+
+@pytest.mark.parametrize("change", ["in_place", "data", "assign"])
+def test_weights_behind_a_transform_are_derived_again(large, change):
+    fast = accelerate(large, mode="dft")
+    before = run(fast, image())
+    with torch.no_grad():
+        if change == "in_place":
+            large.conv.weight.mul_(-2)
+        elif change == "data":
+            large.conv.weight.data.mul_(-2)
+        else:
+            fast.load_state_dict({k: v * 2 for k, v in large.state_dict().items()}, assign=True)
+    after = run(fast, image())
+    assert not torch.allclose(before, after, rtol=0.1)
+    assert_close(after, run(large, image()), 0.03)
+
+
+def test_transforms_made_in_inference_mode_serve_outside(large):
+    fast = accelerate(large, mode="dft")
+    with torch.inference_mode():
+        fast(image())
+    assert_close(fast(image()), run(large, image()), 0.03)
+    assert not fast(image()).requires_grad
+    fast.train()(image()).sum().backward()
+    assert large.conv.weight.grad.abs().sum() > 0
+
+
+def test_a_copy_with_other_numbers_is_not_used(large, monkeypatch, caplog):
+    monkeypatch.setattr(runtime.DftConv3d, "forward", lambda self, x: torch.zeros_like(x))
+    fast = accelerate(large)
+    for _ in range(2):
+        assert_close(run(fast, image()), run(large, image()))
+    assert "Large gives other numbers" in warnings_of(caplog)[0]
+    assert len(warnings_of(caplog)) == (1 if HAS_OPENVINO else 2)
+
+
+@needs_openvino
+def test_a_network_that_cannot_be_copied_is_one_warning(large, caplog):
+    large.lock = threading.Lock()
+    fast = accelerate(large)
+    for _ in range(2):
+        assert_close(run(fast, image()), run(large, image()))
+    assert len(warnings_of(caplog)) == 1
+    assert "openvino runs in place of dft: cannot pickle" in warnings_of(caplog)[0]
 
 
 def test_openvino_does_not_call_home(monkeypatch):

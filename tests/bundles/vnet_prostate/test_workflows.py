@@ -175,7 +175,7 @@ def test_real_anatomy_is_learnt_and_segmented_back(run, monai_bundle, configs, t
     run(
         "train train_practical", "--dataset_dir", dataset, *narrow, "--batch_size", 1, "--num_workers", 0,
         "--spacing_mm", "[2.4, 2.4, 2.2]", "--spatial_size", "[48, 48, 32]", "--max_epochs", 24, "--val_interval", 24,
-        "--deformation_probability", 0, "--histogram_probability", 0,
+        "--deformation_probability", 0, "--histogram_probability", 0, "--mirror_probability", 0,
     )  # fmt: skip
     process = monai_bundle(
         "run", "--config_file", configs / "inference.json", "--input", dataset / "image.nii.gz", *narrow,
