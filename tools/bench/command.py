@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks by name, and the command that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tools import REPOSITORY
+from tools.bench import augmentation, pdvnet, phantoms, vnet
+from tools.bench.report import write_result, write_summary
+from volseg.errors import UserError
+
+__all__ = ["BENCHMARKS", "bench"]
+
+# each makes NAME.json; the second entry bounds the repetitions of what takes minutes
+BENCHMARKS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]] = {
+    "pdvnet_lung_network": (pdvnet.bench_network, None),
+    "pdvnet_lung_end_to_end": (pdvnet.bench_end_to_end, 3),
+    "pdvnet_lung_training": (pdvnet.bench_training, 3),
+    "chest_ct_phantom": (phantoms.bench_chest_ct, None),
+    "vnet_prostate_network": (vnet.bench_network, None),
+    "vnet_prostate_end_to_end": (vnet.bench_end_to_end, 3),
+    "vnet_prostate_training": (vnet.bench_training, 1),
+    "prostate_mri_phantom": (phantoms.bench_prostate_mri, None),
+    "bspline_deform": (augmentation.bench_bspline_deform, None),
+    "histogram_match": (augmentation.bench_histogram_match, None),
+}
+
+
+def bench(*names: str, output_dir: str | None = None, repetitions: int = 5, seed: int = 3_000_000) -> None:
+    """Measure networks, pipelines and transforms; write results, table and plots.
+
+    Args:
+        names: benchmarks to run, called like the results files in ``docs/benchmarks``; all if none is given.
+        output_dir: folder to write to; ``docs/benchmarks`` of the checkout if not given.
+        repetitions: timed runs of each way, after one that is not timed. Pipelines and the training of PDV-Net run at
+            most 3 times, that of V-Net once.
+        seed: number of the phantom, one that no training sees; seed of noise, and of weights where there are no trained
+            ones.
+
+    Raises:
+        UserError: no such benchmark, or no repetition.
+    """
+    chosen = [str(name) for name in names] or list(BENCHMARKS)
+    for name in chosen:
+        if name not in BENCHMARKS:
+            raise UserError(f"No such benchmark. Received: {name}. Choose from: {', '.join(BENCHMARKS)}.")
+    if repetitions < 1:
+        raise UserError(f"Every benchmark is repeated at least once. Received: {repetitions}. Raise --repetitions.")
+    folder = Path(output_dir) if output_dir else REPOSITORY / "docs" / "benchmarks"
+    for name in chosen:
+        run, most = BENCHMARKS[name]
+        write_result(folder / f"{name}.json", run(min(repetitions, most or repetitions), seed))
+    write_summary(folder)

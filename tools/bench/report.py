@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results files, and the table and plots that are made from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from tools.bench.measure import duration, say
+from volseg.files import atomic_path
+
+__all__ = ["table", "write_result", "write_summary"]
+
+INTRODUCTION = (
+    "Made by `python -m tools bench` from the JSON files beside it. The ways to do the same thing ran in turn on "
+    "one machine; times are medians. Ratio: how many times faster than the first row. Peak: memory of the whole "
+    "process, of which added: beyond what it held before the first input. First: the first input in a process, "
+    "with whatever is prepared for it. Agreement: voxels with the label of the first row. Dice: of the mask with that "
+    "of the first row.\n"
+)
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    say(f"wrote {path}")
+
+
+def write_summary(folder: Path) -> None:
+    """Make the table and one plot for each result from the JSON files of a folder."""
+    parts = ["# Benchmarks\n", INTRODUCTION]
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        draw(result, path.with_suffix(".png"))
+        machine = result["machine"]
+        packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
+        note = f"{result['note']}. " if "note" in result else ""
+        threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+        parts += [
+            f"## {result['title']}\n",
+            f"Input: {result['input']}. Weights: {result['weights']}. {note}{machine['processor']} "
+            f"({', '.join(machine['flags'])}), {machine['cores']} cores, {threads}, "
+            f"{machine['memory_gib']} GiB; {packages}. `{result['command']}`, {result['date']}.\n",
+            table(result["rows"]),
+            f"![{result['title']}]({path.stem}.png)\n",
+        ]
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+    say(f"wrote {folder / 'README.md'}")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table; columns that no row has are left out, cells that a row lacks stay empty."""
+    optional: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "first": ("first_s", lambda value: f"{value:.1f} s"),
+        "peak": ("peak_mb", lambda value: f"{value / 1000:.2f} GB"),
+        "added": ("added_mb", lambda value: f"{value / 1000:.2f} GB"),
+        "agreement": ("agreement", lambda value: f"{100 * value:.3f} %"),
+        "dice": ("dice", lambda value: f"{value:.4f}"),
+    }
+    shown = {name: column for name, column in optional.items() if any(column[0] in row for row in rows)}
+    lines = [["mode", "median (min to max, n)", "ratio", *shown]]
+    lines += [["---"] * len(lines[0])]
+    for row in rows:
+        cells = [text(row[key]) if key in row else "" for key, text in shown.values()]
+        lines += [[row["mode"], _spread(row), f"{row['ratio']:.1f}", *cells]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _spread(row: dict[str, Any]) -> str:
+    scale, decimals, unit = (1, 2, "s") if row["median_s"] >= 1 else (1000, 0, "ms")
+    middle, low, high = (f"{scale * row[key]:.{decimals}f}" for key in ("median_s", "min_s", "max_s"))
+    return f"{middle} {unit} ({low} to {high}, {row['n']})"
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Plot seconds and peak memory of the rows of a result."""
+    rows = result["rows"][::-1]
+    names = [row["mode"] for row in rows]
+    times_s = [row["median_s"] for row in rows]
+    spread = [[row["median_s"] - row["min_s"] for row in rows], [row["max_s"] - row["median_s"] for row in rows]]
+    panels = 2 if "peak_mb" in rows[0] else 1
+    figure, axes = plt.subplots(
+        1, panels, figsize=(1 + 4 * panels, 0.8 + 0.5 * len(rows)), sharey=True, squeeze=False, layout="constrained"
+    )
+    left, *right = axes[0]
+    bars = left.barh(names, times_s, xerr=spread, color="#3b6ea5", error_kw={"lw": 1})
+    left.bar_label(bars, [f"{duration(row['median_s'])}, {row['ratio']:.1f} x" for row in rows], padding=6)
+    left.set(xlabel="seconds (median, extremes)", xlim=(0, 1.35 * max(row["max_s"] for row in rows)))
+    for memory in right:
+        bars = memory.barh(names, [row["peak_mb"] / 1000 for row in rows], color="#a55a3b")
+        memory.bar_label(bars, fmt="%.2f GB", padding=4)
+        memory.set(xlabel="peak memory of the process, GB", xlim=(0, 1.3 * max(r["peak_mb"] for r in rows) / 1000))
+    for panel in axes[0]:
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(result["title"], fontsize=10)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)
