@@ -16,8 +16,8 @@ multiplies the data to be moved. The transform is orthogonal, which is why round
 little harm: V-Net's error is 1.4 times that of plain bfloat16. Minimal schemes with points on the real axis (Toom-Cook,
 Winograd) need about as many products for 4 results from 8 planes, but amplify rounding errors.
 
-Many short steps follow each other here. Where other programs want the same cores, threads of PyTorch that wait for
-each other without giving way cost more than the work; ``OMP_WAIT_POLICY=passive`` in the environment lets them give way.
+Many short steps follow each other here, and after each one PyTorch's threads wait for each other. Where other programs
+want the same cores, that can take longer than the work itself; fewer threads are faster then.
 """
 
 from __future__ import annotations
