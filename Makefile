@@ -32,7 +32,7 @@ bench: install
 results: install
 	$(BIN)/python -m tools results pdvnet_lung
 	$(BIN)/python -m tools results vnet_prostate
-	$(BIN)/python -m tools results vnet_prostate --recipe paper
+	$(BIN)/python -m tools results vnet_prostate --overlay train_practical
 
 install: $(VENV)/installed
 

@@ -30,7 +30,7 @@ HELD_OUT_SEED = 1
 HELD_OUT_CASES = {"training": 0, "validation": 0, "test": 12}
 
 
-def results(bundle: str = "pdvnet_lung", training: bool = True, recipe: str = "") -> None:
+def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str = "") -> None:
     """Train a bundle on its phantoms as ``train.json`` does, score the weights on others, write ``docs/results``.
 
     The weights in ``models`` are replaced: what a bundle ships is what this command writes. The results are
@@ -39,39 +39,42 @@ def results(bundle: str = "pdvnet_lung", training: bool = True, recipe: str = ""
     Args:
         bundle: name of a folder under ``bundles``.
         training: ``False`` scores the weights that are there and keeps what the results say of their training.
-        recipe: another ``recipe`` than the default one of ``train.json``, where the bundle has several; its results
-            carry its name, ``phantom_RECIPE.json``, and its weights are not kept.
+        overlay: a config to lay over ``train.json``, such as ``train_practical``; its results carry its name,
+            ``phantom_practical.json``, and its weights are not kept.
     """
     root = REPOSITORY / "bundles" / bundle
     if not (root / "configs" / "evaluate.json").is_file():
         raise UserError(f"{root}: no such bundle. Received: {bundle}. Give the name of a folder under bundles.")
-    name = f"phantom_{recipe}" if recipe else "phantom"
+    configs = ["train", overlay] if overlay else ["train"]
+    if not (root / "configs" / f"{configs[-1]}.json").is_file():
+        raise UserError(f"{root}: no such overlay. Received: {overlay}. Give the name of a file in configs.")
+    name = f"phantom_{overlay.removeprefix('train_')}" if overlay else "phantom"
     folder = root / "docs" / "results"
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        models = scratch / "models" if recipe else root / "models"
+        models = scratch / "models" if overlay else root / "models"
         if training:
-            trained = _train(root, scratch, {"recipe": recipe} if recipe else {})
-            for file in () if recipe else ("model.pt", "model.json"):
+            trained = _train(root, configs, scratch)
+            for file in () if overlay else ("model.pt", "model.json"):
                 models.mkdir(exist_ok=True)
                 shutil.copyfile(scratch / "models" / file, models / file)
         else:
             trained = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["training"]
-        evaluated = _evaluate(root, scratch, models)
+        evaluated = _evaluate(root, configs, scratch, models)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(scratch / "evaluate" / "per_case.csv", folder / f"{name}_per_case.csv")
-        if recipe:
-            evaluated.pop("eval_metrics")  # the metadata speaks of the default recipe
+        if overlay:
+            evaluated.pop("eval_metrics")  # the metadata speaks of train.json
         write_json(folder / f"{name}.json", {"training": trained, **evaluated})
-    if recipe:
+    if overlay:
         plot_learning_curves(folder, root / "docs" / "figures" / "learning_curves.png")
 
 
-def _train(root: Path, scratch: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _train(root: Path, configs: Sequence[str], scratch: Path) -> dict[str, Any]:
     """Train with phantoms that are made anew, so that the seconds hold for the first use."""
     started = time.perf_counter()
     overrides = {"output_dir": scratch / "train", "phantom_dir": scratch / "phantom", "ckpt_dir": scratch / "models"}
-    command = _run(root, ["train"], {**settings, **overrides})
+    command = _run(root, configs, overrides)
     seconds = time.perf_counter() - started
     return {
         "command": command,
@@ -90,13 +93,15 @@ def _learning_curve(folder: Path) -> dict[str, list[float]]:
 
 
 def plot_learning_curves(results_dir: Path, path: Path) -> None:
-    """Draw the learning curves of all recipes that have results files."""
+    """Draw the learning curves of ``train.json`` and of the overlays that have results files."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     for file in sorted(results_dir.glob("phantom*.json")):
         training = json.loads(file.read_text(encoding="utf-8"))["training"]
         curve = training["learning_curve"]
-        axes.plot(curve["epoch"], curve["val_mean_dice"], marker="o", label=f"{training['weights']['recipe']} recipe")
+        axes.plot(
+            curve["epoch"], curve["val_mean_dice"], marker="o", label=file.stem.replace("phantom", "train") + ".json"
+        )
     axes.set(xlabel="epoch", ylabel="Dice on validation phantoms", ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -104,7 +109,7 @@ def plot_learning_curves(results_dir: Path, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _evaluate(root: Path, scratch: Path, models: Path) -> dict[str, Any]:
+def _evaluate(root: Path, configs: Sequence[str], scratch: Path, models: Path) -> dict[str, Any]:
     overrides = {
         "output_dir": scratch / "evaluate",
         "ckpt_dir": models,
@@ -112,7 +117,7 @@ def _evaluate(root: Path, scratch: Path, models: Path) -> dict[str, Any]:
         "phantom_cases": HELD_OUT_CASES,
         "phantom_seed": HELD_OUT_SEED,
     }
-    command = _run(root, ["train", "evaluate"], overrides)
+    command = _run(root, [*configs, "evaluate"], overrides)
     summary = json.loads((scratch / "evaluate" / "summary.json").read_text(encoding="utf-8"))["labels"]
     overall = summary.get(MEAN_LABEL) or next(iter(summary.values()))  # an organ comes before its parts
     return {

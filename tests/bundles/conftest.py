@@ -186,7 +186,7 @@ SMALL = {
         record={
             "spatial_size": [32, 48, 16],
             "spacing_mm": [4.0, 3.0, 6.0],
-            "norm": "instance",
+            "norm": None,
             "bias_correction": False,
         },
         arguments={"channels": [2, 4, 4, 8, 8]},

@@ -36,12 +36,6 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "models" / "model.json").read_text())
 
 
-@pytest.mark.parametrize("names", ["train", "train train_practical"])
-def test_phantoms_and_the_overlay_train_by_the_practical_recipe(run, train_overrides, tmp_path, names):
-    run(names, *train_overrides, "--val_interval", 1)
-    assert {key: record(tmp_path)[key] for key in ("recipe", "norm")} == {"recipe": "practical", "norm": "instance"}
-
-
 OPTIMISER = """
 import json, sys
 from monai.bundle import create_workflow
@@ -86,7 +80,7 @@ def test_recipe_on_real_data_is_the_papers(recipe):
     }  # fmt: skip
 
 
-def test_practical_overlay_on_real_data_keeps_the_papers_grid(recipe):
+def test_practical_overlay_keeps_the_papers_grid(recipe):
     optimizer, _, schedule, values, loss = recipe("train train_practical")
     assert (optimizer, schedule, loss) == ("AdamW", "CosineAnnealingLR", "DiceLoss")
     assert values == {
@@ -100,11 +94,13 @@ def test_logistic_baseline_differs_in_the_loss_alone(recipe):
     assert (paper[4], baseline[4]) == ("DiceLoss", "WeightedLogisticLoss")
 
 
-@pytest.mark.parametrize("names", ["train", "train train_logistic"])
-def test_paper_and_baseline_train_and_are_evaluated(run, phantom_overrides, train_overrides, tmp_path, names):
-    run(names, *train_overrides, "--recipe", "paper", "--val_interval", 1)
-    assert record(tmp_path)["norm"] is None
-    run("train evaluate", *phantom_overrides)
+@pytest.mark.parametrize(
+    ("names", "norm"), [("train", None), ("train train_practical", "instance"), ("train train_logistic", None)]
+)
+def test_recipes_and_baseline_train_and_are_evaluated(run, phantom_overrides, train_overrides, tmp_path, names, norm):
+    run(names, *train_overrides, "--val_interval", 1)
+    assert record(tmp_path)["norm"] == norm
+    run("train evaluate", *phantom_overrides)  # the norm is found beside the weights
     assert (tmp_path / "out" / "per_case.csv").is_file()
 
 
