@@ -45,9 +45,9 @@ def make_importable(bundle: Path) -> None:
 
 
 def trained_weights(bundle: Path) -> Path | None:
-    """The weights that a bundle has, if any."""
-    path = bundle / "models" / "model.pt"
-    return path if path.exists() else None
+    """The weights that a bundle has, if any; first those that learnt at the paper's size, in ``models/full_size``."""
+    paths = (bundle / "models" / "full_size" / "model.pt", bundle / "models" / "model.pt")
+    return next((path for path in paths if path.exists()), None)
 
 
 def weights_source(bundle: Path, seed: int) -> str:
