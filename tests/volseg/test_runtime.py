@@ -470,3 +470,17 @@ def test_openvino_does_not_call_home(monkeypatch):
 
 def test_bfloat16_is_native_says_yes_or_no():
     assert bfloat16_is_native() in (True, False)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_instance_norm_that_leaves_channels_last_is_the_same(batch):
+    from volseg.runtime import _ChannelsLastInstanceNorm
+
+    norm = torch.nn.InstanceNorm3d(3, affine=True)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(batch, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d)
+    y = _ChannelsLastInstanceNorm(norm)(x)
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(y, norm(x))
+    torch.testing.assert_close(_ChannelsLastInstanceNorm(norm)(x.contiguous()), norm(x))
