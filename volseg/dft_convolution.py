@@ -13,8 +13,9 @@ the complex parts included, are two small constant matrices, applied to all chan
 
 Only one axis is transformed: the convolutions of planes that remain are what CPUs do best, and each further axis
 multiplies the data to be moved. The transform is orthogonal, which is why rounding to bfloat16 between the steps does
-little harm: V-Net's logits differ from float32's by 1.1 times as much as with plain bfloat16. Minimal schemes with points on the real axis (Toom-Cook,
-Winograd) need about as many products for 4 results from 8 planes, but amplify rounding errors.
+little harm: V-Net's logits differ from float32's by 1.1 times as much as with plain bfloat16. Minimal schemes with
+points on the real axis (Toom-Cook, Winograd) need about as many products for 4 results from 8 planes, but amplify
+rounding errors.
 
 Many short steps follow each other here, and after each one PyTorch's threads wait for each other. Where other programs
 want the same cores, that can take longer than the work itself; fewer threads are faster then.
