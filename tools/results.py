@@ -97,8 +97,9 @@ def plot_learning_curves(results_dir: Path, path: Path) -> None:
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     for file in sorted(results_dir.glob("phantom*.json")):
-        training = json.loads(file.read_text(encoding="utf-8"))["training"]
-        curve = training["learning_curve"]
+        curve = json.loads(file.read_text(encoding="utf-8"))["training"].get("learning_curve")
+        if curve is None:  # written before curves were recorded
+            continue
         axes.plot(
             curve["epoch"], curve["val_mean_dice"], marker="o", label=file.stem.replace("phantom", "train") + ".json"
         )

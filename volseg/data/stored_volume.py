@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from volseg.data.voxel_grid import VoxelGrid, grid_from_itk
 from volseg.errors import UserError
 
-__all__ = ["nifti_channel", "open_nifti", "read_itk", "read_metaimage_grid", "read_nifti", "unreadable"]
+__all__ = [
+    "itk_pixel_type",
+    "nifti_channel",
+    "open_nifti",
+    "read_itk",
+    "read_metaimage_grid",
+    "read_nifti",
+    "unreadable",
+]
 
 _NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
 
@@ -71,15 +79,25 @@ def read_itk(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
     Raises:
         UserError: it cannot be read.
     """
-    # ITK's Python package has no images of signed bytes (MET_CHAR); a short holds them.
-    is_signed_byte = _read_header(path).GetComponentType() == itk.CommonEnums.IOComponent_CHAR
     try:
-        image = itk.imread(path, itk.SS if is_signed_byte else None)
+        image = itk.imread(path, itk_pixel_type(path))
     except RuntimeError as error:  # what ITK's wrapping raises for every failure of reading
         raise unreadable(path, error) from error
     axes, origin_mm = np.asarray(itk.array_from_matrix(image.GetDirection())), list(image.GetOrigin())
     voxels = itk.array_view_from_image(image).transpose()  # (z, y, x) to (x, y, z)
     return voxels, grid_from_itk(voxels.shape, axes, list(image.GetSpacing()), origin_mm)
+
+
+def itk_pixel_type(path: Path) -> Any:
+    """The type to read a file's voxels as with ITK, or None for the type they are stored in.
+
+    ITK's Python package has no images of signed bytes (``MET_CHAR``); a short holds their values.
+
+    Raises:
+        UserError: the header cannot be read.
+    """
+    is_signed_byte = _read_header(path).GetComponentType() == itk.CommonEnums.IOComponent_CHAR
+    return itk.SS if is_signed_byte else None
 
 
 def read_metaimage_grid(path: Path) -> VoxelGrid:

@@ -13,6 +13,7 @@ from monai.data import ITKReader, MetaTensor, NibabelReader
 from monai.data.image_reader import ImageReader
 from nibabel.filebasedimages import ImageFileError
 
+from volseg.data.stored_volume import itk_pixel_type
 from volseg.errors import UserError
 
 __all__ = ["VOLUME_SUFFIXES", "find_volumes", "load_volume", "volume_name"]
@@ -48,7 +49,8 @@ def load_volume(path: str | Path) -> MetaTensor:
         if path.name.lower().endswith(NIFTI_SUFFIXES):
             reader = NibabelReader()
         else:
-            reader = ITKReader(**({"pixel_type": itk.SS} if _has_signed_bytes(path) else {}))
+            pixel_type = None if path.is_dir() else itk_pixel_type(path)
+            reader = ITKReader(**({"pixel_type": pixel_type} if pixel_type else {}))
         voxels, meta = reader.get_data(reader.read(str(path)))
     except READ_ERRORS as error:
         reason = " ".join(str(error).split())[-160:]
@@ -109,16 +111,6 @@ def volume_name(path: str | Path) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
-
-
-def _has_signed_bytes(path: Path) -> bool:
-    """Whether a file holds ``MET_CHAR``, of which ITK's Python package has no images; a short holds its values."""
-    header = None if path.is_dir() else itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-    if header is None:
-        return False
-    header.SetFileName(str(path))
-    header.ReadImageInformation()
-    return header.GetComponentType() == itk.CommonEnums.IOComponent_CHAR
 
 
 def _series_uids(folder: Path) -> Sequence[str]:

@@ -82,7 +82,8 @@ class BestWeights:
     def _save(self, metric: Mapping[str, float]) -> None:
         if is_first_process():
             save_weights(self.path, self.network, {**self.record, "epoch": self.epoch, **metric})
-            logger.info("best weights so far: epoch %d, %s", self.epoch, self.path)
+            what = "best weights so far" if metric else "last weights, none of them validated"
+            logger.info("%s: epoch %d, %s", what, self.epoch, self.path)
 
 
 def _install(path: Path, installed: Path) -> None:
