@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -59,7 +59,7 @@ def circumstances() -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
         "command": " ".join(["python -m tools", *sys.argv[1:]]),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 
