@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["ConvBlock", "DenseBlock", "check_size"]
+__all__ = ["AnisotropicConvBlock", "ConvBlock", "DenseBlock", "ResidualConvBlock", "check_size"]
 
 
 class ConvBlock(nn.Sequential):
@@ -88,6 +88,73 @@ class DenseBlock(nn.Module):
             )
             features.append(new if i == last else self.dropout(new))
         return torch.cat(features, dim=1)
+
+
+class AnisotropicConvBlock(nn.Module):
+    """Anisotropic convolution block (ACB): a convolution within sections, then a residual of two across them.
+
+    Convolution 1x3x3, whose output both enters the sum and goes through two convolutions 3x3x3. Each convolution is
+    followed by an ELU, has a bias and "same" zero padding; there is no normalisation.
+
+    Args:
+        in_channels: channels of the block's input.
+        out_channels: channels of all three convolutions.
+        activation_after_sum: ``False``: the last ELU acts on the residual and the sum has none, as the paper's figure
+            says. ``True``: the last convolution is bare and the ELU acts on the sum, as in the released code.
+
+    Shapes:
+        input ``(B, in_channels, D, H, W)``, output ``(B, out_channels, D, H, W)``.
+
+    Source: 2104.07961, anisotropic convolution block of the architecture figure.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, activation_after_sum: bool = False) -> None:
+        super().__init__()
+        # in place: what the activations overwrite is read by nobody, also not in the backward pass
+        self.conv = nn.Sequential(
+            nn.Conv3d(in_channels, out_channels, (1, 3, 3), padding=(0, 1, 1)), nn.ELU(inplace=True)
+        )
+        self.residual = nn.Sequential(
+            nn.Conv3d(out_channels, out_channels, 3, padding=1),
+            nn.ELU(inplace=True),
+            nn.Conv3d(out_channels, out_channels, 3, padding=1),
+            nn.Identity() if activation_after_sum else nn.ELU(inplace=True),
+        )
+        self.activation = nn.ELU(inplace=True) if activation_after_sum else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.activation(x + self.residual(x))
+
+
+class ResidualConvBlock(nn.Module):
+    """Plain 3D residual block, what the anisotropic convolution block is compared with.
+
+    Two convolutions 3x3x3 with an ELU each, added to the input; where the number of channels changes, a convolution
+    1x1x1 brings the input to it.
+
+    Args:
+        in_channels: channels of the block's input.
+        out_channels: channels of its output.
+        activation_after_sum: see :class:`AnisotropicConvBlock`.
+
+    Shapes:
+        input ``(B, in_channels, D, H, W)``, output ``(B, out_channels, D, H, W)``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, activation_after_sum: bool = False) -> None:
+        super().__init__()
+        self.shortcut = nn.Conv3d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.residual = nn.Sequential(
+            nn.Conv3d(in_channels, out_channels, 3, padding=1),
+            nn.ELU(inplace=True),
+            nn.Conv3d(out_channels, out_channels, 3, padding=1),
+            nn.Identity() if activation_after_sum else nn.ELU(inplace=True),
+        )
+        self.activation = nn.ELU(inplace=True) if activation_after_sum else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.shortcut(x) + self.residual(x))
 
 
 def _concatenate_and_apply(layer: nn.Module, *features: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the dense block and its checkpointing."""
+"""Tests of the dense block and its checkpointing, and of the anisotropic convolution block."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from volseg.blocks import ConvBlock, DenseBlock
+from volseg.blocks import AnisotropicConvBlock, ConvBlock, DenseBlock
 
 SHAPE = (2, 3, 6, 5, 4)
 
@@ -106,3 +107,44 @@ def test_checkpointing_only_where_there_is_a_backward_pass(monkeypatch, training
     with torch.set_grad_enabled(gradients):
         DenseBlock(3, 2, 2, checkpointing=True).train(training)(torch.zeros(SHAPE))
     assert seen == [1, 2][:calls]
+
+
+def test_anisotropic_block_adds_two_convolutions_across_sections_to_one_within():
+    torch.manual_seed(0)
+    block = AnisotropicConvBlock(3, 5)
+    first, second, third = (m for m in block.modules() if isinstance(m, nn.Conv3d))
+    assert [m.kernel_size for m in (first, second, third)] == [(1, 3, 3), (3, 3, 3), (3, 3, 3)]
+    x = torch.randn(SHAPE)
+    h = F.elu(first(x))
+    torch.testing.assert_close(block(x), h + F.elu(third(F.elu(second(h)))))
+
+
+def test_anisotropic_block_with_the_last_activation_after_the_sum():
+    torch.manual_seed(0)
+    block = AnisotropicConvBlock(3, 5, activation_after_sum=True)
+    first, second, third = (m for m in block.modules() if isinstance(m, nn.Conv3d))
+    x = torch.randn(SHAPE)
+    h = F.elu(first(x))
+    torch.testing.assert_close(block(x), F.elu(h + third(F.elu(second(h)))))
+
+
+def test_both_anisotropic_blocks_load_the_same_weights():
+    AnisotropicConvBlock(3, 5).load_state_dict(AnisotropicConvBlock(3, 5, activation_after_sum=True).state_dict())
+
+
+@pytest.mark.parametrize("activation_after_sum", [False, True])
+def test_anisotropic_block_has_the_right_gradients_in_place(activation_after_sum):
+    torch.manual_seed(0)
+    block = AnisotropicConvBlock(2, 3, activation_after_sum).double()
+    x = torch.randn(1, 2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(block, (x,))
+    kept = x.detach().clone()
+    block(x)
+    torch.testing.assert_close(x.detach(), kept, rtol=0, atol=0)
+
+
+def test_anisotropic_block_sees_two_sections_to_either_side():
+    torch.manual_seed(0)
+    x = torch.zeros(1, 1, 9, 5, 6, requires_grad=True)
+    AnisotropicConvBlock(1, 2)(x)[:, :, 4].sum().backward()
+    assert x.grad.abs().sum((0, 1, 3, 4)).nonzero().flatten().tolist() == [2, 3, 4, 5, 6]
