@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decode instances from mask and boundary probabilities in a MONAI pipeline (arXiv 2104.07961, post-processing)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type, convert_to_tensor
+
+from volseg.postprocessing import DecodingMethod, decode_instances
+
+__all__ = ["DecodeInstancesd"]
+
+
+class DecodeInstancesd(MapTransform):
+    """Turn the network's two channels into instance ids: :func:`volseg.postprocessing.decode_instances`.
+
+    Args:
+        keys: entries ``(2, D, H, W)``, channel 0 mask and 1 boundary, on any device; each becomes instance ids int32
+            ``(1, D, H, W)``, 0 for the background, with its meta data.
+        logits: the channels are the network's logits rather than probabilities.
+        method: see :func:`~volseg.postprocessing.decode_instances`, as for all that follow.
+        mask_threshold: a seed's mask probability is above it.
+        boundary_threshold: a seed's boundary probability is below it.
+        foreground_threshold: watershed only: the mask probability of an object's voxels is above it.
+        min_size: voxels of the smallest object that is kept.
+        dilation: connected components only: growth of the seeds, window (z, y, x).
+
+    Raises:
+        ValueError: not two channels, or what ``decode_instances`` refuses.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "pred",
+        logits: bool = False,
+        method: DecodingMethod = "connected_components",
+        mask_threshold: float = 0.9,
+        boundary_threshold: float = 0.8,
+        foreground_threshold: float = 0.85,
+        min_size: int = 128,
+        dilation: Sequence[int] = (1, 7, 7),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.logits = logits
+        self.method = method
+        self.mask_threshold = mask_threshold
+        self.boundary_threshold = boundary_threshold
+        self.foreground_threshold = foreground_threshold
+        self.min_size = min_size
+        self.dilation = tuple(dilation)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            channels = convert_to_tensor(d[key], track_meta=False)
+            if channels.ndim != 4 or len(channels) != 2:
+                raise ValueError(f"{key} must be (2, D, H, W), mask and boundary. Received: {tuple(channels.shape)}")
+            if self.logits:
+                channels = torch.sigmoid(channels.float())
+            elif channels.dtype == torch.bfloat16:  # NumPy has none
+                channels = channels.float()
+            labels = decode_instances(
+                channels[0],
+                channels[1],
+                self.method,
+                self.mask_threshold,
+                self.boundary_threshold,
+                self.foreground_threshold,
+                self.min_size,
+                self.dilation,
+            )
+            d[key] = convert_to_dst_type(labels[None].view("int32"), dst=d[key], dtype=torch.int32)[0]
+        return d
