@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes in HDF5 files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from volseg.data.stored_volume import unreadable
+from volseg.data.volume_formats.chunked import Block, ChunkedVolume
+from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.voxel_size import voxel_size_from_attributes
+from volseg.errors import UserError
+
+__all__ = ["HDF5_SUFFIXES", "Hdf5Volume"]
+
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+
+
+class Hdf5Volume(ChunkedVolume):
+    """A data set of an HDF5 file.
+
+    Args:
+        file_path: the file.
+        dataset: name of the data set; None: the only 3-D one.
+
+    Raises:
+        UserError: the file cannot be read, or has no such data set, or several where none is named.
+    """
+
+    _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
+
+    def __init__(self, file_path: Path, dataset: str | None = None) -> None:
+        try:
+            with optional_module("h5py").File(file_path, "r") as file:
+                self._dataset = _chosen(file_path, file, dataset)
+                stored = file[self._dataset]
+                path = file_path if dataset is None else Path(f"{file_path}:{dataset}")
+                chunks = stored.chunks or (1, *stored.shape[1:])
+                size_nm = voxel_size_from_attributes(stored.attrs)
+                super().__init__(path, stored.shape, stored.dtype, chunks, size_nm, file_path)
+        except UserError:
+            raise
+        except self._READ_ERRORS as error:
+            raise unreadable(file_path, error) from error
+
+    def _open(self) -> Any:
+        return optional_module("h5py").File(self.file_path, "r")[self._dataset]
+
+    def _read(self, block: Block) -> NDArray[Any]:
+        return self._handle()[block]
+
+
+def _chosen(path: Path, file: Any, name: str | None) -> str:
+    shapes: dict[str, tuple[int, ...]] = {}
+    file.visititems(lambda found, item: shapes.update({found: item.shape}) if hasattr(item, "shape") else None)
+    volumes = [found for found, shape in shapes.items() if shape and len(shape) == 3]
+    if name is None and len(volumes) == 1:
+        return volumes[0]
+    if name is not None and (name := name.strip("/")) in shapes:
+        return name
+    wanted = "Name one" if volumes else "A file with a 3-D data set is needed"
+    example = f" as {path.name}:{volumes[0]}" if volumes else ""
+    what = "which data set is the volume is not clear" if name is None else f"no data set {name!r}"
+    received = f"{len(volumes)} 3-D data sets" + (f" ({', '.join(volumes)})" if volumes else "")
+    raise UserError(f"{path}: {what}. Received: {received}. {wanted}{example}.")

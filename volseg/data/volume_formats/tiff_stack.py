@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TIFF files: plain pages, ImageJ stacks, OME-TIFF, BigTIFF; one page is decoded at a time."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.data.stored_volume import unreadable
+from volseg.data.volume_formats.chunked import Block, ChunkedVolume
+from volseg.data.volume_formats.color_labels import ids_from_colors
+from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.voxel_size import VoxelSize, voxel_size_in_nm
+from volseg.errors import UserError
+
+__all__ = ["TIFF_SUFFIXES", "TiffPages", "TiffStack"]
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+TIFF_ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+
+# what tifffile decodes by itself
+_PLAIN_COMPRESSIONS = ("NONE", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA")
+
+
+class TiffPages:
+    """An open TIFF file that holds one volume or one section.
+
+    Attributes:
+        shape: (D, H, W).
+        dtype: of the voxels; uint32 where colours stand for ids.
+
+    Raises:
+        UserError: the file cannot be read, ends early, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = optional_module("tifffile").TiffFile(path)
+        except TIFF_ERRORS as error:
+            raise unreadable(path, error) from error
+        try:
+            self._inspect()
+        except UserError:
+            self.close()
+            raise
+        except TIFF_ERRORS as error:
+            self.close()
+            raise unreadable(path, error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _inspect(self) -> None:
+        path, file = self._path, self._file
+        file.filehandle.set_lock(True)  # a loader may read from several threads
+        if len(file.series) != 1:
+            shapes = ", ".join("x".join(str(n) for n in series.shape) for series in file.series[:4])
+            raise UserError(
+                f"{path}: all pages must be of one size and type. Received: {len(file.series)} sets of pages "
+                f"({shapes}). Keep one of them."
+            )
+        series = self._series = file.series[0]
+        page = series.keyframe
+        shape = list(series.shape)
+        self._is_colored = series.axes.endswith("S")
+        if self._is_colored:
+            n_channels = shape.pop()
+            if n_channels != 3 or series.dtype != np.uint8:
+                raise UserError(
+                    f"{path}: one value a voxel, or ids as 8-bit RGB, are needed. Received: {n_channels} channels of "
+                    f"{series.dtype}. Convert it to one channel."
+                )
+        if len(shape) == 2:
+            shape.insert(0, 1)
+        self._check_complete(len(series.pages), shape)
+        if page.compression.name not in _PLAIN_COMPRESSIONS:
+            optional_module("imagecodecs")
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(np.uint32 if self._is_colored else series.dtype)
+        # An uncompressed stack lies in the file as one array.
+        self._array = None
+        if series.dataoffset is not None and page.is_memmappable:
+            self._array = np.memmap(
+                path,
+                dtype=np.dtype(series.dtype).newbyteorder(file.byteorder),
+                mode="r",
+                offset=series.dataoffset,
+                shape=(*shape, 3) if self._is_colored else tuple(shape),
+            )
+
+    def _check_complete(self, n_pages: int, shape: list[int]) -> None:
+        """See that no page is lost: tifffile takes a file that ends early for a shorter one."""
+        file = self._file
+        n_expected = (file.imagej_metadata or {}).get("images", shape[0]) if file.is_imagej else shape[0]
+        if n_pages > 1 or len(shape) == 2:
+            n_read = len(file.pages)
+            file.filehandle.seek(file.pages.next_page_offset)
+            if any(file.filehandle.read(file.tiff.offsetsize)):
+                raise UserError(
+                    f"{self._path}: the file ends early. Received: {n_read} pages and a reference to more. "
+                    "Copy it again."
+                )
+        if n_expected != shape[0]:
+            raise UserError(
+                f"{self._path}: the file ends early. Received: {shape[0]} of {n_expected} pages. Copy it again."
+            )
+
+    @property
+    def is_one_array(self) -> bool:
+        """Whether blocks can be read without decoding pages."""
+        return self._array is not None
+
+    @property
+    def voxel_size_nm(self) -> VoxelSize | None:
+        """(z, y, x), from the metadata of OME-TIFF or ImageJ; other TIFF files do not have one."""
+        file = self._file
+        if file.is_ome:
+            try:
+                image = optional_module("tifffile").xml2dict(file.ome_metadata)["OME"]["Image"]
+            except (ParseError, KeyError):
+                return None
+            pixels = (image[0] if isinstance(image, list) else image).get("Pixels", {})
+            sizes = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
+            return voxel_size_in_nm(sizes, [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"])
+        if file.is_imagej:
+            tags = self._series.keyframe.tags
+            in_plane = [tags[name].value for name in ("YResolution", "XResolution") if name in tags]  # pixels per unit
+            sizes = [denominator / numerator for numerator, denominator in in_plane if numerator]
+            metadata = file.imagej_metadata
+            return voxel_size_in_nm([metadata.get("spacing"), *sizes], [metadata.get("unit")] * 3)
+        return None
+
+    def block(self, block: Block) -> NDArray[Any]:
+        """Read a block (D, H, W) of a file that is one array."""
+        assert self._array is not None
+        voxels = self._array[block]
+        return ids_from_colors(voxels) if self._is_colored else voxels
+
+    def page(self, z: int) -> NDArray[Any]:
+        """Decode a section (H, W)."""
+        pages = self._series.pages
+        is_planar = len(pages) == 1 and self.shape[0] > 1  # three or four sections as the channels of one page
+        page = pages[0 if is_planar else z]
+        if page is None:
+            raise UserError(f"{self._path}: section {z} is missing. Received: a set of files without it. Complete it.")
+        voxels = page.asarray()
+        voxels = voxels[z] if is_planar else voxels
+        return ids_from_colors(voxels) if self._is_colored else voxels.reshape(self.shape[1:])
+
+
+class TiffStack(ChunkedVolume):
+    """A multi-page TIFF file. ImageJ and OME-TIFF metadata give the voxel size.
+
+    Args:
+        path: the file.
+        cache_bytes: decoded pages of a compressed file are kept up to this size, at least one.
+
+    Raises:
+        UserError: the file cannot be read or is not one volume.
+    """
+
+    _READ_ERRORS = TIFF_ERRORS
+
+    def __init__(self, path: Path, cache_bytes: int) -> None:
+        pages = TiffPages(path)
+        super().__init__(path, pages.shape, pages.dtype, (1, *pages.shape[1:]), pages.voxel_size_nm)
+        self._n_cached = max(1, cache_bytes // (self.dtype.itemsize * self.shape[1] * self.shape[2]))
+        pages.close()
+
+    def _open(self) -> Any:
+        pages = TiffPages(self.path)
+        return pages, lru_cache(self._n_cached)(pages.page)
+
+    def _read(self, block: Block) -> NDArray[Any]:
+        pages, cached_page = self._handle()
+        if pages.is_one_array:
+            return pages.block(block)
+        z, y, x = block
+        voxels = np.empty([along.stop - along.start for along in block], self.dtype)
+        for i, section in enumerate(range(z.start, z.stop)):
+            voxels[i] = cached_page(section)[y, x]
+        return voxels
