@@ -8,13 +8,20 @@ from collections.abc import Callable
 
 import fire
 
+from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
 from tools.real_ct import real_ct
 from tools.results import results
 from volseg.errors import UserError
 
-COMMANDS: dict[str, Callable[..., None]] = {"bench": bench, "check": check, "real_ct": real_ct, "results": results}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "augmentations": augmentations,
+    "bench": bench,
+    "check": check,
+    "real_ct": real_ct,
+    "results": results,
+}
 
 
 def main() -> None:

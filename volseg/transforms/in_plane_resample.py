@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Move the sections of electron microscopy volumes in their plane, images and instance labels together."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple
+
+__all__ = [
+    "RandInPlaned",
+    "linear_positions",
+    "pixel_positions",
+    "resample_in_plane",
+    "rotation_matrix",
+    "size_with_margins",
+]
+
+
+class RandInPlaned(RandomizableTransform, MapTransform):
+    """What random transforms that move sections in their plane have in common.
+
+    A subclass draws for a size (D, H, W) in :meth:`randomize` and moves one volume in :meth:`move`. The geometry in the
+    meta data stays that of the input, and there is no inverse. A call with ``randomize=False`` repeats the last draw.
+
+    Args:
+        keys: entries ``(1, D, H, W)`` on one grid.
+        label_keys: those of them that hold instance ids, whose dtype they keep. The others are images and come out as
+            float32.
+        prob: probability of the transform.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, label_keys: KeysCollection, prob: float, allow_missing_keys: bool = False
+    ) -> None:
+        if unknown := set(ensure_tuple(label_keys)) - set(ensure_tuple(keys)):
+            raise ValueError(
+                f"label_keys must be among keys {ensure_tuple(keys)}. Received: {sorted(map(str, unknown))}"
+            )
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        self.label_keys = ensure_tuple(label_keys)
+
+    @abstractmethod
+    def move(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
+        """Move ``(1, D, H, W)`` as drawn; ``nearest`` says that it holds ids."""
+
+    def margin_pixels(self, size: Sequence[int]) -> tuple[int, int]:
+        """How far beyond a block of ``size`` (H, W) in its middle the transform reaches, along y and x."""
+        return 0, 0
+
+    def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
+        """Move all entries alike, by a new draw or by the last one.
+
+        Raises:
+            ValueError: entries of different sizes.
+        """
+        d = dict(data)
+        keys = list(self.key_iterator(d))
+        if not keys:
+            return d
+        volumes = [convert_to_tensor(d[key], track_meta=False) for key in keys]
+        sizes = {tuple(v.shape[1:]) for v in volumes}
+        if len(sizes) > 1:
+            raise ValueError(f"entries {keys} must lie on one grid. Received: sizes {sorted(sizes)}")
+        if randomize:
+            self.randomize(sizes.pop())
+        if not self._do_transform:
+            return d
+        for key, volume in zip(keys, volumes, strict=True):
+            is_label = key in self.label_keys
+            moved = self.move(volume if is_label else volume.float(), nearest=is_label)
+            d[key], *_ = convert_to_dst_type(moved, dst=d[key], dtype=moved.dtype)
+        return d
+
+
+def resample_in_plane(volume: torch.Tensor, positions: torch.Tensor, nearest: bool) -> torch.Tensor:
+    """Sample all sections at the same positions; outside, they continue as their mirror image.
+
+    Args:
+        volume: ``(C, D, H, W)``; float for linear interpolation.
+        positions: ``(2, H_out, W_out)``, y and x in pixels, float64.
+        nearest: take the nearest pixel as it is, which is exact for ids of any size; else interpolate linearly.
+
+    Returns:
+        ``(C, D, H_out, W_out)`` in the volume's dtype.
+    """
+    H, W = volume.shape[-2:]
+    y, x = (_reflect(p, n) for p, n in zip(positions.to(volume.device), (H, W), strict=True))
+    if nearest:
+        # whole numbers, as float32, in which grid_sample calculates, has not all ids above 2**24
+        index = ((y + 0.5).floor() * W + (x + 0.5).floor()).long().flatten()
+        rows = volume.reshape(-1, H * W)
+        return rows.gather(1, index.expand(len(rows), -1)).reshape(*volume.shape[:2], *positions.shape[1:])
+    # grid_sample counts axes from the last one, and the centres of the end pixels lie at -1 and 1
+    grid = torch.stack([x / max(W - 1, 1), y / max(H - 1, 1)], dim=-1) * 2 - 1
+    # the sections are the channels of one image: their neighbours and weights are found once
+    sections = volume.reshape(1, -1, H, W)
+    moved = F.grid_sample(sections, grid[None].to(volume.dtype), padding_mode="border", align_corners=True)
+    return moved.reshape(*volume.shape[:2], *positions.shape[1:])
+
+
+def pixel_positions(size: Sequence[int]) -> torch.Tensor:
+    """Positions of the pixels of a section of ``size`` (H, W) themselves, ``(2, H, W)``, y and x, float64."""
+    axes = [torch.arange(n, dtype=torch.float64) for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def linear_positions(matrix: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Where a linear map about the middle of a section takes its pixels.
+
+    Args:
+        matrix: ``(2, 2)`` for y and x, float64.
+        size: H, W.
+
+    Returns:
+        ``(2, H, W)`` in pixels, float64.
+    """
+    middle = torch.tensor([(n - 1) / 2 for n in size], dtype=torch.float64).reshape(2, 1, 1)
+    return torch.einsum("ab,bhw->ahw", matrix, pixel_positions(size) - middle) + middle
+
+
+def rotation_matrix(angle: float) -> torch.Tensor:
+    """The rotation from y towards x by an angle in radians, ``(2, 2)``, float64."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
+
+
+def size_with_margins(transforms: Sequence[Callable], size: Sequence[int]) -> tuple[int, int]:
+    """Size of the sections to crop, so that a block cut from their middle after the transforms holds no mirror image.
+
+    Args:
+        transforms: in the order of application; those without margin count as well.
+        size: H, W of the block.
+    """
+    H, W = size
+    for transform in reversed(transforms):
+        if isinstance(transform, RandInPlaned):
+            margin_y, margin_x = transform.margin_pixels((H, W))
+            H, W = H + 2 * margin_y, W + 2 * margin_x
+    return H, W
+
+
+def _reflect(position: torch.Tensor, length: int) -> torch.Tensor:
+    """Fold positions into an axis; the mirrors are the centres of its end pixels."""
+    if length == 1:
+        return torch.zeros_like(position)
+    period = 2 * (length - 1)
+    position = position.remainder(period)
+    return torch.minimum(position, period - position)
