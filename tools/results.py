@@ -28,9 +28,14 @@ __all__ = ["results"]
 # disjoint from the phantoms that any training sees, which have seed 0
 HELD_OUT_SEED = 1
 HELD_OUT_CASES = {"training": 0, "validation": 0, "test": 12}
+# the key metrics of the bundles' trainings, as TensorBoard files name them, in words
+KEY_METRICS = {"val_mean_dice": "Dice", "val_ap75": "AP-75"}
+# what metadata may claim of a report's first label
+CLAIMED_MEASURES = {"dice": "phantom_mean_dice", "ap75": "phantom_ap75", "ap50": "phantom_ap50",
+                    "foreground_dice": "phantom_foreground_dice"}  # fmt: skip
 
 
-def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str = "") -> None:
+def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str | Sequence[str] = ()) -> None:
     """Train a bundle on its phantoms as ``train.json`` does, score the weights on others, write ``docs/results``.
 
     The weights in ``models`` are replaced: what a bundle ships is what this command writes. The results are
@@ -39,57 +44,74 @@ def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str = "
     Args:
         bundle: name of a folder under ``bundles``.
         training: ``False`` scores the weights that are there and keeps what the results say of their training.
-        overlay: a config to lay over ``train.json``, such as ``train_practical``; its results carry its name,
-            ``phantom_practical.json``, and its weights are not kept.
+        overlay: a config to lay over ``train.json``, such as ``train_practical``, or several, ``train_h,finetune``;
+            their results carry the name, ``phantom_practical.json``. Weights are kept where one overlay gives them a
+            name of their own, such as ``model_h.pt``.
     """
     root = REPOSITORY / "bundles" / bundle
     if not (root / "configs" / "evaluate.json").is_file():
         raise UserError(f"{root}: no such bundle. Received: {bundle}. Give the name of a folder under bundles.")
-    configs = ["train", overlay] if overlay else ["train"]
-    if not (root / "configs" / f"{configs[-1]}.json").is_file():
-        raise UserError(f"{root}: no such overlay. Received: {overlay}. Give the name of a file in configs.")
-    name = f"phantom_{overlay.removeprefix('train_')}" if overlay else "phantom"
+    overlays = [overlay] if isinstance(overlay, str) and overlay else list(overlay)
+    for name in overlays:
+        if not (root / "configs" / f"{name}.json").is_file():
+            raise UserError(f"{root}: no such overlay. Received: {name}. Give the name of a file in configs.")
+    configs = ["train", *overlays]
+    name = "_".join(["phantom", *(o.removeprefix("train_") for o in overlays)])
     folder = root / "docs" / "results"
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        models = scratch / "models" if overlay else root / "models"
+        models = scratch / "models"
+        # a second stage begins with the weights of the first, an evaluation alone with those that are there
+        models.mkdir()
+        for file in (root / "models").glob("*.*"):
+            shutil.copyfile(file, models / file.name)
         if training:
-            trained = _train(root, configs, scratch)
-            for file in () if overlay else ("model.pt", "model.json"):
-                models.mkdir(exist_ok=True)
-                shutil.copyfile(scratch / "models" / file, models / file)
+            trained, weights = _train(root, configs, scratch)
+            if not overlays or (len(overlays) == 1 and weights.name != "model.pt"):
+                for file in (weights, weights.with_suffix(".json")):
+                    shutil.copyfile(file, root / "models" / file.name)
         else:
             trained = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["training"]
-        evaluated = _evaluate(root, configs, scratch, models)
+            weights = models / trained.get("weights_file", "model.pt")
+        evaluated = _evaluate(root, configs, scratch, weights)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(scratch / "evaluate" / "per_case.csv", folder / f"{name}_per_case.csv")
-        if overlay:
+        if overlays:
             evaluated.pop("eval_metrics")  # the metadata speaks of train.json
         write_json(folder / f"{name}.json", {"training": trained, **evaluated})
-    if overlay:
+    if overlays:
         plot_learning_curves(folder, root / "docs" / "figures" / "learning_curves.png")
 
 
-def _train(root: Path, configs: Sequence[str], scratch: Path) -> dict[str, Any]:
-    """Train with phantoms that are made anew, so that the seconds hold for the first use."""
+def _train(root: Path, configs: Sequence[str], scratch: Path) -> tuple[dict[str, Any], Path]:
+    """Train with phantoms that are made anew, so that the seconds hold for the first use; also the weights' file."""
+    models, begun_ns = scratch / "models", time.time_ns()
     started = time.perf_counter()
-    overrides = {"output_dir": scratch / "train", "phantom_dir": scratch / "phantom", "ckpt_dir": scratch / "models"}
+    overrides = {"output_dir": scratch / "train", "phantom_dir": scratch / "phantom", "ckpt_dir": models}
     command = _run(root, configs, overrides)
     seconds = time.perf_counter() - started
+    # those of before are kept beside as *_released.pt
+    [weights] = [
+        path
+        for path in models.glob("*.pt")
+        if path.stat().st_mtime_ns > begun_ns and not path.stem.endswith("_released")
+    ]
     return {
         "command": command,
         "seconds": round(seconds, 1),
         "machine": describe_machine(),
-        "weights": json.loads((scratch / "models" / "model.json").read_text(encoding="utf-8")),
+        "weights_file": weights.name,
+        "weights": json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")),
         "learning_curve": _learning_curve(scratch / "train" / "tensorboard"),
-    }
+    }, weights
 
 
 def _learning_curve(folder: Path) -> dict[str, list[float]]:
-    """Validation Dice and the epochs it was taken after, from a training's TensorBoard files."""
+    """The key metric of the validations and the epochs they were made after, from a training's TensorBoard files."""
     events = EventAccumulator(str(folder)).Reload()
-    scalars = events.Scalars("val_mean_dice")
-    return {"epoch": [s.step for s in scalars], "val_mean_dice": [round(s.value, 4) for s in scalars]}
+    [metric] = KEY_METRICS.keys() & set(events.Tags()["scalars"])
+    scalars = events.Scalars(metric)
+    return {"epoch": [s.step for s in scalars], metric: [round(s.value, 4) for s in scalars]}
 
 
 def plot_learning_curves(results_dir: Path, path: Path) -> None:
@@ -100,20 +122,20 @@ def plot_learning_curves(results_dir: Path, path: Path) -> None:
         curve = json.loads(file.read_text(encoding="utf-8"))["training"].get("learning_curve")
         if curve is None:  # written before curves were recorded
             continue
-        axes.plot(
-            curve["epoch"], curve["val_mean_dice"], marker="o", label=file.stem.replace("phantom", "train") + ".json"
-        )
-    axes.set(xlabel="epoch", ylabel="Dice on validation phantoms", ylim=(0, 1))
+        [metric] = KEY_METRICS.keys() & curve.keys()
+        label = file.stem.replace("phantom", "train") + ".json"
+        axes.plot(curve["epoch"], curve[metric], marker="o", label=label)
+        axes.set(xlabel="epoch", ylabel=f"{KEY_METRICS[metric]} on validation phantoms", ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-def _evaluate(root: Path, configs: Sequence[str], scratch: Path, models: Path) -> dict[str, Any]:
+def _evaluate(root: Path, configs: Sequence[str], scratch: Path, weights: Path) -> dict[str, Any]:
     overrides = {
         "output_dir": scratch / "evaluate",
-        "ckpt_dir": models,
+        "weights": weights,
         "phantom_dir": scratch / "held_out",
         "phantom_cases": HELD_OUT_CASES,
         "phantom_seed": HELD_OUT_SEED,
@@ -124,11 +146,15 @@ def _evaluate(root: Path, configs: Sequence[str], scratch: Path, models: Path) -
     return {
         "evaluation": {
             "command": command,
-            "weights_sha256": hashlib.sha256((models / "model.pt").read_bytes()).hexdigest(),
+            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
             "data": f"{HELD_OUT_CASES['test']} held-out phantoms, seed {HELD_OUT_SEED}, scored on their own grid",
             "machine": describe_machine(),
         },
-        "eval_metrics": {"phantom_mean_dice": round(overall["dice"]["mean"], 3)},
+        "eval_metrics": {
+            claim: round(overall[measure]["mean"], 3)
+            for measure, claim in CLAIMED_MEASURES.items()
+            if measure in overall
+        },
         "summary": summary,
     }
 

@@ -19,7 +19,6 @@ from torch import nn
 from tools import REPOSITORY
 from tools.bench.measure import interleave, summary
 from tools.bench.processes import MEGABYTE, peak_memory_mb, peak_memory_of_command_mb
-from volseg.phantoms.dataset import Case
 from volseg.weights import load_weights
 
 __all__ = [
@@ -108,7 +107,7 @@ def time_steps(step: Callable[[], object], steps: int) -> dict[str, Any]:
 
 
 def time_inference(
-    bundle: Path, case: Case, network: nn.Module, settings: Mapping[str, str], repetitions: int
+    bundle: Path, case: Any, network: nn.Module, settings: Mapping[str, str], repetitions: int
 ) -> list[dict[str, Any]]:
     """Rows for ``monai.bundle run`` from a volume on disk to segmentations on disk, start of Python included.
 

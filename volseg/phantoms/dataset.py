@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes phantoms as a data set: a folder of NIfTI pairs and a MONAI datalist."""
+"""Writes phantoms as a data set: a folder of image and label files and a MONAI datalist."""
 
 from __future__ import annotations
 
@@ -17,36 +17,77 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from volseg.data.datalist import DATALIST_NAME
+from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
 from volseg.errors import UserError
 
 
-class Case(Protocol):
-    """What a phantom offers: image and label of one shape (X, Y, Z), affine (4, 4) from voxels to RAS mm."""
+class Storage(Protocol):
+    """How the cases of a data set lie on disk."""
 
-    @property
-    def image(self) -> NDArray[Any]: ...
+    def files(self, split: str, index: int) -> dict[str, str]:
+        """The entry of a case in the datalist: paths of ``image`` and ``label``, relative to the folder."""
+        ...
 
-    @property
-    def label(self) -> NDArray[Any]: ...
+    def save(self, folder: Path, files: Mapping[str, str], case: Any) -> None:
+        """Write a phantom to the ``files`` of its entry; their folders may not exist yet."""
+        ...
 
-    @property
-    def affine(self) -> NDArray[np.float64]: ...
+
+class NiftiPairs:
+    """``images/<split>_<i>.nii.gz`` (int16) and ``labels/<split>_<i>.nii.gz`` (uint8).
+
+    For phantoms with ``image`` and ``label`` of one shape (X, Y, Z) and ``affine`` (4, 4) from voxels to RAS mm.
+    """
+
+    def files(self, split: str, index: int) -> dict[str, str]:
+        return {kind: f"{kind}s/{split}_{index}.nii.gz" for kind in ("image", "label")}
+
+    def save(self, folder: Path, files: Mapping[str, str], case: Any) -> None:
+        for kind, dtype in (("image", np.int16), ("label", np.uint8)):
+            path = folder / files[kind]
+            path.parent.mkdir(exist_ok=True)
+            _save_nifti(path, getattr(case, kind), case.affine, dtype)
+
+
+class OmeZarrVolumes:
+    """``<split>_<i>.ome.zarr`` with the label inside, chunked as large volumes are.
+
+    For phantoms with ``image`` and ``label`` of one shape (D, H, W) and ``voxel_size_nm`` (z, y, x).
+
+    Args:
+        label: name of the label in its image.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def files(self, split: str, index: int) -> dict[str, str]:
+        image = f"{split}_{index}.ome.zarr"
+        return {"image": image, "label": f"{image}/labels/{self.label}"}
+
+    def save(self, folder: Path, files: Mapping[str, str], case: Any) -> None:
+        path = folder / files["image"]
+        with create_ome_zarr(path, case.image.shape, case.image.dtype, case.voxel_size_nm) as voxels:
+            voxels[:] = case.image
+        with create_ome_zarr_label(path, self.label, case.label.dtype) as voxels:
+            voxels[:] = case.label
 
 
 def write_dataset(
     folder: Path,
-    make_case: Callable[[int], Case],
+    make_case: Callable[[int], Any],
     splits: Mapping[str, int],
     seed: int = 0,
     name: str = "phantom",
     parameters: Mapping[str, Any] | None = None,
+    storage: Storage | None = None,
 ) -> Path:
     """Write ``splits[name]`` cases per split below ``folder`` unless they are there already; return the folder.
 
-    ``folder/dataset.json`` lists for each split the pairs ``images/<split>_<i>.nii.gz`` (int16) and
-    ``labels/<split>_<i>.nii.gz`` (uint8), relative to the folder, beside name, seed and ``parameters`` (JSON values:
-    whatever else ``make_case`` depends on). A folder made with the same values is left alone, one made with others
-    is replaced. Each case gets its own number, counted through the splits from a start that depends on ``seed``.
+    ``folder/dataset.json`` lists for each split the files of its cases, those of ``storage`` (:class:`NiftiPairs` if
+    not given), beside name, seed and ``parameters`` (JSON values: whatever else ``make_case`` depends on). A folder made
+    with the same values is left alone, one made with others is replaced. Each case gets its own number, counted through
+    the splits from a start that depends on ``seed``.
 
     All files are written to a sibling folder that is renamed at the end: ``folder`` holds all cases or none, also
     when the process is killed or two of them start at once. A sibling that a killed process left behind ends in
@@ -56,14 +97,15 @@ def write_dataset(
         UserError: ``folder`` exists and was not written by this function; nothing is touched then.
     """
     folder = Path(folder)
-    wanted = _datalist(splits, seed, name, parameters or {})
+    storage = storage or NiftiPairs()
+    wanted = _datalist(splits, seed, name, parameters or {}, storage)
     if _read(folder) == wanted:
         return folder
     _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
-        _write_cases(partial, make_case, wanted)
+        _write_cases(partial, make_case, wanted, storage)
         _move_into_place(partial, folder, wanted)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -85,17 +127,16 @@ def case_seeds(splits: Mapping[str, int], seed: int) -> dict[str, list[int]]:
     return out
 
 
-def _datalist(splits: Mapping[str, int], seed: int, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _datalist(
+    splits: Mapping[str, int], seed: int, name: str, parameters: Mapping[str, Any], storage: Storage
+) -> dict[str, Any]:
     case_seeds(splits, seed)
     header = {"name": name, "source": "phantom", "seed": seed, "parameters": dict(parameters)}
     if clash := set(header) & set(splits):
         raise UserError(
             f"a split cannot be called {sorted(clash)}: that key of {DATALIST_NAME} is taken; choose another name"
         )
-    files = {
-        split: [{kind: f"{kind}s/{split}_{i}.nii.gz" for kind in ("image", "label")} for i in range(count)]
-        for split, count in splits.items()
-    }
+    files = {split: [storage.files(split, i) for i in range(count)] for split, count in splits.items()}
     # Through JSON and back: what is compared later was read from a file.
     return json.loads(json.dumps({**header, **files}))
 
@@ -117,20 +158,16 @@ def _check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder}: exists and holds no phantom data set; move it away or choose another folder")
 
 
-def _write_cases(folder: Path, make_case: Callable[[int], Case], datalist: dict[str, Any]) -> None:
+def _write_cases(folder: Path, make_case: Callable[[int], Any], datalist: dict[str, Any], storage: Storage) -> None:
     splits = {key: len(value) for key, value in datalist.items() if isinstance(value, list)}
     seeds = case_seeds(splits, datalist["seed"])
-    jobs = [(pair, s) for split in splits for pair, s in zip(datalist[split], seeds[split], strict=True)]
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir()
-    for pair, case_seed in tqdm(jobs, desc=datalist["name"], unit="case"):
-        case = make_case(case_seed)
-        _save(folder / pair["image"], case.image, case.affine, np.int16)
-        _save(folder / pair["label"], case.label, case.affine, np.uint8)
+    jobs = [(files, s) for split in splits for files, s in zip(datalist[split], seeds[split], strict=True)]
+    for files, case_seed in tqdm(jobs, desc=datalist["name"], unit="case"):
+        storage.save(folder, files, make_case(case_seed))
     (folder / DATALIST_NAME).write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
 
 
-def _save(path: Path, array: NDArray[Any], affine: NDArray[np.float64], dtype: type[np.generic]) -> None:
+def _save_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], dtype: type[np.generic]) -> None:
     if array.ndim != 3 or not np.array_equal(array.astype(dtype), array):
         raise ValueError(f"{path.name}: needs three axes and values that {np.dtype(dtype)} holds; "
                          f"got shape {array.shape}, {array.dtype}")  # fmt: skip

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from volseg.data.datalist import load_datalist
 from volseg.data.volume_reader import find_volumes
-from volseg.phantoms.dataset import Case, write_dataset
+from volseg.phantoms.dataset import NiftiPairs, Storage, write_dataset
 
 __all__ = ["PhantomSet"]
 
@@ -20,13 +21,17 @@ class PhantomSet:
 
     Attributes:
         name: of the data set, as its ``dataset.json`` and the progress bar call it.
-        make_case: makes the phantom of a seed and a shape (X, Y, Z).
+        make_case: makes the phantom of a seed and a shape along its stored axes.
         generation: raised whenever the same seed gives another phantom, so that folders made before are made again.
+        storage: how phantoms lie on disk.
+        find: the volumes that a path given by a user stands for.
     """
 
     name: str
-    make_case: Callable[[int, tuple[int, int, int]], Case]
+    make_case: Callable[[int, tuple[int, int, int]], Any]
     generation: int
+    storage: Storage = field(default_factory=NiftiPairs)
+    find: Callable[[str], Sequence[Path]] = find_volumes
 
     def datalist(
         self,
@@ -58,23 +63,24 @@ class PhantomSet:
     def inference_list(
         self, input: str | None, phantom_dir: str, phantom_shape: Sequence[int], phantom_seed: int = 0
     ) -> list[dict[str, str]]:
-        """Cases to segment: those that ``input`` stands for (see ``find_volumes``), or one phantom if it is empty.
+        """Cases to segment: those that ``input`` stands for, or one phantom if it is empty.
 
         Returns:
             ``[{"image": path}, ...]``.
         """
         if input:
-            return [{"image": str(path)} for path in find_volumes(input)]
+            return [{"image": str(path)} for path in self.find(input)]
         self._write(phantom_dir, {"test": 1}, phantom_shape, phantom_seed)
         return [{"image": case["image"]} for case in load_datalist(phantom_dir, "test")]
 
     def _write(self, folder: str, cases: Mapping[str, int], shape: Sequence[int], seed: int) -> None:
-        x, y, z = shape
+        first, second, third = shape
         write_dataset(
             Path(folder),
-            lambda number: self.make_case(number, (x, y, z)),
+            lambda number: self.make_case(number, (first, second, third)),
             cases,
             seed=seed,
             name=self.name,
-            parameters={"shape": [x, y, z], "generation": self.generation},
+            parameters={"shape": [first, second, third], "generation": self.generation},
+            storage=self.storage,
         )
