@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable
+from monai.utils import ensure_tuple
 
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.transforms.load_chunked import check_one_shape, to_ids, to_tensor
@@ -22,9 +23,9 @@ OPEN_VOLUMES = 32
 class RandChunkedCropd(Randomizable, MapTransform):
     """Draw a place in a volume and read the crop there, the same for all keys.
 
-    Memory is that of the crop and of the chunks it touches, whatever the size of the volume. Every place is equally
-    likely. A volume that is smaller than the crop is continued by reflection at its ends. Volumes stay open, up to 32
-    of them in each process.
+    Memory is that of the crop and of the chunks it touches, whatever the size of the volume; formats that store whole
+    sections keep some of them decoded besides. Every place is equally likely. A volume that is smaller than the crop is
+    continued by reflection at its ends. Volumes stay open, up to 32 of them in each process.
 
     Args:
         keys: entries that are paths for :func:`volseg.data.chunked_volume.open_chunked_volume`; each becomes a tensor
@@ -45,7 +46,7 @@ class RandChunkedCropd(Randomizable, MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spatial_size = tuple(spatial_size)
-        self.label_keys = {label_keys} if isinstance(label_keys, str) else set(label_keys)
+        self.label_keys = set(ensure_tuple(label_keys))
         self.starts = [0, 0, 0]
         self._volumes: OrderedDict[str, ChunkedVolume] = OrderedDict()
 
@@ -59,6 +60,8 @@ class RandChunkedCropd(Randomizable, MapTransform):
         d = dict(data)
         volumes = {key: self._open(str(d[key])) for key in self.key_iterator(d)}
         check_one_shape({str(d[key]): volume.shape for key, volume in volumes.items()})
+        if not volumes:
+            return d
         self.randomize(next(iter(volumes.values())).shape)
         for key, volume in volumes.items():
             z, y, x = (slice(start, start + n) for start, n in zip(self.starts, self.spatial_size, strict=True))

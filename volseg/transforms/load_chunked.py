@@ -11,6 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import ensure_tuple
 
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
@@ -21,8 +22,9 @@ __all__ = ["LoadChunkedVolumed", "check_one_shape"]
 class LoadChunkedVolumed(MapTransform):
     """Load the entries of ``keys``, paths that :func:`volseg.data.chunked_volume.open_chunked_volume` takes.
 
-    An entry becomes a ``MetaTensor`` ``(1, D, H, W)`` of the file's type, instance ids in ``label_keys`` int32 or, where
-    that is too small, int64. Its meta data holds ``filename_or_obj`` and ``voxel_size_nm`` (z, y, x), None if unknown.
+    An entry becomes a ``MetaTensor`` ``(1, D, H, W)`` of the file's type, instance ids in ``label_keys`` int32 or,
+    where that is too small, int64. Its meta data holds ``filename_or_obj`` and, where the file says it,
+    ``voxel_size_nm`` (z, y, x).
 
     Args:
         keys: entries to load.
@@ -41,7 +43,7 @@ class LoadChunkedVolumed(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.label_keys = {label_keys} if isinstance(label_keys, str) else set(label_keys)
+        self.label_keys = set(ensure_tuple(label_keys))
         self.largest_size = largest_size
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -53,7 +55,9 @@ class LoadChunkedVolumed(MapTransform):
             starts = [max(0, (n - size) // 2) for n, size in zip(volume.shape, sizes, strict=True)]
             z, y, x = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
             voxels = volume[z, y, x]
-            meta = {"filename_or_obj": str(d[key]), "voxel_size_nm": volume.voxel_size_nm}
+            meta: dict[str, Any] = {"filename_or_obj": str(d[key])}
+            if volume.voxel_size_nm is not None:  # batches cannot be made of None
+                meta["voxel_size_nm"] = volume.voxel_size_nm
             tensor = to_ids(voxels, str(d[key])) if key in self.label_keys else to_tensor(voxels)
             d[key] = MetaTensor(tensor[None], meta=meta)
         return d
@@ -69,15 +73,15 @@ def to_ids(voxels: np.ndarray, name: str) -> torch.Tensor:
     """Instance ids as int32, or int64 where they are larger.
 
     Raises:
-        UserError: the voxels are not whole numbers, or negative.
+        UserError: the voxels are not whole numbers, negative, or too large for int64.
     """
-    if voxels.dtype.kind not in "bui" or (voxels.dtype.kind == "i" and voxels.size and voxels.min() < 0):
+    low, high = (voxels.min(), voxels.max()) if voxels.size else (0, 0)
+    if voxels.dtype.kind not in "bui" or low < 0 or high > np.iinfo(np.int64).max:
         raise UserError(
-            f"{name}: instance ids are whole numbers from 0. Received: {voxels.dtype}"
-            f"{f' down to {voxels.min()}' if voxels.size else ''}. Give the label volume, not an image"
+            f"{name}: instance ids are whole numbers from 0. Received: {voxels.dtype} from {low} to {high}. "
+            "Give the label volume, not an image"
         )
-    fits = voxels.dtype.itemsize < 4 or not voxels.size or voxels.max() <= np.iinfo(np.int32).max
-    return torch.from_numpy(voxels.astype(np.int32 if fits else np.int64))
+    return torch.from_numpy(voxels.astype(np.int32 if high <= np.iinfo(np.int32).max else np.int64))
 
 
 def check_one_shape(shapes: Mapping[str, Sequence[int]]) -> None:
@@ -86,8 +90,8 @@ def check_one_shape(shapes: Mapping[str, Sequence[int]]) -> None:
     Raises:
         UserError: they do not; it names the first two that differ.
     """
-    (first, shape), *others = shapes.items()
-    for name, other in others:
+    first, shape = next(iter(shapes.items()), ("", ()))
+    for name, other in shapes.items():
         if tuple(other) != tuple(shape):
             raise UserError(
                 f"{name}: image and label differ in shape. Received: {tuple(other)}, and {tuple(shape)} in {first}. "
