@@ -32,7 +32,8 @@ class AutocastInferer(SimpleInferer):
 
     def __init__(self, enabled: bool = True, on_cpu: bool = False) -> None:
         super().__init__()
-        self.devices = ("cuda",) * enabled + ("cpu",) * (enabled and on_cpu and bfloat16_is_native())
+        devices = {"cuda", "cpu"} if on_cpu and bfloat16_is_native() else {"cuda"}
+        self.devices = devices if enabled else set()
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any

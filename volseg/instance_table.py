@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from volseg.files import atomic_path
 
@@ -47,38 +47,34 @@ class Instance:
 
 
 def instance_table(labels: np.ndarray, voxel_size_nm: Sequence[float] | None) -> list[Instance]:
-    """Measure every instance.
+    """Measure every instance, in one pass section by section.
+
+    Memory beside the labels: about 2 bytes a pixel of one section and 80 bytes for each instance of each section, which
+    for 100 x 4096 x 4096 voxels and 10 000 instances is below 0.1 GB.
 
     Args:
-        labels: ``(D, H, W)`` of an integer type, 0 background. Ids may have gaps; memory grows with the highest.
+        labels: ``(D, H, W)`` of an integer type, 0 background. Ids may have gaps and any size.
         voxel_size_nm: along z, y, x; None if unknown.
 
     Returns:
         instances in the order of their ids.
     """
     voxel_um3 = None if voxel_size_nm is None else math.prod(voxel_size_nm) / NM3_PER_UM3
+    extents = _joined(_joined([_runs(section, z)]) for z, section in enumerate(labels))
     table = []
-    for index, box in enumerate(ndimage.find_objects(labels.astype(np.int32, copy=False)), start=1):
-        if box is None:
-            continue
-        inside = labels[box] == index
-        voxels = int(np.count_nonzero(inside))
-        # the sums over two axes are short vectors: centroids need no index array of the size of the box
-        profiles = [inside.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-        centroid = [
-            float(np.dot(profile, np.arange(side.start, side.stop))) / voxels
-            for profile, side in zip(profiles, box, strict=True)
-        ]
-        starts, stops = [side.start for side in box], [side.stop for side in box]
+    for index, (voxels, *sums), starts, stops in zip(*(column.tolist() for column in extents), strict=True):
         volume_um3 = None if voxel_um3 is None else voxels * voxel_um3
-        table.append(Instance(index, voxels, volume_um3, *starts, *stops, *centroid))
+        table.append(Instance(index, voxels, volume_um3, *starts, *stops, *(total / voxels for total in sums)))
     return table
 
 
 def write_instance_table(path: str | Path, table: Sequence[Instance]) -> None:
-    """Write a CSV, whole or not at all; without instances it holds the header alone."""
+    """Write a CSV, whole or not at all; without instances it holds the header alone, unknown volumes are empty.
+
+    Centroids have two decimals, volumes six significant digits.
+    """
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Instance)])
+        writer = csv.DictWriter(file, [field.name for field in fields(Instance)], lineterminator="\n")
         writer.writeheader()
         for instance in table:
             row = asdict(instance)
@@ -87,3 +83,41 @@ def write_instance_table(path: str | Path, table: Sequence[Instance]) -> None:
             if row["volume_um3"] is not None:
                 row["volume_um3"] = float(f"{row['volume_um3']:.6g}")
             writer.writerow(row)
+
+
+class _Extents(NamedTuple):
+    """Parts of instances, or whole ones."""
+
+    ids: np.ndarray  # (N,)
+    sums: np.ndarray  # (N, 4): number of voxels, sums of their z, y and x
+    starts: np.ndarray  # (N, 3): first z, y, x
+    stops: np.ndarray  # (N, 3): one past the last
+
+
+def _runs(section: np.ndarray, z: int) -> _Extents:
+    """The stretches of one id along the rows of a section: some hundred times fewer than pixels."""
+    is_start = np.ones(section.shape, dtype=bool)
+    np.not_equal(section[:, 1:], section[:, :-1], out=is_start[:, 1:])
+    starts = np.flatnonzero(is_start)
+    lengths = np.diff(starts, append=section.size)
+    y, x = np.divmod(starts, section.shape[1])
+    ids = section[y, x]
+    kept = ids > 0
+    ids, lengths, y, x = ids[kept], lengths[kept], y[kept], x[kept]
+    sums = np.stack([lengths, lengths * z, lengths * y, lengths * (2 * x + lengths - 1) // 2], axis=1)
+    sections = np.full_like(x, z)
+    return _Extents(ids, sums, np.stack([sections, y, x], axis=1), np.stack([sections + 1, y + 1, x + lengths], axis=1))
+
+
+def _joined(parts: Iterable[_Extents]) -> _Extents:
+    """The parts of each id together, in the order of ids."""
+    ids, sums, starts, stops = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])[: ids.size])
+    return _Extents(
+        ids[first],
+        np.add.reduceat(sums[order], first),
+        np.minimum.reduceat(starts[order], first),
+        np.maximum.reduceat(stops[order], first),
+    )

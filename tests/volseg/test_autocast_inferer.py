@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from volseg import autocast_inferer
 from volseg.autocast_inferer import AutocastInferer
+from volseg.runtime import bfloat16_is_native
 
 
 class Spy(nn.Module):
@@ -44,10 +46,40 @@ def test_on_a_gpu_gradients_reach_weights_in_float32():
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_on_a_cpu_nothing_changes(enabled):
+def test_on_a_cpu_nothing_changes(monkeypatch, enabled):
+    monkeypatch.setattr(autocast_inferer, "bfloat16_is_native", lambda: True)
     network, x = Spy(), torch.randn(1, 1, 5, 4, 6)
     assert torch.equal(AutocastInferer(enabled)(x, network), network(x))
     assert network.seen == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("enabled", "native", "seen"),
+    [(True, True, torch.bfloat16), (True, False, torch.float32), (False, True, torch.float32)],
+)
+def test_on_a_cpu_with_bfloat16_where_asked_for(monkeypatch, enabled, native, seen):
+    monkeypatch.setattr(autocast_inferer, "bfloat16_is_native", lambda: native)
+    network, x = Spy(), torch.randn(1, 1, 5, 4, 6)
+    inferer = AutocastInferer(enabled, on_cpu=True)
+    with torch.no_grad():
+        output = inferer(x, network)
+        assert (network.seen, output.dtype) == (seen, torch.float32)
+        expected = network(x)
+    assert torch.equal(output, expected) == (seen == torch.float32)
+    torch.testing.assert_close(output, expected, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.skipif(not bfloat16_is_native(), reason="no bfloat16 on this CPU")
+def test_on_a_cpu_gradients_reach_weights_in_float32():
+    torch.manual_seed(0)
+    network, x = Spy(), torch.randn(2, 1, 6, 8, 7)
+    network(x).square().sum().backward()
+    expected, network.conv.weight.grad = network.conv.weight.grad, None
+    AutocastInferer(on_cpu=True)(x, network).square().sum().backward()
+    assert network.seen == torch.bfloat16
+    assert network.conv.weight.grad is not None
+    assert network.conv.weight.grad.dtype == torch.float32
+    assert (network.conv.weight.grad - expected).norm() < 0.02 * expected.norm()
 
 
 def test_output_in_another_precision_becomes_float32():

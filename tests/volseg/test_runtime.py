@@ -56,6 +56,21 @@ class Large(nn.Module):
         return self.out(self.activation(self.conv(x) + x))
 
 
+class Planar(nn.Module):
+    """Of three convolutions one looks across planes; ``layer`` may do so, too. There must be ``least`` planes."""
+
+    def __init__(self, layer: nn.Module | None = None, least: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.conv = nn.Conv3d(1, 16, (1, 5, 5), padding=(0, 2, 2)), nn.Conv3d(16, 16, 3, padding=1)
+        self.layer, self.out, self.least = layer or nn.ELU(), nn.Conv3d(16, 2, 1), least
+
+    def forward(self, x):
+        if x.shape[2] < self.least:
+            raise ValueError(f"Planar needs {self.least} planes. Received: {tuple(x.shape)}")
+        return self.out(self.layer(self.conv(torch.relu(self.first(x)))))
+
+
 @pytest.fixture(autouse=True)
 def _surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -454,6 +469,58 @@ def test_a_network_that_cannot_be_copied_is_one_warning(large, caplog):
         assert_close(run(fast, image()), run(large, image()))
     assert len(warnings_of(caplog)) == 1
     assert "openvino runs in place of dft: cannot pickle" in warnings_of(caplog)[0]
+
+
+def convolutions_in_openvino(fast):
+    (model,) = fast._engine._models.values()
+    return sum(op.get_type_name() == "Convolution" for op in model.get_ops())
+
+
+@needs_openvino
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_six_products_in_place_of_twelve(context, monkeypatch, caplog):
+    monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: False)
+    network, shape = Planar().eval(), (2, 1, 12, 10, 7)
+    for _ in range(2):
+        fast = accelerate(network, mode="openvino")
+        with context():
+            assert_close(fast(image(shape)), run(network, image(shape)), 1e-5)
+        assert convolutions_in_openvino(fast) == 2 + 6
+        monkeypatch.setattr(runtime._OpenVINO, "_convert", None)  # the second one comes from the cache
+    assert not warnings_of(caplog)
+
+
+@needs_openvino
+@pytest.mark.parametrize("depth", [8, 13, 1])
+def test_depths_of_no_four_phases(depth, monkeypatch):
+    monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: False)
+    network, shape = Planar().eval(), (1, 1, depth, 10, 7)
+    fast = accelerate(network, mode="openvino")
+    assert_close(run(fast, image(shape)), run(network, image(shape)), 1e-5)
+    assert convolutions_in_openvino(fast) == (2 + 6 if depth == 8 else 3)
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    "arguments", [{"layer": nn.AvgPool3d(3, 1, 1)}, {"layer": nn.InstanceNorm3d(16)}, {"least": 16}]
+)
+def test_phases_do_not_serve_layers_across_planes(arguments, monkeypatch, caplog):
+    monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: False)
+    network, shape = Planar(**arguments).eval(), (1, 1, 16, 10, 7)
+    fast = accelerate(network, mode="openvino")
+    assert_close(run(fast, image(shape)), run(network, image(shape)), 1e-5)
+    assert convolutions_in_openvino(fast) == 3
+    assert not warnings_of(caplog)
+
+
+@needs_openvino
+def test_a_network_that_cannot_be_copied_is_converted_as_it_is(caplog):
+    network, shape = Planar().eval(), (1, 1, 16, 10, 7)
+    network.lock = threading.Lock()
+    fast = accelerate(network, mode="openvino")
+    assert_close(run(fast, image(shape)), run(network, image(shape)), 0.03)
+    assert convolutions_in_openvino(fast) == 3
+    assert not warnings_of(caplog)
 
 
 def test_openvino_does_not_call_home(monkeypatch):

@@ -85,9 +85,9 @@ def write_dataset(
     """Write ``splits[name]`` cases per split below ``folder`` unless they are there already; return the folder.
 
     ``folder/dataset.json`` lists for each split the files of its cases, those of ``storage`` (:class:`NiftiPairs` if
-    not given), beside name, seed and ``parameters`` (JSON values: whatever else ``make_case`` depends on). A folder made
-    with the same values is left alone, one made with others is replaced. Each case gets its own number, counted through
-    the splits from a start that depends on ``seed``.
+    not given), beside name, seed and ``parameters`` (JSON values: whatever else ``make_case`` depends on). A folder
+    made with the same values is left alone, one made with others is replaced. Each case gets its own number, counted
+    through the splits from a start that depends on ``seed``.
 
     All files are written to a sibling folder that is renamed at the end: ``folder`` holds all cases or none, also
     when the process is killed or two of them start at once. A sibling that a killed process left behind ends in

@@ -26,8 +26,11 @@ class Growing(Trainer):
         self.network.weight.data += 1
 
 
-def train(handler: BestWeights, metrics: list[float], epochs: int | None = None) -> None:
-    """Train one epoch for each metric that validation finds."""
+def train(
+    handler: BestWeights, metrics: list[float], epochs: int | None = None, before: list[float] | None = None
+) -> None:
+    """Train one epoch for each metric that validation finds, after one validation for each metric in ``before``."""
+    metrics = [*(before or []), *metrics]
     values = iter(metrics)
     evaluator = Engine(lambda engine, batch: None)
     evaluator.state.key_metric_name = "val_mean_dice"
@@ -35,10 +38,12 @@ def train(handler: BestWeights, metrics: list[float], epochs: int | None = None)
         Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update({"val_mean_dice": next(values)})
     )
     handler.attach(evaluator)
-    trainer = Growing(handler.network, epochs or len(metrics))
+    trainer = Growing(handler.network, epochs or len(metrics) - len(before or []))
     if metrics:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
     handler.attach(trainer)
+    for _ in before or []:
+        evaluator.run([0])
     trainer.run()
 
 
@@ -61,7 +66,7 @@ def test_best_epoch_is_kept(tmp_path, metrics, best):
     train(handler, metrics)
     record = {"spatial_size": [8, 16, 24], "epoch": best, "val_mean_dice": metrics[best - 1]}
     assert saved(tmp_path / "model.pt") == (best, record)
-    assert handler.state_dict() == {"best_metric": metrics[best - 1]}
+    assert handler.state_dict() == {"best_metric": metrics[best - 1], "best_epoch": best}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.json", "best.pt", "model.json", "model.pt"]
 
 
@@ -104,6 +109,29 @@ def test_resumed_training_knows_the_best(tmp_path):
     assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.5
     train(resumed, [0.6])
     assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.6
+
+
+def test_weights_that_no_epoch_beats_stay(tmp_path):
+    train(new(tmp_path), [0.9])
+    installed = saved(tmp_path / "model.pt")
+    train(new(tmp_path), [0.5, 0.6], before=[0.7])
+    assert saved(tmp_path / "model.pt") == installed
+    train(new(tmp_path), [0.5, 0.8], before=[0.7])
+    assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.8
+    assert saved(tmp_path / "model_released.pt") == installed
+
+
+def test_validation_before_a_resume_leaves_the_best_of_the_epochs_before(tmp_path):
+    first = new(tmp_path)
+    train(first, [0.3, 0.5])
+    resumed = new(tmp_path)
+    resumed.attach(evaluator := Engine(lambda engine, batch: None))
+    evaluator.state.key_metric_name = "val_mean_dice"
+    evaluator.add_event_handler(Events.EPOCH_STARTED, lambda e: e.state.metrics.update({"val_mean_dice": 0.2}))
+    evaluator.run([0])
+    resumed.load_state_dict(first.state_dict())
+    train(resumed, [0.4])
+    assert saved(tmp_path / "model.pt")[1] == {"spatial_size": [8, 16, 24], "epoch": 2, "val_mean_dice": 0.5}
 
 
 def test_evaluator_of_monai_is_no_trainer(tmp_path):

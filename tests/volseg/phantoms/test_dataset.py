@@ -11,8 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
-from volseg.phantoms.dataset import case_seeds, write_dataset
+from volseg.phantoms.dataset import NiftiPairs, OmeZarrVolumes, case_seeds, write_dataset
 
 SPLITS = {"training": 2, "validation": 1, "test": 1}
 AFFINE = np.array([[0, -0.5, 0, 7.0], [0.75, 0, 0, -3.0], [0, 0, -2.5, 11.0], [0, 0, 0, 1]])
@@ -25,9 +26,24 @@ class Tiny:
     affine: np.ndarray
 
 
+@dataclass
+class TinyMicroscopy:
+    image: np.ndarray
+    label: np.ndarray
+    voxel_size_nm: tuple[float, float, float]
+
+
 def tiny(seed: int, pixel: int = 1) -> Tiny:
     image = np.full((3, 4, 5), seed % 1000 - 1024, np.int16)
     return Tiny(image, np.full(image.shape, pixel, np.int16), AFFINE)
+
+
+def microscopy(seed: int, dtype: type[np.generic] = np.uint32) -> TinyMicroscopy:
+    image = np.random.default_rng(seed).integers(0, 255, (3, 40, 50), dtype=np.uint8)
+    label = np.zeros(image.shape, dtype)
+    label[1:, 7:9, 20:31] = 3
+    label[0, 39, 49] = 70_000 + seed
+    return TinyMicroscopy(image, label, (30.0, 8.0, 4.5))
 
 
 def race(folder: Path, barrier, _: int) -> None:
@@ -145,4 +161,50 @@ def test_errors_name_what_was_received(tmp_path):
         write_dataset(tmp_path / "lung", tiny, {"training": -1})
     with pytest.raises(ValueError, match="test_0"):
         write_dataset(tmp_path / "lung", partial(tiny, pixel=-3), {"test": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_are_the_default_storage(tmp_path):
+    folders = [write_dataset(tmp_path / str(i), tiny, SPLITS, storage=s) for i, s in enumerate((None, NiftiPairs()))]
+    assert snapshot(folders[0]).keys() == snapshot(folders[1]).keys()
+    assert (folders[0] / "dataset.json").read_bytes() == (folders[1] / "dataset.json").read_bytes()
+
+
+def test_ome_zarr_volumes(tmp_path):
+    storage = OmeZarrVolumes("mitochondria")
+    folder = write_dataset(tmp_path / "em", microscopy, {"training": 2, "test": 1}, seed=4, storage=storage)
+    listing = json.loads((folder / "dataset.json").read_text())
+    names = [case["image"] for split in ("training", "test") for case in listing[split]]
+    assert names == ["training_0.ome.zarr", "training_1.ome.zarr", "test_0.ome.zarr"]
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*names, "dataset.json"])
+    for number, case in enumerate([*listing["training"], *listing["test"]]):
+        assert case["label"] == f"{case['image']}/labels/mitochondria"
+        expected = microscopy(4_000_000 + number)
+        for kind in ("image", "label"):
+            volume = open_chunked_volume(folder / case[kind])
+            np.testing.assert_array_equal(volume[:], getattr(expected, kind))
+            assert volume.dtype == getattr(expected, kind).dtype
+            assert volume.voxel_size_nm == (30.0, 8.0, 4.5)
+
+
+def test_ome_zarr_volumes_are_chunked(tmp_path):
+    def large(seed: int) -> TinyMicroscopy:
+        return TinyMicroscopy(np.zeros((20, 8, 300), np.uint8), np.zeros((20, 8, 300), np.uint16), (30.0, 8.0, 8.0))
+
+    folder = write_dataset(tmp_path / "em", large, {"test": 1}, storage=OmeZarrVolumes("mitochondria"))
+    for name in ("test_0.ome.zarr", "test_0.ome.zarr/labels/mitochondria"):
+        assert open_chunked_volume(folder / name).chunks == (16, 8, 256)
+
+
+def test_storage_of_another_kind_replaces(tmp_path):
+    folder = write_dataset(tmp_path / "em", tiny, {"test": 1})
+    write_dataset(folder, microscopy, {"test": 1}, storage=OmeZarrVolumes("mitochondria"))
+    assert sorted(p.name for p in folder.iterdir()) == ["dataset.json", "test_0.ome.zarr"]
+
+
+def test_ome_zarr_volumes_are_written_whole_or_not_at_all(tmp_path):
+    with pytest.raises(ValueError, match="integer type"):
+        write_dataset(tmp_path / "em", partial(microscopy, dtype=np.float32), {"test": 1}, storage=OmeZarrVolumes("m"))
+    with pytest.raises(UserError, match="no name of a label"):
+        write_dataset(tmp_path / "em", microscopy, {"test": 1}, storage=OmeZarrVolumes("../m"))
     assert list(tmp_path.iterdir()) == []

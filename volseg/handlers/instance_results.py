@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write what inference found in volumes of electron microscopy: instances, a table of them and a picture."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+
+from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.instance_writer import instances_path, write_instances
+from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
+from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
+from volseg.data.volume_formats.section_file import PNG_SUFFIX
+from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES
+from volseg.errors import UserError
+from volseg.files import write_json
+from volseg.instance_preview import save_instance_preview
+from volseg.instance_table import instance_table, write_instance_table
+
+__all__ = ["InstanceResults", "case_name", "free_case_name"]
+
+logger = logging.getLogger(__name__)
+
+# the first that fits is taken off
+_SUFFIXES = (".ome.zarr", ".zarr", ".ome.tif", ".ome.tiff", *TIFF_SUFFIXES, *HDF5_SUFFIXES, *NIFTI_SUFFIXES,
+             PNG_SUFFIX, ".json")  # fmt: skip
+_LARGE_FRACTION = 0.4
+
+
+class InstanceResults:
+    """After each case write ``NAME_instances`` in the input's format, ``NAME_instances.csv`` and ``NAME_preview.png``.
+
+    ``statistics.json`` holds an entry for each case. Every file appears whole or not at all. Of cases with the same
+    name, later ones are numbered.
+
+    Memory beside the labels: some sections of them and of the image, below 0.5 GB for sections of 4096 x 4096, however
+    many there are.
+
+    Args:
+        output_dir: folder of the results.
+        voxel_size_nm: along z, y, x, for inputs that do not say theirs; None: volumes in µm³ are left out for these.
+        preview: ``False`` leaves the pictures out.
+
+    Raises:
+        UserError: ``voxel_size_nm`` is not three lengths; in a run, what
+            :func:`volseg.data.instance_writer.write_instances` raises, for results that may not be replaced before
+            their case is predicted.
+    """
+
+    def __init__(self, output_dir: str, voxel_size_nm: Sequence[float] | None = None, preview: bool = True) -> None:
+        self.output_dir = Path(output_dir)
+        self.voxel_size_nm = None if voxel_size_nm is None else _checked_voxel_size(voxel_size_nm)
+        self.preview = preview
+        self.cases: list[dict[str, Any]] = []
+        self._used: set[str] = set()
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._check)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._report)
+
+    def __call__(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        for item in output:
+            self.write(item["image"].meta["filename_or_obj"], np.asarray(item["pred"].cpu())[0])
+
+    def write(self, path: str, labels: np.ndarray) -> None:
+        """Write the results of one case, given its image's path and its instance ids ``(D, H, W)``."""
+        image = open_chunked_volume(path)
+        voxel_size_nm = image.voxel_size_nm or self.voxel_size_nm
+        name = free_case_name(path, self._used)
+        written = write_instances(self._stem(name), labels, like=image)
+        self._used.add(name)
+        table = instance_table(labels, voxel_size_nm)
+        write_instance_table(self.output_dir / f"{name}_instances.csv", table)
+        if self.preview:
+            title = f"{name}: {len(table)} instance{'' if len(table) == 1 else 's'}"
+            save_instance_preview(self.output_dir / f"{name}_preview.png", image, labels, voxel_size_nm, title)
+        fraction = sum(instance.voxels for instance in table) / labels.size
+        warnings = _warnings(len(table), fraction, voxel_size_nm is None)
+        for warning in warnings:
+            logger.warning("%s: %s", path, warning)
+        self.cases.append(
+            {
+                "image": path,
+                "instances": written.name,
+                "count": len(table),
+                "median_voxels": float(np.median([instance.voxels for instance in table])) if table else None,
+                "foreground_fraction": round(fraction, 5),
+                "voxel_size_nm": None if voxel_size_nm is None else list(voxel_size_nm),
+                "warnings": warnings,
+            }
+        )
+        write_json(self.output_dir / "statistics.json", self.cases)
+
+    def _start(self, engine: Engine) -> None:
+        self.cases.clear()
+        self._used.clear()
+
+    def _check(self, engine: Engine) -> None:
+        """See that the results of the next cases can be written, before hours of work."""
+        batch: Any = engine.state.batch
+        for path in batch["image"].meta["filename_or_obj"]:
+            instances_path(self._stem(free_case_name(path, self._used)), open_chunked_volume(path))
+
+    def _stem(self, name: str) -> Path:
+        return self.output_dir / f"{name}_instances"
+
+    def _report(self, engine: Engine) -> None:
+        logger.info("%d case(s) segmented, results in %s", len(self.cases), self.output_dir.resolve())
+
+
+def case_name(path: str) -> str:
+    """What the results of a volume are called: ``a`` for ``a.ome.zarr``, ``a.nii.gz``, ``a.h5:main`` and a folder."""
+    file, _, _ = path.rpartition(":")
+    name = Path(file if file.lower().endswith(HDF5_SUFFIXES) else path).absolute().name
+    suffix = next((suffix for suffix in _SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)] or "volume"
+
+
+def free_case_name(path: str, used: Container[str]) -> str:
+    """:func:`case_name` or, where that is used, the first of ``NAME_2``, ``NAME_3`` and so on that is not."""
+    name = case_name(path)
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in used)
+
+
+def _checked_voxel_size(sizes: Sequence[float]) -> tuple[float, ...]:
+    if not isinstance(sizes, Sequence) or len(sizes) != 3 or not all(_is_length(size) for size in sizes):
+        raise UserError(
+            f"voxel_size_nm: three lengths in nm are needed, along z, y, x. Received: {sizes}. Give it as [30,8,8]."
+        )
+    return tuple(float(size) for size in sizes)
+
+
+def _is_length(size: object) -> bool:
+    return isinstance(size, int | float) and math.isfinite(size) and size > 0
+
+
+def _warnings(count: int, fraction: float, size_is_unknown: bool) -> list[str]:
+    """What a reader of the result should know before trusting it."""
+    found = []
+    if count == 0:
+        found.append("no instance found.")
+    elif fraction > _LARGE_FRACTION:
+        found.append(f"{fraction:.0%} of the volume is foreground, far more than mitochondria take in most tissue.")
+    if size_is_unknown:
+        found.append("the file does not say its voxel size, volumes in µm³ are left out; give --voxel_size_nm.")
+    return found
