@@ -12,6 +12,7 @@ from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
 from tools.real_ct import real_ct
+from tools.restoration import restoration
 from tools.results import results
 from volseg.errors import UserError
 
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "check": check,
     "real_ct": real_ct,
+    "restoration": restoration,
     "results": results,
 }
 

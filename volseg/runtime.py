@@ -2,8 +2,8 @@
 """How a network is made fast on the device at hand.
 
 :func:`accelerate` wraps a network in a module with the same interface that decides, input by input, how to run it:
-through OpenVINO, in bfloat16, with convolutions by Fourier transforms, channels-last, or with CUDA's mixed precision.
-Training, exports and whatever needs gradients go to the network itself.
+through OpenVINO, in bfloat16, with convolutions that need fewer multiplications, channels-last, or with CUDA's mixed
+precision. Training, exports and whatever needs gradients go to the network itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,7 @@ from monai.utils import convert_to_dst_type
 from torch import nn
 
 from volseg.dft_convolution import DftConv3d, count_work, is_eligible, replace_convolutions
+from volseg.toom_cook_convolution import PolyphaseNetwork, is_applicable
 
 __all__ = ["MODES", "accelerate", "bfloat16_is_native"]
 
@@ -77,9 +79,10 @@ def accelerate(
         device: where the network is moved to.
         mode: ``"eager"`` (plain float32), ``"channels_last"`` (float32), ``"bf16"`` (channels-last and autocast on the
             CPU), ``"dft"`` (the same, or float32, with large kernels as in :mod:`volseg.dft_convolution`; keeps up to
-            4.6 times their weights in memory), ``"openvino"`` (bfloat16 where the CPU has it, else float32),
-            ``"cuda_amp"`` (channels-last and autocast), or ``"auto"``: on a CPU ``"dft"`` where that saves much of the
-            work, else OpenVINO, or ``"bf16"`` for inputs smaller than ``SMALL_VOXELS``, on CUDA ``"cuda_amp"``,
+            4.6 times their weights in memory), ``"openvino"`` (bfloat16 where the CPU has it, else float32; 3x3x3
+            convolutions as in :mod:`volseg.toom_cook_convolution` where the network allows that), ``"cuda_amp"``
+            (channels-last and autocast), or ``"auto"``: on a CPU ``"dft"`` where that saves much of the work, else
+            OpenVINO, or ``"bf16"`` for inputs smaller than ``SMALL_VOXELS``, on CUDA ``"cuda_amp"``,
             elsewhere ``"eager"``. What is missing is replaced by the next best, with one warning.
         cache_dir: folder for converted networks; the default is ``$XDG_CACHE_HOME/volseg`` or ``~/.cache/volseg``. A
             folder that cannot be written means no cache.
@@ -505,27 +508,45 @@ class _OpenVINO:
         expected = _try_network(self._network, check)
         if expected is None:  # the network takes no other size
             example = shape
-        key = hashlib.sha256(f"{self._digest} {example}".encode()).hexdigest()
-        model = self._cache.load(key)
-        try:
-            usable = model is not None and self._agrees(model, check, expected)
-        except self._errors:  # damaged, though it could be read
-            usable = False
-        if not usable:
-            model = self._convert(example)
-            if not self._agrees(model, check, expected):
-                raise _ConversionError(f"the converted {type(self._network).__name__} gives other numbers at {check}")
-            self._cache.store(key, model)
+        for network in self._candidates(example, expected):
+            digest = _digest(network, self._ov.__version__)
+            key = hashlib.sha256(f"{digest} {example}".encode()).hexdigest()
+            model = self._cache.load(key)
+            try:
+                if model is not None and self._agrees(model, check, expected):
+                    break
+            except self._errors:  # damaged, though it could be read
+                pass
+            try:
+                model = self._convert(network, example)
+                if self._agrees(model, check, expected):
+                    self._cache.store(key, model)
+                    break
+            except (*self._errors, ValueError):
+                if network is self._network:
+                    raise
+        else:
+            raise _ConversionError(f"the converted {type(self._network).__name__} gives other numbers at {check}")
         self._models[example] = model
         return model
 
-    def _convert(self, shape: tuple[int, ...]) -> Any:
+    def _candidates(self, shape: tuple[int, ...], expected: torch.Tensor | None) -> Iterator[nn.Module]:
+        """A copy of the network that needs fewer multiplications, if there may be one, and the network.
+
+        A layer that is no convolution may still look across planes, or want more of them: the copy is to be checked.
+        """
+        if expected is not None and is_applicable(self._network, shape):
+            with suppress(RuntimeError, TypeError):  # cannot be copied
+                yield PolyphaseNetwork(self._network)
+        yield self._network
+
+    def _convert(self, network: nn.Module, shape: tuple[int, ...]) -> Any:
         example = torch.zeros(shape)
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             # sizes that Python code checked become constants of the trace; _agrees finds out if that matters
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            traced = torch.jit.trace(self._network, example, check_trace=False)
+            traced = torch.jit.trace(network, example, check_trace=False)
         # openvino.convert_model does the same and, when it fails, leaves the root logger deaf to warnings
         frontend = self._frontend.FrontEndManager().load_by_framework("pytorch")
         decoder = self._decoder(traced, example_input=example)  # used until the model is complete

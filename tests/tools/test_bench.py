@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tools import REPOSITORY
-from tools.bench import augmentation, command, phantoms, vnet
+from tools.bench import augmentation, command, phantoms, resunet, vnet
 from tools.bench.measure import duration, interleave, summary
 from tools.bench.networks import agreement, time_forwards
 from tools.bench.processes import in_fresh_process, peak_memory_mb, peak_memory_of_command_mb
@@ -280,6 +280,45 @@ def test_a_training_step_of_vnet(here):
     result = vnet.bench_training(1, seed=0, size=(16, 32, 16))
     assert result["input"].startswith("noise, as 2x1x16x32x16;")
     assert rows_of(result)["plain"]["n"] == 1
+
+
+@pytest.fixture
+def no_weights(monkeypatch, tmp_path):
+    """A bundle without weights, and no processes of their own, which take seconds to start."""
+    monkeypatch.setattr(resunet, "BUNDLE", tmp_path)
+    monkeypatch.setattr(resunet, "in_fresh_process", lambda function, *arguments: function(*arguments))
+
+
+@pytest.mark.parametrize(("bench", "title"), [(resunet.bench_network_r, "UNet-R"), (resunet.bench_network_h, "UNet-H")])
+def test_res_unets(bench, title, no_weights):
+    result = bench(1, seed=0, size=(4, 80, 64), modes=("eager", "channels_last"))
+    rows = rows_of(result)
+    assert title in result["title"]
+    assert list(rows) == ["eager", "channels_last"]
+    assert rows["channels_last"]["agreement"] > 0.99
+    assert rows["eager"]["peak_mb"] > 0
+    assert result["weights"] == "random, seed 0"
+    assert "1x1x4x80x64" in result["input"]
+    assert "of 20480 voxels" in result["note"]
+
+
+def test_labels_of_res_unet_are_two_masks():
+    logits = torch.tensor([[-0.5, 2.0, 0.0], [3.0, 1.0, -1.0]])[None]
+    assert resunet.above_half(logits).tolist() == [[[False, True, False], [True, True, False]]]
+
+
+def test_input_of_res_unet_lies_between_0_and_1():
+    image = resunet.network_input(0, (4, 80, 64))
+    assert image.shape == (1, 1, 4, 80, 64)
+    assert image.dtype == torch.float32
+    assert 0 <= image.min() < 0.3
+    assert 0.6 < image.max() <= 1
+
+
+def test_training_steps_of_res_unet(no_weights):
+    result = resunet.bench_training(1, seed=0, size=(3, 16, 32))
+    assert result["input"].startswith("noise, as 2x1x3x16x32;")
+    assert list(rows_of(result)) == ["float32", "bf16"]
 
 
 def test_deformation_agrees_with_its_peer():

@@ -284,7 +284,8 @@ def test_own_code_that_raises_is_a_finding(tiny_bundle):
 
 def test_an_overlay_is_checked_on_its_base(tiny_bundle):
     overlay = {"_desc_": "Runs on two devices.", "network": "@network_def", "train#trainer#max_epochs": 2}
-    tiny_bundle.write_json("configs/multi_gpu_train.json", overlay)
+    for name in ("multi_gpu_train", "finetune", "tune", "train_x"):
+        tiny_bundle.write_json(f"configs/{name}.json", overlay)
     tiny_bundle.write_json("configs/multi_gpu_evaluate.json", {**overlay, "x": "@y"})
     [(rule, line)] = tiny_bundle.findings()
     assert rule == "references"

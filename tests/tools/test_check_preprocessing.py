@@ -132,6 +132,14 @@ def test_the_container_of_an_image_does_not_matter():
     assert normalise([item, {"_target_": "EnsureTyped", "keys": "image"}], {}) == normalise([item], {})
 
 
+def test_a_crop_read_at_random_equals_the_volume_read_whole():
+    whole = {"_target_": "volseg.transforms.load_chunked.LoadChunkedVolumed", "keys": ["image", "label"]}
+    crop = {"_target_": "volseg.transforms.chunked_crop.RandChunkedCropd", "keys": ["image", "label"]}
+    smaller = {"_target_": "CenterSpatialCropd", "keys": ["image", "label"], "roi_size": [8, 16, 32]}
+    assert normalise([crop, SCALE, smaller], {}) == normalise([whole, SCALE], {}) == [SCALE]
+    assert normalise([whole, SCALE, smaller], {}) != normalise([whole, SCALE], {})
+
+
 def test_a_value_recorded_beside_the_weights_equals_the_one_training_records(tiny_bundle):
     lists = [
         {"_target_": "LoadImaged", "keys": "image"},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import REPOSITORY
-from tools.bench import augmentation, pdvnet, phantoms, vnet
+from tools.bench import augmentation, pdvnet, phantoms, resunet, vnet
 from tools.bench.report import write_result, write_summary
 from volseg.errors import UserError
 
@@ -23,6 +23,9 @@ BENCHMARKS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]] =
     "vnet_prostate_network": (vnet.bench_network, None),
     "vnet_prostate_end_to_end": (vnet.bench_end_to_end, 3),
     "vnet_prostate_training": (vnet.bench_training, 1),
+    "resunet_mitoem_r_network": (resunet.bench_network_r, None),
+    "resunet_mitoem_h_network": (resunet.bench_network_h, None),
+    "resunet_mitoem_training": (resunet.bench_training, 3),
     "prostate_mri_phantom": (phantoms.bench_prostate_mri, None),
     "bspline_deform": (augmentation.bench_bspline_deform, None),
     "histogram_match": (augmentation.bench_histogram_match, None),
@@ -35,8 +38,8 @@ def bench(*names: str, output_dir: str | None = None, repetitions: int = 5, seed
     Args:
         names: benchmarks to run, called like the results files in ``docs/benchmarks``; all if none is given.
         output_dir: folder to write to; ``docs/benchmarks`` of the checkout if not given.
-        repetitions: timed runs of each way, after one that is not timed. Pipelines and the training of PDV-Net run at
-            most 3 times, that of V-Net once.
+        repetitions: timed runs of each way, after one that is not timed. Pipelines and trainings run at most 3
+            times, that of V-Net once.
         seed: number of the phantom, one that no training sees; seed of noise, and of weights where there are no trained
             ones.
 

@@ -26,6 +26,7 @@ __all__ = [
     "first_forward",
     "load_trained",
     "make_importable",
+    "most_likely",
     "time_forwards",
     "time_inference",
     "time_steps",
@@ -62,10 +63,19 @@ def load_trained(network: nn.Module, bundle: Path) -> nn.Module:
     return network.eval()
 
 
+def most_likely(output: torch.Tensor) -> torch.Tensor:
+    """The class with the largest value, ``(B, C, ...)`` to ``(B, ...)``."""
+    return output.argmax(1)
+
+
 def time_forwards(
-    build: Build, modes: Sequence[str], image: torch.Tensor, repetitions: int
+    build: Build,
+    modes: Sequence[str],
+    image: torch.Tensor,
+    repetitions: int,
+    decide: Callable[[torch.Tensor], torch.Tensor] = most_likely,
 ) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
-    """Seconds of the forward passes of each mode, taking turns, and the labels that came out."""
+    """Seconds of the forward passes of each mode, taking turns, and the labels that ``decide`` made of the outputs."""
     labels: dict[str, torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as cache:
         # a network each: channels-last changes the layout of the weights that it runs with
@@ -76,7 +86,7 @@ def time_forwards(
                 with torch.no_grad():
                     output = networks[mode](image)
                 if mode not in labels:  # in the warm-up, which is not timed
-                    labels[mode] = output.argmax(1)
+                    labels[mode] = decide(output)
 
             return run
 

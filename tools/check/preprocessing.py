@@ -22,6 +22,8 @@ TRAIN, VALIDATE, INFER = "train::preprocessing", "validate::preprocessing", "pre
 RANDOM_CHOICES = ("OneOf", "SomeOf", "RandomOrder")
 # Transforms that change the container of an image, not the image.
 CONTAINERS = ("EnsureTyped",)
+# A reader of whole volumes and its random counterpart. Training cuts that one's crop smaller once it was turned.
+CHUNKED_READER, CHUNKED_CROP, SMALLER_CROP = "LoadChunkedVolumed", "RandChunkedCropd", "CenterSpatialCropd"
 # The function that reads a value that training recorded beside its weights.
 RECORDED = "volseg.weights.recorded"
 # Arguments that say nothing about what happens to the image.
@@ -56,6 +58,8 @@ def normalise(preprocessing: Any, config: Mapping[str, Any], kept: tuple[str, ..
     lists (``$@a + @b``) are concatenated, ``Compose`` is taken apart. Then
 
     - ``EnsureTyped``, which changes the container and not the image, is dropped;
+    - ``LoadChunkedVolumed`` is dropped, as its counterpart in training is random, ``RandChunkedCropd``; beside that one
+      ``CenterSpatialCropd`` is dropped, too;
     - random transforms (``Rand*``, ``OneOf``, ``SomeOf``, ``RandomOrder``) are dropped;
     - transforms whose ``keys`` leave the image out, and those disabled by a literal ``true``, are dropped;
     - ``keys`` is reduced to ``["image"]`` and the arguments that take a value per key to the image's value;
@@ -64,7 +68,10 @@ def normalise(preprocessing: Any, config: Mapping[str, Any], kept: tuple[str, ..
 
     References to the ids in ``kept`` stay as they are.
     """
-    return [simple for item in _flat(preprocessing, config, kept) for simple in _simplified(item)]
+    items = _flat(preprocessing, config, kept)
+    if any(_is_a(CHUNKED_CROP, item) for item in items):
+        items = [item for item in items if not _is_a(SMALLER_CROP, item)]
+    return [simple for item in items for simple in _simplified(item)]
 
 
 def _compare(workflow: Workflow, item_id: str, reference: Workflow, reference_id: str) -> Iterator[Finding]:
@@ -176,7 +183,7 @@ def _simplified(item: Any) -> Iterator[dict[str, Any]]:
     label_only = isinstance(keys, list) and IMAGE not in keys
     if (
         name.startswith("Rand")
-        or name in (*RANDOM_CHOICES, *CONTAINERS)
+        or name in (*RANDOM_CHOICES, *CONTAINERS, CHUNKED_READER)
         or label_only
         or item.get("_disabled_") in (True, "true", "True")
     ):
@@ -187,6 +194,10 @@ def _simplified(item: Any) -> Iterator[dict[str, Any]]:
         if isinstance(simple.get(key), list) and len(simple[key]) in (1, count):
             simple[key] = simple[key][min(position, len(simple[key]) - 1)]
     yield {**simple, "_target_": name, **({"keys": [IMAGE]} if isinstance(keys, list) else {})}
+
+
+def _is_a(name: str, item: Any) -> bool:
+    return isinstance(item, dict) and _class_name(item) == name
 
 
 def _class_name(item: dict[str, Any]) -> str:

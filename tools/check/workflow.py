@@ -14,8 +14,10 @@ from monai.bundle.utils import ID_SEP_KEY, MACRO_KEY, MERGE_KEY, merge_kv
 
 from tools.check.finding import Finding, shown
 
+ON_TRAIN = ("evaluate.json", "finetune.json", "tune.json")
 OVERLAY_RULE = (
-    "multi_gpu_X.json -> X.json, evaluate.json and train_*.json -> train.json, inference_*.json -> inference.json"
+    f"multi_gpu_X.json -> X.json, {', '.join(ON_TRAIN)} and train_*.json -> train.json, "
+    "inference_*.json -> inference.json"
 )
 
 
@@ -34,12 +36,12 @@ class Workflow:
 def base_name(name: str) -> str | None:
     """The config that ``name`` is an overlay of, by its name alone; ``None`` for a complete workflow.
 
-    ``multi_gpu_X`` lies on ``X``; ``evaluate.json`` and ``train_*.json`` on ``train.json``; ``evaluate_*.json`` on
-    ``evaluate.json``; ``inference_*.json`` on ``inference.json``.
+    ``multi_gpu_X`` lies on ``X``; ``evaluate.json``, ``finetune.json``, ``tune.json`` and ``train_*.json`` on
+    ``train.json``; ``evaluate_*.json`` on ``evaluate.json``; ``inference_*.json`` on ``inference.json``.
     """
     if name.startswith("multi_gpu_"):
         return name.removeprefix("multi_gpu_")
-    if name == "evaluate.json" or name.startswith("train_"):
+    if name in ON_TRAIN or name.startswith("train_"):
         return "train.json"
     for stem in ("evaluate", "inference"):
         if name.startswith(f"{stem}_"):

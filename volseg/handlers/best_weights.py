@@ -27,9 +27,12 @@ class BestWeights:
     """Write the weights whenever validation's key metric rises above all epochs before; install them at the end.
 
     Attached to the evaluator and to the trainer. A training that is cut off changes no installed weights, and one
-    without validation data installs its last weights. The weights that were installed before any training, those a
-    bundle was released with, are kept as ``model_released.pt``. Its state belongs into the checkpoint of the training;
-    otherwise the first epoch after a resume would pass for the best.
+    without validation data installs its last weights. A validation before the first epoch, of the weights that a second
+    stage starts from, sets the bar: if no epoch rises above it, what is installed stays.
+
+    The weights that were installed before any training, those a bundle was released with, are kept as
+    ``model_released.pt``. Its state belongs into the checkpoint of the training; otherwise the first epoch after a
+    resume would pass for the best.
 
     Args:
         path: of the best weights so far, a plain state dict.
@@ -44,6 +47,7 @@ class BestWeights:
         self.record = dict(record)
         self.installed = Path(installed)
         self.best_metric: float | None = None
+        self.best_epoch = 0  # of the weights at ``path``; 0: none were written
         self.epoch = 0
 
     def attach(self, engine: Engine) -> None:
@@ -56,11 +60,12 @@ class BestWeights:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know."""
-        return {"best_metric": self.best_metric}
+        return {"best_metric": self.best_metric, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up :meth:`state_dict`."""
         self.best_metric = state["best_metric"]
+        self.best_epoch = state["best_epoch"]
 
     def _note_epoch(self, trainer: Engine) -> None:
         self.epoch = trainer.state.epoch
@@ -71,15 +76,19 @@ class BestWeights:
         # NaN, a metric of nothing, is no best: no later epoch would rise above it
         if not math.isnan(metric) and (self.best_metric is None or metric > self.best_metric):
             self.best_metric = metric
-            self._save({state.key_metric_name: metric})
+            if self.epoch:
+                self._save({state.key_metric_name: metric})
 
     def _complete(self, trainer: Engine) -> None:
         if self.best_metric is None:
             self._save({})
-        if is_first_process():
+        if not self.best_epoch:
+            logger.info("no epoch validated better than the weights it began with; %s stays as it is", self.installed)
+        elif is_first_process():
             _install(self.path, self.installed)
 
     def _save(self, metric: Mapping[str, float]) -> None:
+        self.best_epoch = self.epoch
         if is_first_process():
             save_weights(self.path, self.network, {**self.record, "epoch": self.epoch, **metric})
             what = "best weights so far" if metric else "last weights, none of them validated"

@@ -23,7 +23,8 @@ from volseg.errors import UserError
 __all__ = ["TIFF_SUFFIXES", "TiffPages", "TiffStack"]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-TIFF_ERRORS = (OSError, ValueError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+# imagecodecs, where tifffile finds it, has RuntimeErrors of its own
+TIFF_ERRORS = (OSError, RuntimeError, ValueError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 # what tifffile decodes by itself
 _PLAIN_COMPRESSIONS = ("NONE", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA")
@@ -101,7 +102,7 @@ class TiffPages:
         """See that no page is lost: tifffile takes a file that ends early for a shorter one."""
         file = self._file
         n_expected = (file.imagej_metadata or {}).get("images", shape[0]) if file.is_imagej else shape[0]
-        if n_pages > 1 or len(shape) == 2:
+        if n_pages > 1 or shape[0] == 1:
             n_read = len(file.pages)
             file.filehandle.seek(file.pages.next_page_offset)
             if any(file.filehandle.read(file.tiff.offsetsize)):

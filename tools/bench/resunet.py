@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Res-UNet-R and Res-UNet-H: the networks, a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from tools import REPOSITORY
+from tools.bench.measure import circumstances, say, summary, times
+from tools.bench.networks import (
+    agreement,
+    first_forward,
+    load_trained,
+    make_importable,
+    time_forwards,
+    time_steps,
+    weights_source,
+)
+from tools.bench.processes import in_fresh_process
+from volseg.losses import WeightedBCELoss
+from volseg.phantoms.electron_microscopy import electron_microscopy
+from volseg.runtime import accelerate
+
+__all__ = ["bench_network_h", "bench_network_r", "bench_training"]
+
+BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
+MODES = ("eager", "channels_last", "bf16", "openvino")
+SIZE = (32, 256, 256)
+TRAINING_SIZE = (16, 96, 96)
+BATCH_SIZE = 2
+
+
+def bench_network_r(
+    repetitions: int, seed: int, size: Sequence[int] = SIZE, modes: Sequence[str] = MODES
+) -> dict[str, Any]:
+    """Seconds, memory and agreement of Res-UNet-R's masks and boundaries with plain PyTorch, in each mode."""
+    return _bench_network("R", weights_source(BUNDLE, seed), repetitions, seed, size, modes)
+
+
+def bench_network_h(
+    repetitions: int, seed: int, size: Sequence[int] = SIZE, modes: Sequence[str] = MODES
+) -> dict[str, Any]:
+    """The same of Res-UNet-H, whose weights are random: the bundle's are those of Res-UNet-R."""
+    return _bench_network("H", f"random, seed {seed}", repetitions, seed, size, modes)
+
+
+def bench_training(repetitions: int, seed: int, size: Sequence[int] = TRAINING_SIZE) -> dict[str, Any]:
+    """Seconds and memory of forward and backward pass of one batch, each way in a process of its own."""
+    steps = {}
+    for mode in ("float32", "bf16"):
+        say(f"training, {mode}: {repetitions + 1} steps in a process of their own")
+        steps[mode] = in_fresh_process(training_steps, mode, tuple(size), repetitions + 1, seed)
+    reference = steps["float32"]["seconds"]
+    return {
+        "title": f"Res-UNet-R, {times(size)}: one training step",
+        "input": f"noise, as {times((BATCH_SIZE, 1, *size))}; weighted cross entropy, bf16: channels-last, autocast",
+        "weights": "random",
+        **circumstances(),
+        "rows": [
+            {"mode": mode, **summary(step["seconds"], reference), "peak_mb": step["peak_mb"]}
+            for mode, step in steps.items()
+        ],
+    }
+
+
+def _bench_network(
+    variant: str, weights: str, repetitions: int, seed: int, size: Sequence[int], modes: Sequence[str]
+) -> dict[str, Any]:
+    memory = {}
+    for mode in modes:
+        say(f"{mode}: memory of a process of its own")
+        memory[mode] = in_fresh_process(first_forward_of, variant, mode, tuple(size))
+    say(f"draw a phantom of {times(size)}")
+    image = network_input(seed, size)
+    make = partial(build, variant, seed=seed)
+    seconds, labels = time_forwards(make, modes, image, repetitions, above_half)
+    mask, boundary = (int(channel.sum()) for channel in labels["eager"][0])
+    return {
+        "title": f"Res-UNet-{variant}, {times(size)}: the network alone",
+        "input": f"phantom electron microscopy {seed}, 0 to 1, as {times((1, 1, *size))}",
+        "weights": weights,
+        "note": f"Labels: mask and boundary at a probability of 0.5; those of eager have {mask} and {boundary} of "
+        f"{image.numel()} voxels",
+        **circumstances(),
+        "rows": [
+            {
+                "mode": mode,
+                **summary(seconds[mode], seconds["eager"]),
+                **memory[mode],
+                **agreement(labels[mode], labels["eager"]),
+            }
+            for mode in modes
+        ],
+    }
+
+
+def build(variant: str, mode: str, cache: str, seed: int = 0) -> nn.Module:
+    """Res-UNet-R or Res-UNet-H as it runs in a mode; the bundle's weights, if any, are those of R."""
+    network = resunet(variant, seed)
+    network = load_trained(network, BUNDLE) if variant == "R" else network.eval()
+    return accelerate(network, mode=mode, cache_dir=cache)
+
+
+def resunet(variant: str, seed: int) -> nn.Module:
+    """Res-UNet-R or Res-UNet-H with random weights."""
+    make_importable(REPOSITORY / "bundles" / "resunet_mitoem")
+    from resunet_mitoem.network import ResUNetH, ResUNetR  # noqa: PLC0415
+
+    torch.manual_seed(seed)
+    return {"R": ResUNetR, "H": ResUNetH}[variant]()
+
+
+def network_input(seed: int, size: Sequence[int]) -> torch.Tensor:
+    """A phantom as the network gets it: float32 ``(1, 1, D, H, W)`` in 0 to 1."""
+    depth, height, width = size
+    return torch.from_numpy(electron_microscopy(seed, (depth, height, width)).image).float()[None, None] / 255
+
+
+def above_half(logits: torch.Tensor) -> torch.Tensor:
+    """Where mask and boundary have a probability above 0.5."""
+    return logits > 0
+
+
+def first_forward_of(variant: str, mode: str, size: Sequence[int]) -> dict[str, float]:
+    """:func:`~tools.bench.networks.first_forward` of Res-UNet-R or Res-UNet-H."""
+    return first_forward(partial(build, variant), mode, (1, 1, *size))
+
+
+def training_steps(mode: str, size: Sequence[int], steps: int, seed: int) -> dict[str, Any]:
+    """Seconds of forward and backward passes, and the peak memory of this process."""
+
+    loss, network = WeightedBCELoss(), resunet("R", seed).train()
+    if mode == "bf16":
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    image = torch.rand(BATCH_SIZE, 1, *size)
+    target = (torch.rand(BATCH_SIZE, 2, *size) < 0.1).float()
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode == "bf16"):
+            logits = network(image)
+        loss(logits, target).backward()
+
+    return time_steps(step, steps)
