@@ -43,7 +43,7 @@ sys.path[:] = [p for p in sys.path if p.rstrip("/") != {str(ROOT)!r}]
 """
 WARM_IMPORTS = (
     "ignite.engine, itk, matplotlib.pyplot, monai.bundle, monai.data, monai.engines, monai.handlers, monai.transforms, "
-    "nibabel, scipy.ndimage, torch.utils.tensorboard"
+    "nibabel, scipy.ndimage, tifffile, torch.utils.tensorboard, zarr"
 )
 
 
@@ -163,25 +163,39 @@ def leave(status: int) -> None:
 
 @dataclass(frozen=True)
 class Small:
-    """How a bundle is made small enough for tests: what its networks, grids and phantoms are then."""
+    """How a bundle is made small enough for tests: what its networks, grids and phantoms are then.
+
+    Attributes:
+        network: its class.
+        segmentation: what follows a case's name in the file that inference writes.
+        phantom_shape: voxels along the stored axes.
+        record: what the JSON file beside weights says; its lists are overrides of train.json, too.
+        arguments: of the network.
+        training: further overrides of train.json.
+        metric: that validation goes by.
+        also_written: further files of a case beside segmentation and preview, as ``segmentation``.
+    """
 
     network: str
-    suffix: str
+    segmentation: str
     phantom_shape: tuple[int, int, int]
     record: dict[str, Any]
     arguments: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    metric: str = "val_mean_dice"
+    also_written: tuple[str, ...] = ()
 
 
 SMALL = {
     "pdvnet_lung": Small(
         network="pdvnet_lung.network.PDVNet",
-        suffix="lobes",
+        segmentation="_lobes.nii.gz",
         phantom_shape=(40, 48, 32),
         record={"spatial_size": [32, 40, 24]},
     ),
     "vnet_prostate": Small(
         network="vnet_prostate.network.VNet",
-        suffix="prostate",
+        segmentation="_prostate.nii.gz",
         phantom_shape=(48, 40, 16),
         record={
             "spatial_size": [32, 48, 16],
@@ -190,6 +204,16 @@ SMALL = {
             "bias_correction": False,
         },
         arguments={"channels": [2, 4, 4, 8, 8]},
+    ),
+    "resunet_mitoem": Small(
+        network="resunet_mitoem.network.ResUNetR",
+        segmentation="_instances.ome.zarr",
+        phantom_shape=(12, 80, 112),
+        record={"spatial_size": [8, 32, 48]},
+        arguments={"channels": [4, 4, 4, 4, 4]},
+        training={"epoch_iterations": 2, "margin_pixels": 8},
+        metric="val_ap75",
+        also_written=("_instances.csv",),
     ),
 }
 
@@ -207,14 +231,14 @@ class BundleCase:
         self.phantom_dir = folder / "phantoms"
         cases = {"training": 2, "validation": 2, "test": 1}
         import_module(f"{name}.data").datalist(None, "training", str(self.phantom_dir), cases, self.small.phantom_shape)
-        self.phantom = {kind: self.phantom_dir / f"{kind}s" / "test_0.nii.gz" for kind in ("image", "label")}
+        (self.pair,) = json.loads((self.phantom_dir / "dataset.json").read_text())["test"]
+        self.phantom = {kind: self.phantom_dir / path for kind, path in self.pair.items()}
         self.phantom_overrides = [
             "--phantom_dir", str(self.phantom_dir), "--phantom_cases", str(cases),
             "--phantom_shape", str(list(self.small.phantom_shape)), "--device", "cpu", *self.network_overrides,
         ]  # fmt: skip
-        self.size_overrides = [
-            v for k, a in self.small.record.items() if isinstance(a, list) for v in (f"--{k}", str(a))
-        ]
+        sizes = {k: a for k, a in self.small.record.items() if isinstance(a, list)} | self.small.training
+        self.size_overrides = [v for k, a in sizes.items() for v in (f"--{k}", str(a))]
         self.train_overrides = [*self.phantom_overrides, *self.size_overrides, "--max_epochs", "1"]
         self.weights = folder / "weights" / "model.pt"
         from volseg.weights import save_weights
@@ -230,6 +254,15 @@ class BundleCase:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return getattr(import_module(module), name)(**self.small.arguments, **norm)
+
+    def segmentation(self, case: str = "test_0") -> str:
+        """Name of the file in which inference writes the segmentation of a case."""
+        return case + self.small.segmentation
+
+    def results(self, case: str = "test_0") -> set[str]:
+        """Names of all that inference writes for one case."""
+        suffixes = (self.small.segmentation, "_preview.png", *self.small.also_written)
+        return {case + suffix for suffix in suffixes} | {"statistics.json"}
 
     def network(self) -> torch.nn.Module:
         """The small network in evaluation, with the weights of :attr:`weights`."""
@@ -324,13 +357,17 @@ def image(phantom):
 
 
 @pytest.fixture
-def case(tmp_path, phantom):
+def case(tmp_path, bundle, phantom):
     """A folder with one image and its label, to be spoilt, and the data list of a dataset."""
     folder = tmp_path / "dataset"
     folder.mkdir()
-    for kind, path in phantom.items():
-        shutil.copy(path, folder / f"{kind}.nii.gz")
     pair = {"image": "image.nii.gz", "label": "label.nii.gz"}
+    if phantom["image"].is_dir():  # the label is inside the image
+        pair = bundle.pair
+        shutil.copytree(phantom["image"], folder / pair["image"])
+    else:
+        for kind, path in phantom.items():
+            shutil.copy(path, folder / pair[kind])
     (folder / "dataset.json").write_text(json.dumps({"training": [pair], "validation": [pair], "test": [pair]}))
     return folder
 
@@ -392,7 +429,7 @@ def handled(bundle, tmp_path):
     def check(process) -> list[dict]:
         assert process.returncode == 0, process.stderr
         assert "Traceback" not in process.stderr
-        assert len(list((tmp_path / "out").glob(f"*_{bundle.small.suffix}.nii.gz"))) == 1
+        assert len(list((tmp_path / "out").glob(f"*{bundle.small.segmentation}"))) == 1
         return json.loads((tmp_path / "out" / "statistics.json").read_text())
 
     return check

@@ -13,8 +13,10 @@ import onnxruntime
 import pytest
 import torch
 
-NAMES = ("pdvnet_lung", "vnet_prostate")
+NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")
 FOLDERS = ("repository", "bundles", "bundle", "unrelated", "unrelated, volseg installed")
+# what takes seconds and finds its bundle as all else does
+from_two_folders = pytest.mark.parametrize("checkout", ["bundle", "unrelated"], indirect=True)
 BLOCKS = ("config_dirs", "bundle_root", "code_path", "initialize")
 
 
@@ -101,11 +103,11 @@ def example(bundle) -> torch.Tensor:
 def test_run_inference_with_weights_and_output_inside_the_bundle(bundle_command, checkout, phantom, bundle):
     output = checkout.bundle / "output"
     bundle_command("run", "--config_file", checkout.config("inference.json"), "--input", phantom["image"])
-    expected = {f"test_0_{bundle.small.suffix}.nii.gz", "test_0_preview.png", "statistics.json"}
-    assert {p.name for p in (output / "inference").iterdir()} == expected
+    assert {p.name for p in (output / "inference").iterdir()} == bundle.results()
     shutil.rmtree(output)
 
 
+@from_two_folders
 def test_run_train_then_evaluate(bundle_command, checkout, train_overrides, phantom_overrides, tmp_path):
     train = checkout.config("train.json")
     folders = ("--output_dir", tmp_path / "out", "--ckpt_dir", tmp_path / "models")
@@ -130,6 +132,7 @@ def test_verify_net_in_out(bundle_command, checkout, config):
     assert "verified with no error" in process.stdout
 
 
+@from_two_folders
 def test_ckpt_export_agrees_with_eager(bundle_command, checkout, weights, eager, example, tmp_path):
     files = ("--meta_file", checkout.config("metadata.json"), "--config_file", checkout.config("inference.json"))
     target = tmp_path / "model.ts"
@@ -155,6 +158,7 @@ def test_ckpt_export_by_tracing_agrees_with_eager(
         assert (torch.jit.load(tmp_path / "model.ts")(example) - eager(example)).abs().max() < 1e-3
 
 
+@from_two_folders
 def test_onnx_export_agrees_with_eager(bundle_command, checkout, weights, eager, example, tmp_path):
     target = tmp_path / "model.onnx"
     bundle_command(
@@ -220,7 +224,7 @@ print(json.dumps("done"))
 
 def test_functions_of_monai_bundle_called_by_a_program(script, checkout, bundle, phantom, tmp_path):
     assert script(PROGRAM, checkout.config("inference.json"), phantom["image"], tmp_path / "out") == "done"
-    assert (tmp_path / "out" / f"test_0_{bundle.small.suffix}.nii.gz").is_file()
+    assert (tmp_path / "out" / bundle.segmentation()).exists()
 
 
 def test_real_process_without_volseg_installed(runner, copied_root, bundle, weights, phantom, tmp_path):
@@ -231,7 +235,7 @@ def test_real_process_without_volseg_installed(runner, copied_root, bundle, weig
         "--input", phantom["image"], "--output_dir", tmp_path / "out", "--weights", weights, cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    assert (tmp_path / "out" / f"test_0_{bundle.small.suffix}.nii.gz").is_file()
+    assert (tmp_path / "out" / bundle.segmentation()).exists()
 
 
 ALTERNATE = """

@@ -20,7 +20,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from volseg.weights import load_weights
 
-NAMES = ("pdvnet_lung", "vnet_prostate")
+MEDICAL = ("pdvnet_lung", "vnet_prostate")
+NAMES = (*MEDICAL, "resunet_mitoem")
+# what is about files of patients, or code that no bundle has a part in
+medical = pytest.mark.parametrize("bundle_name", MEDICAL, scope="module")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -53,7 +56,7 @@ def test_training_writes_weights_with_their_grid(bundle, trained):
     load_weights(trained / "models" / "model.pt", bundle.untrained())
     record = json.loads((trained / "models" / "model.json").read_text())
     assert record["spatial_size"] == bundle.spatial_size
-    assert 0 <= record["val_mean_dice"] <= 1
+    assert 0 <= record[bundle.small.metric] <= 1
     assert 1 <= record["epoch"] <= 3
 
 
@@ -128,6 +131,7 @@ run("run", meta_file=None, config_file=sys.argv[1], logging_file=False, **overri
 """
 
 
+@medical
 @pytest.mark.parametrize("validation", [True, False], ids=["with validation", "without"])
 def test_overrides_that_monai_label_sends(runner, bundle, configs, phantom, validation, tmp_path):
     case = {kind: str(path) for kind, path in phantom.items()}
@@ -180,36 +184,40 @@ def write_dicom_series(nifti: Path, folder: Path) -> None:
         dataset.save_as(folder / f"{(k * 7) % voxels.shape[2]:03d}.dcm", enforce_file_format=True)
 
 
+@medical
 def test_one_file(infer, bundle, labels_on_the_grid_of, phantom):
     out, said = infer(phantom["image"])
-    labels_on_the_grid_of(phantom["image"], out / f"test_0_{bundle.small.suffix}.nii.gz")
+    labels_on_the_grid_of(phantom["image"], out / bundle.segmentation())
     (case,) = json.loads((out / "statistics.json").read_text())
     assert case["image"] == str(phantom["image"])
-    assert case["segmentation"] == f"test_0_{bundle.small.suffix}.nii.gz"
+    assert case["segmentation"] == bundle.segmentation()
     assert (out / "test_0_preview.png").read_bytes()[:4] == b"\x89PNG"
     assert "Traceback" not in said
 
 
+@medical
 def test_folder_of_cases_in_two_formats(infer, bundle, labels_on_the_grid_of, phantom, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.nii.gz").write_bytes(phantom["image"].read_bytes())
     write_nrrd(phantom["image"], tmp_path / "in" / "b.nrrd")
     out, _ = infer(tmp_path / "in")
     outputs = [
-        labels_on_the_grid_of(tmp_path / "in" / f"{name}{suffix}", out / f"{name}_{bundle.small.suffix}.nii.gz")
+        labels_on_the_grid_of(tmp_path / "in" / f"{name}{suffix}", out / bundle.segmentation(name))
         for name, suffix in (("a", ".nii.gz"), ("b", ".nrrd"))
     ]
     assert np.mean(outputs[0] == outputs[1]) > 0.999  # the formats round the affine in other ways
     assert len(json.loads((out / "statistics.json").read_text())) == 2
 
 
+@medical
 def test_dicom_series(infer, bundle, labels_on_the_grid_of, phantom, tmp_path):
     write_dicom_series(phantom["image"], tmp_path / "series")
     out, _ = infer(tmp_path / "series", "--preview", "False")
-    labels_on_the_grid_of(tmp_path / "series", out / f"series_{bundle.small.suffix}.nii.gz")
+    labels_on_the_grid_of(tmp_path / "series", out / bundle.segmentation("series"))
     assert not list(out.glob("*.png"))
 
 
+@medical
 def test_oblique_image_with_permuted_axes(infer, bundle, labels_on_the_grid_of, phantom, tmp_path):
     image = nib.load(phantom["image"])
     angle = np.radians(12)
@@ -220,24 +228,24 @@ def test_oblique_image_with_permuted_axes(infer, bundle, labels_on_the_grid_of, 
     voxels = np.asarray(image.dataobj).transpose(order)
     nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "oblique.nii.gz")
     out, _ = infer(tmp_path / "oblique.nii.gz")
-    labels_on_the_grid_of(tmp_path / "oblique.nii.gz", out / f"oblique_{bundle.small.suffix}.nii.gz")
+    labels_on_the_grid_of(tmp_path / "oblique.nii.gz", out / bundle.segmentation("oblique"))
 
 
+@medical
 def test_without_input_a_phantom_is_segmented(infer, bundle, labels_on_the_grid_of, tmp_path):
     out, _ = infer(
         None, "--phantom_dir", tmp_path / "phantom", "--phantom_shape", str(list(bundle.small.phantom_shape))
     )
-    labels_on_the_grid_of(
-        tmp_path / "phantom" / "images" / "test_0.nii.gz", out / f"test_0_{bundle.small.suffix}.nii.gz"
-    )
+    labels_on_the_grid_of(tmp_path / "phantom" / "images" / "test_0.nii.gz", out / bundle.segmentation())
 
 
+@medical
 def test_two_inputs_with_one_name_keep_two_results(infer, bundle, labels_on_the_grid_of, phantom, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.nii.gz").write_bytes(phantom["image"].read_bytes())
     write_nrrd(phantom["image"], tmp_path / "in" / "a.nrrd")
     out, _ = infer(tmp_path / "in", "--preview", "False")
     assert sorted(p.name for p in out.glob("*.nii.gz")) == [
-        f"a.nrrd_{bundle.small.suffix}.nii.gz",
-        f"a_{bundle.small.suffix}.nii.gz",
+        bundle.segmentation("a.nrrd"),
+        bundle.segmentation("a"),
     ]
