@@ -31,7 +31,8 @@ from volseg.phantoms.electron_microscopy import ElectronMicroscopy, electron_mic
 __all__ = ["restoration"]
 
 BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
-PHANTOM_SHAPE = (32, 256, 256)
+PHANTOM_SHAPE = (32, 128, 128)
+PHANTOM_BINNING = 4  # as in the bundle's phantoms
 MISSING, NOISY = 2, 4  # sections of a phantom
 SMOOTHING_PIXELS = 1.0  # standard deviation
 METHODS = ("spoilt", "linear", "smoothed_linear", "network")
@@ -56,8 +57,8 @@ def restoration(phantoms: int = 6) -> None:
         folders = {name: Path(temporary) / name for name in ("clean", "spoilt", "restored")}
         pairs = []
         for index, number in enumerate(numbers):
-            clean = electron_microscopy(number, PHANTOM_SHAPE)
-            spoilt = electron_microscopy(number, PHANTOM_SHAPE, MISSING, NOISY)
+            clean = electron_microscopy(number, PHANTOM_SHAPE, binning=PHANTOM_BINNING)
+            spoilt = electron_microscopy(number, PHANTOM_SHAPE, MISSING, NOISY, PHANTOM_BINNING)
             pairs.append((clean, spoilt))
             for name, phantom in (("clean", clean), ("spoilt", spoilt)):
                 with create_ome_zarr(

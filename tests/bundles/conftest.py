@@ -186,6 +186,16 @@ class Small:
     also_written: tuple[str, ...] = ()
 
 
+EM_DECODING = {
+    "voxel_size_nm": [30, 8, 8],
+    "decoding": "connected_components",
+    "mask_threshold": 0.9,
+    "boundary_threshold": 0.8,
+    "foreground_threshold": 0.85,
+    "min_size": 128,
+    "dilation": [1, 7, 7],
+}
+
 SMALL = {
     "pdvnet_lung": Small(
         network="pdvnet_lung.network.PDVNet",
@@ -208,8 +218,8 @@ SMALL = {
     "resunet_mitoem": Small(
         network="resunet_mitoem.network.ResUNetR",
         segmentation="_instances.ome.zarr",
-        phantom_shape=(12, 80, 112),
-        record={"spatial_size": [8, 32, 48]},
+        phantom_shape=(12, 48, 64),
+        record={"spatial_size": [8, 32, 48], **EM_DECODING},
         arguments={"channels": [4, 4, 4, 4, 4]},
         training={"epoch_iterations": 2, "margin_pixels": 8},
         metric="val_ap75",

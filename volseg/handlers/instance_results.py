@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 _SUFFIXES = (".ome.zarr", ".zarr", ".ome.tif", ".ome.tiff", *TIFF_SUFFIXES, *HDF5_SUFFIXES, *NIFTI_SUFFIXES,
              PNG_SUFFIX, ".json")  # fmt: skip
 _LARGE_FRACTION = 0.4
+# lengths that differ by less are no other voxel size to a network
+_SIMILAR = 1.3
 
 
 class InstanceResults:
@@ -47,6 +49,7 @@ class InstanceResults:
         output_dir: folder of the results.
         voxel_size_nm: along z, y, x, for inputs that do not say theirs; None: volumes in µm³ are left out for these.
         preview: ``False`` leaves the pictures out.
+        trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
 
     Raises:
         UserError: ``voxel_size_nm`` is not three lengths; in a run, what
@@ -54,9 +57,16 @@ class InstanceResults:
             their case is predicted.
     """
 
-    def __init__(self, output_dir: str, voxel_size_nm: Sequence[float] | None = None, preview: bool = True) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        voxel_size_nm: Sequence[float] | None = None,
+        preview: bool = True,
+        trained_voxel_size_nm: Sequence[float] | None = None,
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.voxel_size_nm = None if voxel_size_nm is None else _checked_voxel_size(voxel_size_nm)
+        self.trained_voxel_size_nm = trained_voxel_size_nm
         self.preview = preview
         self.cases: list[dict[str, Any]] = []
         self._used: set[str] = set()
@@ -86,7 +96,7 @@ class InstanceResults:
             title = f"{name}: {len(table)} instance{'' if len(table) == 1 else 's'}"
             save_instance_preview(self.output_dir / f"{name}_preview.png", image, labels, voxel_size_nm, title)
         fraction = sum(instance.voxels for instance in table) / labels.size
-        warnings = _warnings(len(table), fraction, voxel_size_nm is None)
+        warnings = [*_warnings(len(table), fraction), *_voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm)]
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
         self.cases.append(
@@ -146,13 +156,23 @@ def _is_length(size: object) -> bool:
     return isinstance(size, int | float) and math.isfinite(size) and size > 0
 
 
-def _warnings(count: int, fraction: float, size_is_unknown: bool) -> list[str]:
+def _warnings(count: int, fraction: float) -> list[str]:
     """What a reader of the result should know before trusting it."""
     found = []
     if count == 0:
         found.append("no instance found.")
     elif fraction > _LARGE_FRACTION:
         found.append(f"{fraction:.0%} of the volume is foreground, far more than mitochondria take in most tissue.")
-    if size_is_unknown:
-        found.append("the file does not say its voxel size, volumes in µm³ are left out; give --voxel_size_nm.")
     return found
+
+
+def _voxel_warnings(voxel_size_nm: Sequence[float] | None, trained_nm: Sequence[float] | None) -> list[str]:
+    if voxel_size_nm is None:
+        return ["the file does not say its voxel size, volumes in µm³ are left out; give --voxel_size_nm."]
+    if trained_nm is None or all(
+        abs(math.log(size / trained)) < math.log(_SIMILAR)
+        for size, trained in zip(voxel_size_nm, trained_nm, strict=True)
+    ):
+        return []
+    sizes, trained = ("x".join(f"{length:g}" for length in lengths) for lengths in (voxel_size_nm, trained_nm))
+    return [f"voxels of {sizes} nm, but the weights learnt at {trained} nm: bring the volume to that, or train anew."]

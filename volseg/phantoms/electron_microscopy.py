@@ -22,13 +22,16 @@ from scipy.spatial import KDTree
 from volseg.errors import UserError
 from volseg.phantoms.geometry import Floats, Triple, paint_over, resize_linear
 
-GENERATION = 1
+GENERATION = 2
 """Raised whenever the same seed gives another phantom, so that data sets made before are made again."""
 
 VOXEL_SIZE_NM: Triple = (30.0, 8.0, 8.0)
 SMALLEST_SHAPE = (4, 64, 64)
 SMALLEST_VOXELS = 60
 """Pieces of mitochondria with fewer voxels, cut off at the border of the volume, are not drawn."""
+
+SMALLEST_BINNED_VOXELS = 8
+"""The same after binning, where the voxels left of that number would be fewer."""
 
 _FAR_NM = 60.0  # distances are kept up to here outside mitochondria
 _MARGIN_NM = 500.0  # tissue around the volume, so that borders look like the middle
@@ -534,7 +537,9 @@ def _spoil(
     return tuple(lost), tuple(noise)
 
 
-def electron_microscopy(seed: int, shape: tuple[int, int, int], missing: int = 0, noisy: int = 0) -> ElectronMicroscopy:
+def electron_microscopy(
+    seed: int, shape: tuple[int, int, int], missing: int = 0, noisy: int = 0, binning: int = 1
+) -> ElectronMicroscopy:
     """Draw the electron microscopy volume of number ``seed``.
 
     Args:
@@ -543,13 +548,16 @@ def electron_microscopy(seed: int, shape: tuple[int, int, int], missing: int = 0
         missing: How many inner sections are lost: blank, or a copy of the last one before.
         noisy: How many other inner sections are blurred, low in contrast and noisy. All remaining sections are those
             of the phantom without ``missing`` and ``noisy``.
+        binning: How many pixels of 8 nm are averaged along rows and columns. ``shape`` counts pixels after that, time
+            and memory those before.
 
     Raises:
         UserError: ``shape`` is not three sizes of at least 4, 64 and 64, or there are fewer inner sections than
             ``missing`` and ``noisy`` ask for.
     """
-    if len(shape) != 3 or any(n < least for n, least in zip(shape, SMALLEST_SHAPE, strict=True)):
-        raise UserError(f"An electron microscopy phantom needs three sizes of at least {SMALLEST_SHAPE}. "
+    drawn_shape = (shape[0], *(n * binning for n in shape[1:]))
+    if len(shape) != 3 or any(n < least for n, least in zip(drawn_shape, SMALLEST_SHAPE, strict=True)):
+        raise UserError(f"An electron microscopy phantom needs at least {SMALLEST_SHAPE} voxels before binning. "
                         f"Received: {tuple(shape)}. Choose a larger shape.")  # fmt: skip
     if missing < 0 or noisy < 0 or missing + noisy > shape[0] - 2:
         raise UserError(f"A phantom of {shape[0]} sections has {shape[0] - 2} inner ones to lose or spoil. "
@@ -557,16 +565,45 @@ def electron_microscopy(seed: int, shape: tuple[int, int, int], missing: int = 0
     rng = np.random.default_rng(seed)
     wobble = np.cumsum(rng.normal(0, 3, (shape[0], 2)), axis=0)
     shift = np.clip(wobble - wobble.mean(axis=0), -40, 40) + rng.normal(0, 5, (shape[0], 2))
-    sections = _Sections((shape[0], shape[1], shape[2]), shift.astype(np.float32))
+    sections = _Sections((shape[0], shape[1] * binning, shape[2] * binning), shift.astype(np.float32))
     neurites = _grow_neurites(sections, rng)
     canvas, drawn = _place_mitochondria(sections, neurites, rng)
     tissue = _Tissue(canvas, neurites, _Membranes(neurites, drawn, rng), rng)
     microscope = _Microscope(shape[0], rng)
-    image = np.empty(shape, np.uint8)
-    slabs = max(1, min(shape[0] // 2, int(np.prod(shape)) // _VOXELS_AT_A_TIME))  # of two sections or more
+    image = np.empty(drawn_shape, np.uint8)
+    slabs = max(1, min(shape[0] // 2, int(np.prod(drawn_shape)) // _VOXELS_AT_A_TIME))  # of two sections or more
     for part in np.array_split(np.arange(shape[0]), slabs):
         slab = slice(int(part[0]), int(part[-1]) + 1)
         image[slab] = microscope.record(tissue.paint(slab), slab)
-    lost, spoilt = _spoil(image, missing, noisy, np.random.default_rng((seed, 1)))
     label = canvas.label if len(canvas.host) > 65536 else canvas.label.astype(np.uint16)
-    return ElectronMicroscopy(image, label, VOXEL_SIZE_NM, lost, spoilt)
+    if binning > 1:
+        image, label = _bin_image(image, binning), _bin_label(label, binning)
+    lost, spoilt = _spoil(image, missing, noisy, np.random.default_rng((seed, 1)))
+    voxel_size_nm = (VOXEL_SIZE_NM[0], VOXEL_SIZE_NM[1] * binning, VOXEL_SIZE_NM[2] * binning)
+    return ElectronMicroscopy(image, label, voxel_size_nm, lost, spoilt)
+
+
+def _bin_image(image: NDArray[np.uint8], binning: int) -> NDArray[np.uint8]:
+    """Mean over squares of pixels, ``(D, H, W)`` to ``(D, H / binning, W / binning)``, section by section."""
+    D, H, W = image.shape
+    binned = np.empty((D, H // binning, W // binning), np.uint8)
+    for section, source in zip(binned, image, strict=True):
+        squares = source.reshape(H // binning, binning, W // binning, binning)
+        section[:] = np.rint(squares.mean(axis=(1, 3), dtype=np.float32))
+    return binned
+
+
+def _bin_label(label: NDArray[np.uint16] | NDArray[np.uint32], binning: int) -> NDArray[np.uint16] | NDArray[np.uint32]:
+    """The ids in the middle of the squares; of each instance its largest piece unless that is tiny, counted anew."""
+    sampled = label[:, binning // 2 :: binning, binning // 2 :: binning]
+    binned = np.zeros_like(sampled, order="C")
+    kept = 0
+    for instance, box in enumerate(ndimage.find_objects(sampled.astype(np.int32)), start=1):
+        if box is None:
+            continue
+        pieces, _ = ndimage.label(sampled[box] == instance, np.ones((3, 3, 3)))
+        sizes = np.bincount(pieces.ravel())[1:]
+        if sizes.max() >= max(SMALLEST_BINNED_VOXELS, SMALLEST_VOXELS // binning**2):
+            kept += 1
+            binned[box][pieces == 1 + sizes.argmax()] = kept
+    return binned

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
@@ -13,10 +14,13 @@ from volseg.phantoms.dataset import OmeZarrVolumes
 from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
 from volseg.phantoms.phantom_set import PhantomSet
 
-__all__ = ["LABEL_NAME", "datalist", "find_em_volumes", "inference_list"]
+__all__ = ["LABEL_NAME", "PHANTOM_BINNING", "datalist", "find_em_volumes", "inference_list"]
 
 LABEL_NAME = "mitochondria"
 """Of the label inside an OME-Zarr image."""
+
+PHANTOM_BINNING = 4
+"""Phantoms have pixels of 32 nm: of 8 nm, the smallest training would take hours on two CPU cores."""
 
 # Not sections: in a folder each of these is a volume.
 _VOLUME_SUFFIXES = (".zarr", *HDF5_SUFFIXES, *NIFTI_SUFFIXES)
@@ -48,7 +52,11 @@ def find_em_volumes(source: str) -> list[Path]:
 
 
 _PHANTOMS = PhantomSet(
-    "electron microscopy phantoms", electron_microscopy, GENERATION, OmeZarrVolumes(LABEL_NAME), find_em_volumes
+    "electron microscopy phantoms",
+    partial(electron_microscopy, binning=PHANTOM_BINNING),
+    GENERATION,
+    OmeZarrVolumes(LABEL_NAME),
+    find_em_volumes,
 )
 datalist = _PHANTOMS.datalist
 inference_list = _PHANTOMS.inference_list

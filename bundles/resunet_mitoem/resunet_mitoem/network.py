@@ -24,10 +24,14 @@ from torch import nn
 
 from volseg.blocks import AnisotropicConvBlock, ResidualConvBlock
 
-__all__ = ["Decoder", "Encoder", "ResUNetH", "ResUNetR"]
+__all__ = ["Decoder", "Encoder", "ResUNetH", "ResUNetR", "initialise"]
 
 CHANNELS = (28, 36, 48, 64, 80)
 Block = AnisotropicConvBlock | ResidualConvBlock
+# grey values of tissue, of which the range is 0 to 1, lie around this and spread by about that
+GREY_MEAN, GREY_DEVIATION = 0.5, 0.2
+# of the deviations that keep signals alive: for what ends a residual and for what a sigmoid takes
+RESIDUAL_SCALE, HEAD_SCALE = 0.1, 0.1
 BLOCKS: dict[str, type[Block]] = {"anisotropic": AnisotropicConvBlock, "residual": ResidualConvBlock}
 
 
@@ -62,6 +66,7 @@ class ResUNetR(nn.Module):
         self.divisor = 2 ** (len(channels) - 1)
         self.encoder = Encoder(in_channels, channels, block, activation_after_sum)
         self.decoder = Decoder(channels, 2, block, activation_after_sum)
+        initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():  # the check is no TorchScript
@@ -87,6 +92,7 @@ class ResUNetH(nn.Module):
         self.encoder = Encoder(in_channels, channels, block, activation_after_sum)
         self.mask_decoder = Decoder(channels, 1, block, activation_after_sum)
         self.boundary_decoder = Decoder(channels, 1, block, activation_after_sum)
+        initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.jit.is_scripting():
@@ -155,6 +161,29 @@ class Decoder(nn.Module):
             level -= 1
             x = block(up(x) + features[level])  # (B, 64, 32, 32, 32) ... (B, 28, 32, 256, 256)
         return self.head(x)
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw the weights so that the network, which has no normalisation, learns from the first iterations on.
+
+    Convolutions keep the variance of their input (He et al. with a gain of 1); those that end a residual and the heads
+    begin at a tenth of that, so that a block begins near its first convolution and the probabilities near a half.
+    PyTorch's own initialisation keeps a third of the variance with every convolution: little is left of what passed the
+    bottleneck. The embedding begins as if grey values had been brought to mean 0 and deviation 1; in the range 0 to 1,
+    as the paper has them, all features begin alike.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv3d) and module.bias is not None:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.zeros_(module.bias)
+            with torch.no_grad():
+                if name.endswith("residual.2"):
+                    module.weight *= RESIDUAL_SCALE
+                elif name.endswith("head"):
+                    module.weight *= HEAD_SCALE
+                elif name.endswith("embedding.0"):
+                    module.weight /= GREY_DEVIATION
+                    module.bias -= GREY_MEAN * module.weight.sum(dim=(1, 2, 3, 4))
 
 
 def _block(name: str) -> type[Block]:

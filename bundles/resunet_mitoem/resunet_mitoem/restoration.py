@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from resunet_mitoem.data import LABEL_NAME, find_em_volumes
+from resunet_mitoem.data import LABEL_NAME, PHANTOM_BINNING, find_em_volumes
 from resunet_mitoem.interpolation import SectionInterpolationNetwork
 from resunet_mitoem.noisy_sections import (
     Replacement,
@@ -46,7 +46,7 @@ COLUMNS = ("section", "noisy", "reason", "high_frequency", "similarity", "restor
 
 _SPOILT_PHANTOMS = PhantomSet(
     "electron microscopy phantoms with spoilt sections",
-    partial(electron_microscopy, missing=1, noisy=3),
+    partial(electron_microscopy, missing=1, noisy=3, binning=PHANTOM_BINNING),
     GENERATION,
     OmeZarrVolumes(LABEL_NAME),
     find_em_volumes,

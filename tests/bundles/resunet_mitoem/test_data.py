@@ -43,7 +43,7 @@ def test_phantoms_are_made_at_first_use_and_kept(phantoms):
     for case in (training, test):
         image, label = (open_chunked_volume(case[kind]) for kind in ("image", "label"))
         assert image.shape == label.shape == SHAPE
-        assert image.voxel_size_nm == label.voxel_size_nm == (30, 8, 8)
+        assert image.voxel_size_nm == label.voxel_size_nm == (30, 32, 32)
         assert image.dtype == np.uint8 and label.dtype.kind == "u"
     assert not np.array_equal(*(open_chunked_volume(case["image"])[:] for case in (training, test)))
     written = Path(training["image"], "zarr.json").stat().st_mtime_ns

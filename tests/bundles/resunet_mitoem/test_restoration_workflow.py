@@ -110,7 +110,7 @@ def test_sections_given_are_those_replaced(restore, volume, spoilt, tmp_path):
 
 def test_restore_without_input_takes_a_spoilt_phantom(restore, tmp_path):
     phantom_dir = tmp_path / "phantom"
-    process = restore("--phantom_dir", phantom_dir, "--phantom_shape", "[16,64,72]")
+    process = restore("--phantom_dir", phantom_dir, "--phantom_shape", "[24,64,72]")
     assert process.returncode == 0, process.stderr
     rows = table(tmp_path / "out" / "test_0_sections.csv")
     assert sum(row["noisy"] == "1" for row in rows) >= 3

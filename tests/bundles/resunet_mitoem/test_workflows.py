@@ -63,7 +63,7 @@ def brightness_weights(bundle, tmp_path_factory):
         if isinstance(network, ResUNetH):
             state["boundary_decoder.head.weight"].zero_()
         network.load_state_dict(state)
-        save_weights(folder / f"{type(network).__name__}.pt", network, {"network": type(network).__name__})
+        save_weights(folder / f"{type(network).__name__}.pt", network, bundle.small.record)
         return folder / f"{type(network).__name__}.pt"
 
     return write

@@ -183,3 +183,28 @@ def test_looks_like_mouse_brain(cases):
     np.testing.assert_allclose(grey, (image.mean(), image.std(), image[label].mean()), rtol=0.2)
     found = np.mean([best_threshold_dice(case.image, case.label) for case in cases])
     assert found == pytest.approx(best_threshold_dice(image, label), abs=0.1)
+
+
+def test_binned_pixels_are_means_of_the_phantom_before():
+    fine = electron_microscopy(5, (6, 128, 192))
+    coarse = electron_microscopy(5, (6, 32, 48), binning=4)
+    assert coarse.voxel_size_nm == (30.0, 32.0, 32.0)
+    means = fine.image.reshape(6, 32, 4, 48, 4).mean(axis=(2, 4))
+    np.testing.assert_allclose(coarse.image, means, atol=0.51)
+    # ids are counted anew, and pieces that are left with a few voxels are gone
+    middle = fine.label[:, 2::4, 2::4]
+    assert coarse.label.max() > 0
+    assert not coarse.label[middle == 0].any()
+    for instance in range(1, coarse.label.max() + 1):
+        inside = coarse.label == instance
+        assert len(np.unique(middle[inside])) == 1
+        assert np.count_nonzero(inside) >= 8
+        assert ndimage.label(inside, np.ones((3, 3, 3)))[1] == 1
+
+
+def test_binned_sections_are_spoilt_as_they_come_out():
+    clean, spoilt = (electron_microscopy(5, (8, 32, 48), n, n, binning=2) for n in (0, 1))
+    lost = {*spoilt.missing_sections, *spoilt.noisy_sections}
+    assert len(lost) == 2
+    for section in range(8):
+        assert np.array_equal(clean.image[section], spoilt.image[section]) == (section not in lost)

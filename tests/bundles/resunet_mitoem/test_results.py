@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the texts promise of the results stands in the results files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "resunet_mitoem"
+RESULTS = BUNDLE / "docs" / "results"
+NAMES = ("phantom", "phantom_finetune", "phantom_h")
+WEIGHTS = {"phantom": "model.pt", "phantom_h": "model_h.pt"}
+
+
+def read(name: str) -> dict:
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        pytest.skip(f"{path.name} does not exist: python -m tools results resunet_mitoem writes it")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_held_out_phantoms_are_segmented():
+    measures = read("phantom")["summary"]["instances"]
+    assert measures["foreground_dice"]["n"] == 12
+    assert measures["foreground_dice"]["mean"] >= 0.85
+    assert measures["ap50"]["mean"] >= 0.5
+
+
+def test_training_on_phantoms_takes_at_most_15_minutes_on_two_cores():
+    training = read("phantom")["training"]
+    assert training["machine"]["cores"] == 2
+    assert training["seconds"] <= 900
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_summary_follows_from_the_cases(name):
+    measures = read(name)["summary"]["instances"]
+    with (RESULTS / f"{name}_per_case.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for measure in ("ap50", "ap75", "foreground_dice"):
+        assert mean(float(row[measure]) for row in rows) == pytest.approx(measures[measure]["mean"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_results_are_those_of_the_weights(name):
+    results, weights = read(name), BUNDLE / "models" / WEIGHTS[name]
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == results["evaluation"]["weights_sha256"]
+    record = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    assert record == results["training"]["weights"]
+    assert record["trained_on"] == "phantom"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_model_card_quotes_the_results(name):
+    results = read(name)
+    card = " ".join((BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").split())
+    for measure in ("foreground_dice", "ap50", "ap75"):
+        statistics = results["summary"]["instances"][measure]
+        assert f"{statistics['mean']:.3f} +- {statistics['std']:.3f}" in card, measure
+    assert f"{results['training']['seconds'] / 60:.1f} minutes" in card
+
+
+def test_model_card_quotes_the_restoration():
+    results = json.loads((RESULTS / "restoration.json").read_text(encoding="utf-8"))
+    card = " ".join((BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").split())
+    for statistics in results["psnr_db"].values():
+        assert f"{statistics['mean']:.1f} +- {statistics['std']:.1f} dB" in card
