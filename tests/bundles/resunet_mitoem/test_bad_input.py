@@ -70,7 +70,7 @@ def test_folder_without_volumes(try_to_infer, refused, tmp_path):
 
 def test_sections_of_unequal_size(try_to_infer, sections, voxels, refused):
     Image.fromarray(voxels[5][:-1]).save(sections / "im0005.png")
-    refused(try_to_infer(sections), "im0005.png", "79", "80")
+    refused(try_to_infer(sections), "im0005.png", "47", "48")
 
 
 def test_a_section_that_is_missing(try_to_infer, sections, refused):
