@@ -83,6 +83,12 @@ def test_vnet_is_fast_and_right():
     assert rows["dft"]["dice"] >= 0.999
 
 
+def test_resunet_is_fast_and_right():
+    rows = rows_of(committed("resunet_mitoem_r_network.json"))
+    assert rows["openvino"]["ratio"] >= 5
+    assert rows["openvino"]["agreement"] >= 0.999
+
+
 def test_deformation_is_fast():
     assert rows_of(committed("bspline_deform.json"))["RandBSplineDeformd"]["ratio"] >= 10
 
