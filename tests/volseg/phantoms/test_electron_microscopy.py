@@ -202,6 +202,16 @@ def test_binned_pixels_are_means_of_the_phantom_before():
         assert ndimage.label(inside, np.ones((3, 3, 3)))[1] == 1
 
 
+def test_threshold_does_not_find_mitochondria_in_binned_pixels_either():
+    scores = []
+    for seed in range(4):
+        case = electron_microscopy(seed, (12, 48, 64), binning=4)
+        smoothed = ndimage.gaussian_filter(case.image, (0, 1, 1))
+        scores.append(max(best_threshold_dice(image, case.label) for image in (case.image, smoothed)))
+    assert np.mean(scores) < 0.42
+    assert max(scores) < 0.5
+
+
 def test_binned_sections_are_spoilt_as_they_come_out():
     clean, spoilt = (electron_microscopy(5, (8, 32, 48), n, n, binning=2) for n in (0, 1))
     lost = {*spoilt.missing_sections, *spoilt.noisy_sections}
