@@ -20,7 +20,7 @@ LABEL_NAME = "mitochondria"
 """Of the label inside an OME-Zarr image."""
 
 PHANTOM_BINNING = 4
-"""Phantoms have pixels of 32 nm: a network that runs on two CPU cores sees enough tissue at once to learn in minutes."""
+"""Phantoms have pixels of 32 nm: blocks that two CPU cores can learn from in minutes hold more tissue then."""
 
 # Not sections: in a folder each of these is a volume.
 _VOLUME_SUFFIXES = (".zarr", *HDF5_SUFFIXES, *NIFTI_SUFFIXES)
