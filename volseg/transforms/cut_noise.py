@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from monai.config import KeysCollection
-from monai.data.utils import get_random_patch
-from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import convert_to_dst_type, convert_to_tensor
+
+from volseg.transforms.grey_values import RandCuboidGreyValuesd
 
 __all__ = ["RandCutNoised"]
 
 
-class RandCutNoised(RandomizableTransform, MapTransform):
+class RandCutNoised(RandCuboidGreyValuesd):
     """Add uniform noise to a random cuboid of an image and clip it there to [0, 1].
 
     Every voxel has noise of its own; the channels and entries of a case share it. Each place in the volume is equally
@@ -39,13 +37,8 @@ class RandCutNoised(RandomizableTransform, MapTransform):
         prob: float = 0.75,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
-        if not 0 < cuboid_fraction <= 1:
-            raise ValueError(f"cuboid_fraction must lie in (0, 1]. Received: {cuboid_fraction}")
-        self.cuboid_fraction = cuboid_fraction
+        super().__init__(keys, cuboid_fraction, prob, allow_missing_keys)
         self.noise_amplitude = noise_amplitude
-        self.cuboid: tuple[slice, ...] = ()
         self.noise = torch.zeros(0)
 
     def randomize(self, data: Sequence[int]) -> None:
@@ -54,23 +47,12 @@ class RandCutNoised(RandomizableTransform, MapTransform):
         Args:
             data: D, H, W of the image.
         """
-        super().randomize(None)
+        super().randomize(data)
         if self._do_transform:
-            cuboid_size = [max(1, round(n * self.cuboid_fraction)) for n in data]
-            self.cuboid = get_random_patch(data, cuboid_size, self.R)
-            noise = self.R.uniform(-self.noise_amplitude, self.noise_amplitude, size=cuboid_size)
+            size = [side.stop - side.start for side in self.cuboid]
+            noise = self.R.uniform(-self.noise_amplitude, self.noise_amplitude, size=size)
             self.noise = torch.from_numpy(noise).float()
 
-    def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
-        """Add noise, by a new draw or by the last one."""
-        d = dict(data)
-        for i, key in enumerate(self.key_iterator(d)):
-            if randomize and i == 0:
-                self.randomize(d[key].shape[1:])
-            if not self._do_transform:
-                break
-            image = convert_to_tensor(d[key], track_meta=False).clone()
-            cuboid = image[:, *self.cuboid]
-            cuboid.add_(self.noise.to(image.device)).clamp_(0, 1)
-            d[key], *_ = convert_to_dst_type(image, dst=d[key])
-        return d
+    def change(self, image: torch.Tensor) -> torch.Tensor:
+        image[:, *self.cuboid].add_(self.noise.to(image.device)).clamp_(0, 1)
+        return image

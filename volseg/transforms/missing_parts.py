@@ -3,21 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import convert_to_dst_type, convert_to_tensor
 from scipy.ndimage import distance_transform_cdt
 from skimage.draw import line
+
+from volseg.transforms.grey_values import RandGreyValuesd
 
 __all__ = ["RandMissingPartsd"]
 
 
-class RandMissingPartsd(RandomizableTransform, MapTransform):
+class RandMissingPartsd(RandGreyValuesd):
     """Fill a random straight band of some sections with the section's mean grey, as folds, cracks and dirt hide tissue.
 
     A band runs from one side of the section to the opposite one, along y or along x with equal probability, between
@@ -43,8 +42,7 @@ class RandMissingPartsd(RandomizableTransform, MapTransform):
         prob: float = 0.9,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(keys, prob, allow_missing_keys)
         self.half_width_pixels = half_width_pixels
         self.section_prob = section_prob
         self.intact_sections = intact_sections
@@ -72,21 +70,12 @@ class RandMissingPartsd(RandomizableTransform, MapTransform):
                 section += self.intact_sections
             section += 1
 
-    def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
-        """Hide parts, by a new draw or by the last one."""
-        d = dict(data)
-        for i, key in enumerate(self.key_iterator(d)):
-            if randomize and i == 0:
-                self.randomize(d[key].shape[1:])
-            if not self.lines:
-                break
-            image = convert_to_tensor(d[key], track_meta=False).clone()
-            for section, (start, end) in self.lines.items():
-                pixels = image[:, section]
-                band = torch.from_numpy(self._band(pixels.shape[1:], start, end)).to(image.device)
-                pixels[:] = torch.where(band, pixels.mean(dim=(1, 2), keepdim=True), pixels)
-            d[key], *_ = convert_to_dst_type(image, dst=d[key])
-        return d
+    def change(self, image: torch.Tensor) -> torch.Tensor:
+        for section, (start, end) in self.lines.items():
+            pixels = image[:, section]
+            band = torch.from_numpy(self._band(pixels.shape[1:], start, end)).to(image.device)
+            pixels[:] = torch.where(band, pixels.mean(dim=(1, 2), keepdim=True), pixels)
+        return image
 
     def _band(self, size: Sequence[int], start: tuple[int, int], end: tuple[int, int]) -> np.ndarray:
         """Pixels of a section of H, W that lie near the line, bool ``(H, W)``."""

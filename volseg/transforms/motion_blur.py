@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import convert_to_dst_type, convert_to_tensor
+
+from volseg.transforms.grey_values import RandGreyValuesd
 
 __all__ = ["RandMotionBlurd"]
 
 
-class RandMotionBlurd(RandomizableTransform, MapTransform):
+class RandMotionBlurd(RandGreyValuesd):
     """Smear a few random sections along x or along y, as if the sample had drifted during the scan.
 
     Each pixel becomes the mean of a line of pixels centred on it; where the line leaves the section, of those within.
@@ -40,8 +39,7 @@ class RandMotionBlurd(RandomizableTransform, MapTransform):
         prob: float = 0.5,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(keys, prob, allow_missing_keys)
         if num_sections < 1:
             raise ValueError(f"num_sections must be 1 or more. Received: {num_sections}")
         if line_length_pixels < 1 or line_length_pixels % 2 == 0:
@@ -62,18 +60,9 @@ class RandMotionBlurd(RandomizableTransform, MapTransform):
             self.sections = self.R.permutation(data[0])[: self.num_sections].tolist()
             self.along_x = self.R.rand() < 0.5
 
-    def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
-        """Blur, by a new draw or by the last one."""
-        d = dict(data)
-        for i, key in enumerate(self.key_iterator(d)):
-            if randomize and i == 0:
-                self.randomize(d[key].shape[1:])
-            if not self._do_transform:
-                break
-            image = convert_to_tensor(d[key], track_meta=False).clone()
-            image[:, self.sections] = self._blur(image[:, self.sections])
-            d[key], *_ = convert_to_dst_type(image, dst=d[key])
-        return d
+    def change(self, image: torch.Tensor) -> torch.Tensor:
+        image[:, self.sections] = self._blur(image[:, self.sections])
+        return image
 
     def _blur(self, sections: torch.Tensor) -> torch.Tensor:
         """Blur all of ``(C, n, H, W)``."""

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import convert_to_dst_type, convert_to_tensor
+
+from volseg.transforms.grey_values import RandGreyValuesd
 
 __all__ = ["RandSectionGrayscaled"]
 
 
-class RandSectionGrayscaled(RandomizableTransform, MapTransform):
+class RandSectionGrayscaled(RandGreyValuesd):
     """Change grey values ``v`` to ``clip(contrast * v + brightness, 0, 1) ** gamma``.
 
     Either each section has values of its own, as sections that are imaged one by one, or all of a volume share one
@@ -39,8 +38,7 @@ class RandSectionGrayscaled(RandomizableTransform, MapTransform):
         prob: float = 0.75,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(keys, prob, allow_missing_keys)
         self.contrast_width = contrast_width
         self.brightness_width = brightness_width
         self.gamma_octaves = gamma_octaves
@@ -61,16 +59,6 @@ class RandSectionGrayscaled(RandomizableTransform, MapTransform):
             self.brightness = draws[1] * self.brightness_width / 2
             self.gamma = 2 ** (draws[2] * self.gamma_octaves)
 
-    def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
-        """Change grey values, by a new draw or by the last one."""
-        d = dict(data)
-        for i, key in enumerate(self.key_iterator(d)):
-            if randomize and i == 0:
-                self.randomize(d[key].shape[1:])
-            if not self._do_transform:
-                break
-            image = convert_to_tensor(d[key], track_meta=False)
-            contrast, brightness, gamma = (t.to(image.device) for t in (self.contrast, self.brightness, self.gamma))
-            changed = (image * contrast).add_(brightness).clamp_(0, 1).pow_(gamma)
-            d[key], *_ = convert_to_dst_type(changed, dst=d[key])
-        return d
+    def change(self, image: torch.Tensor) -> torch.Tensor:
+        contrast, brightness, gamma = (t.to(image.device) for t in (self.contrast, self.brightness, self.gamma))
+        return image.mul_(contrast).add_(brightness).clamp_(0, 1).pow_(gamma)

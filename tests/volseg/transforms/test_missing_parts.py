@@ -101,4 +101,5 @@ def test_last_draw_repeats():
 def test_never():
     data = {"image": image()}
     assert RandMissingPartsd("image", prob=0.0)(data)["image"] is data["image"]
-    assert RandMissingPartsd("image", section_prob=0.0, prob=1.0)(data)["image"] is data["image"]
+    unhidden = RandMissingPartsd("image", section_prob=0.0, prob=1.0)(data)["image"]
+    assert torch.equal(unhidden, data["image"])
