@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tools import REPOSITORY
@@ -91,19 +92,28 @@ def _train(root: Path, configs: Sequence[str], scratch: Path) -> tuple[dict[str,
     command = _run(root, configs, overrides)
     seconds = time.perf_counter() - started
     # those of before are kept beside as *_released.pt
-    [weights] = [
+    written = [
         path
         for path in models.glob("*.pt")
         if path.stat().st_mtime_ns > begun_ns and not path.stem.endswith("_released")
     ]
+    # a second stage writes nothing if it does not validate better than the first
+    [weights] = written or [_first_stage_weights(root, configs, models)]
     return {
         "command": command,
+        "found_better_weights": bool(written),
         "seconds": round(seconds, 1),
         "machine": describe_machine(),
         "weights_file": weights.name,
         "weights": json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")),
         "learning_curve": _learning_curve(scratch / "train" / "tensorboard"),
     }, weights
+
+
+def _first_stage_weights(root: Path, configs: Sequence[str], models: Path) -> Path:
+    parser = ConfigParser()
+    parser.read_config([str(root / "configs" / f"{name}.json") for name in configs])
+    return models / Path(parser.get_parsed_content("weights")).name
 
 
 def _learning_curve(folder: Path) -> dict[str, list[float]]:

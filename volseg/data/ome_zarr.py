@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from volseg.data.volume_formats.atomic_folder import atomic_folder
+from volseg.atomic_folder import atomic_folder
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.zarr_volume import open_zarr, read_multiscale
 from volseg.errors import UserError

@@ -12,6 +12,9 @@ from monai.data import MetaTensor
 from resunet_mitoem import intensity
 from resunet_mitoem.intensity import ScaleGreyValuesd
 
+from volseg.data.volume_formats.color_labels import ids_from_colors
+from volseg.transforms.load_chunked import to_tensor
+
 SHAPE = (1, 3, 40, 50)
 
 
@@ -38,6 +41,14 @@ def test_others_run_from_percentile_to_percentile(dtype):
     low, high = 0.001 * 5999, 0.999 * 5999
     expected = ((ramp() - low) / (high - low)).clamp(0, 1).float()
     torch.testing.assert_close(result, expected, atol=1e-3 if dtype == torch.float16 else 1e-5, rtol=0)
+
+
+def test_shades_of_grey_in_colour_are_bytes():
+    grey = np.array([0, 51, 254], np.uint8).reshape(1, 1, 1, 3)
+    colors = np.stack([grey] * 3, axis=-1)
+    assert scaled(to_tensor(ids_from_colors(colors))).flatten().tolist() == pytest.approx([0, 0.2, 254 / 255])
+    colors[..., 2] = 0
+    assert scaled(to_tensor(ids_from_colors(colors))).max() == 1
 
 
 def test_16_bits_of_numpy():
