@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -121,7 +123,10 @@ def _learning_curve(folder: Path) -> dict[str, list[float]]:
     events = EventAccumulator(str(folder)).Reload()
     [metric] = KEY_METRICS.keys() & set(events.Tags()["scalars"])
     scalars = events.Scalars(metric)
-    return {"epoch": [s.step for s in scalars], metric: [round(s.value, 4) for s in scalars]}
+    epochs = [s.step for s in scalars]
+    if epochs[:2] == [1, 1]:  # a second stage validates the weights it begins with, which counts as epoch 1 too
+        epochs[0] = 0
+    return {"epoch": epochs, metric: [round(s.value, 4) for s in scalars]}
 
 
 def plot_learning_curves(results_dir: Path, path: Path) -> None:
@@ -129,17 +134,23 @@ def plot_learning_curves(results_dir: Path, path: Path) -> None:
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     for file in sorted(results_dir.glob("phantom*.json")):
-        curve = json.loads(file.read_text(encoding="utf-8"))["training"].get("learning_curve")
+        training = json.loads(file.read_text(encoding="utf-8"))["training"]
+        curve = training.get("learning_curve")
         if curve is None:  # written before curves were recorded
             continue
         [metric] = KEY_METRICS.keys() & curve.keys()
-        label = file.stem.replace("phantom", "train") + ".json"
-        axes.plot(curve["epoch"], curve[metric], marker="o", label=label)
+        axes.plot(curve["epoch"], curve[metric], marker="o", label=_last_config(training["command"]))
         axes.set(xlabel="epoch", ylabel=f"{KEY_METRICS[metric]} on validation phantoms", ylim=(0, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def _last_config(command: str) -> str:
+    """The last of a command's configs, which tells its training from others."""
+    return re.findall(r"\w+\.json", command)[-1]
 
 
 def _evaluate(root: Path, configs: Sequence[str], scratch: Path, weights: Path) -> dict[str, Any]:

@@ -44,21 +44,21 @@ def make_importable(bundle: Path) -> None:
         sys.path.insert(0, str(bundle))
 
 
-def trained_weights(bundle: Path) -> Path | None:
+def trained_weights(bundle: Path, name: str = "model.pt") -> Path | None:
     """The weights that a bundle has, if any; first those that learnt at the paper's size, in ``models/full_size``."""
-    paths = (bundle / "models" / "full_size" / "model.pt", bundle / "models" / "model.pt")
+    paths = (bundle / "models" / "full_size" / name, bundle / "models" / name)
     return next((path for path in paths if path.exists()), None)
 
 
-def weights_source(bundle: Path, seed: int) -> str:
+def weights_source(bundle: Path, seed: int, name: str = "model.pt") -> str:
     """Where the weights of :func:`load_trained` are from."""
-    path = trained_weights(bundle)
+    path = trained_weights(bundle, name)
     return str(path.relative_to(REPOSITORY)) if path else f"random, seed {seed}"
 
 
-def load_trained(network: nn.Module, bundle: Path) -> nn.Module:
-    """The network in evaluation mode, with the bundle's weights where it has some."""
-    if path := trained_weights(bundle):
+def load_trained(network: nn.Module, bundle: Path, name: str = "model.pt") -> nn.Module:
+    """The network in evaluation mode, with the bundle's weights of that name where it has some."""
+    if path := trained_weights(bundle, name):
         load_weights(path, network)
     return network.eval()
 
