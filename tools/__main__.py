@@ -3,36 +3,35 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-
-import fire
 
 from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
+from tools.pack import pack
+from tools.publish import publish
 from tools.real_ct import real_ct
 from tools.restoration import restoration
 from tools.results import results
-from volseg.errors import UserError
+from volseg.fire_commands import run
+from volseg.registry.commands import COMMANDS as REGISTRY_COMMANDS
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "augmentations": augmentations,
     "bench": bench,
     "check": check,
+    "pack": pack,
+    "publish": publish,
     "real_ct": real_ct,
     "restoration": restoration,
     "results": results,
+    **REGISTRY_COMMANDS,
 }
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit status 1."""
-    try:
-        fire.Fire(COMMANDS, name="python -m tools")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    """Run the command line."""
+    run(COMMANDS, "python -m tools")
 
 
 if __name__ == "__main__":

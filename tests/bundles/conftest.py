@@ -8,16 +8,11 @@ have, and leaves the way the interpreter leaves.
 
 from __future__ import annotations
 
-import atexit
-import gc
 import json
 import os
-import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,7 +29,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 240
-WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 # Where `make` installed the repository, the commands shall still not see it: editable installs are taken out.
 NOT_INSTALLED = f"""import sys
@@ -42,28 +36,40 @@ sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "")
 sys.path[:] = [p for p in sys.path if p.rstrip("/") != {str(ROOT)!r}]
 """
 WARM_IMPORTS = (
-    "ignite.engine, itk, matplotlib.pyplot, monai.bundle, monai.data, monai.engines, monai.handlers, monai.transforms, "
-    "nibabel, scipy.ndimage, tifffile, torch.utils.tensorboard, zarr"
-)
+    "ignite.engine", "itk", "matplotlib.pyplot", "monai.bundle", "monai.data", "monai.engines", "monai.handlers",
+    "monai.transforms", "nibabel", "scipy.ndimage", "torch.utils.tensorboard",
+)  # fmt: skip
 
 
 class Runner:
-    """Starts commands in forks of one warm process."""
+    """Starts commands in forks of one warm process.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "site").mkdir(parents=True)
-        (folder / "site" / "sitecustomize.py").write_text(NOT_INSTALLED)
+    Args:
+        folder: in which commands run unless they name another.
+        python: interpreter.
+        site: folder with a ``sitecustomize.py``, if it needs one.
+        imports: modules that the process has imported when it forks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        python: Path | str = sys.executable,
+        site: Path | str = "",
+        imports: Sequence[str] = WARM_IMPORTS,
+    ) -> None:
+        self.folder, self.executable = folder, str(python)
+        folder.mkdir(parents=True, exist_ok=True)
         self.environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
         self.environment |= {
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(folder / "site"),
+            "PYTHONPATH": str(site),
             "PYTHONDONTWRITEBYTECODE": "1",
             "MPLBACKEND": "agg",
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
         self.server = subprocess.Popen(
-            [sys.executable, __file__],
+            [self.executable, str(Path(__file__).with_name("warm_process.py")), *imports],
             cwd=folder,
             env=self.environment,
             stdin=subprocess.PIPE,
@@ -84,7 +90,7 @@ class Runner:
     def process(self, *args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Any:
         """``python ARGS``, a process of its own."""
         return subprocess.run(
-            [sys.executable, *(str(a) for a in args)],
+            [self.executable, *(str(a) for a in args)],
             cwd=cwd or self.folder,
             env=self.environment | (env or {}),
             capture_output=True,
@@ -109,56 +115,6 @@ class Runner:
         assert self.server.stdin is not None
         self.server.stdin.close()
         self.server.wait(timeout=30)
-
-
-def serve() -> None:
-    """Fork for every request on standard input; answer with the exit status."""
-    for module in WARM_IMPORTS.split(", "):
-        __import__(module)
-    gc.collect()
-    gc.freeze()
-    search_path = sys.path[1:]  # without the folder of this file
-    for line in sys.stdin:
-        request = json.loads(line)
-        child = os.fork()
-        if not child:
-            break
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-    else:
-        return
-    signal.alarm(TIMEOUT_S)
-    os.chdir(request["cwd"])
-    os.environ.update(request["env"])
-    for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, request["out"], WRITE), (2, request["err"], WRITE)):
-        os.dup2(os.open(path, mode, 0o644), number)
-    added = [p for p in request["env"].get("PYTHONPATH", "").split(os.pathsep) if p]
-    sys.argv = request["argv"]
-    sys.path = [request["cwd"] if request["kind"] == "module" else str(Path(sys.argv[0]).parent), *added, *search_path]
-    leave(run(request["kind"]))
-
-
-def run(kind: str) -> int:
-    """The module or script in ``sys.argv``; the exit status that the interpreter would give."""
-    try:
-        if kind == "module":
-            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:  # noqa: BLE001
-        sys.excepthook(*sys.exc_info())
-        return 1
-    return 0
-
-
-def leave(status: int) -> None:
-    """As at the end of the interpreter, without the seconds that it takes to clear the memory of imported modules."""
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 @dataclass(frozen=True)
@@ -331,8 +287,16 @@ def weights(bundle) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runner(tmp_path_factory):
-    runner = Runner(tmp_path_factory.mktemp("runner") / "unrelated")
+def start_runner():
+    """``start_runner(folder, ...)`` is a :class:`Runner` of its own; close it."""
+    return Runner
+
+
+@pytest.fixture(scope="session")
+def runner(start_runner, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runner")
+    (folder / "sitecustomize.py").write_text(NOT_INSTALLED)
+    runner = start_runner(folder / "unrelated", site=folder, imports=(*WARM_IMPORTS, "tifffile", "zarr"))
     yield runner
     runner.close()
 
@@ -470,7 +434,3 @@ def labels_on_the_grid_of():
         return np.asarray(labels.dataobj)
 
     return compare
-
-
-if __name__ == "__main__":
-    serve()

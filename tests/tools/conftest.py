@@ -217,3 +217,9 @@ class TinyBundle:
 def tiny_bundle(tmp_path: Path) -> TinyBundle:
     """A complete bundle in a checkout of its own."""
     return TinyBundle(tmp_path)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """A folder to publish to, not made yet."""
+    return tmp_path / "registry"

@@ -12,9 +12,9 @@ from nibabel.openers import Opener
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
+from volseg.atomic_folder import atomic_folder, check_replaceable
 from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, is_one_level
-from volseg.atomic_folder import atomic_folder, check_replaceable
 from volseg.data.volume_formats.hdf5 import Hdf5Volume
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES, NiftiVolume
 from volseg.data.volume_formats.optional_module import optional_module

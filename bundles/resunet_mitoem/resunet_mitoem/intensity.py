@@ -59,7 +59,7 @@ def _is_grey_in_colors(image: torch.Tensor) -> bool:
     """Whether each value is a red, a green and a blue byte that are equal."""
     if image.dtype != torch.int64 or not 0 < image.max() <= 255 * GREY_IN_COLORS:
         return False
-    return image.min() >= 0 and not (image % GREY_IN_COLORS).any()
+    return bool(image.min() >= 0) and not bool((image % GREY_IN_COLORS).any())
 
 
 def _percentiles(image: torch.Tensor) -> tuple[float, float]:

@@ -20,6 +20,4 @@ def optional_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f'{name}: not installed. Received: {error}. Install it with: pip install "volseg[em]"'
-        ) from error
+        raise UserError(f"{name}: not installed. Received: {error}. Install it with: pip install {name}") from error

@@ -1,0 +1,480 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of finding, downloading and verifying bundles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.volseg.registry.tiny_registry import (
+    NAME,
+    as_bytes,
+    bundle_files,
+    bundle_zip,
+    entry_of,
+    manifest_of,
+    publish,
+    release,
+    tree,
+)
+from volseg.errors import UserError
+from volseg.registry import client
+from volseg.registry.client import download, find, verify
+from volseg.registry.index import INDEX
+from volseg.registry.location import BLOCK_BYTES, StoredLocation
+from volseg.registry.manifest import MANIFEST, Change
+
+PAYLOAD = 300_000
+
+
+def released(version="0.1.0", payload=0):
+    files = bundle_files(version, payload)
+    return files | {MANIFEST: as_bytes(manifest_of(files, version))}
+
+
+def installed(bundle_dir):
+    """The bundle's files; nothing else may be in the folder of bundles but a lock."""
+    files = {path: data for path, data in tree(bundle_dir).items() if path != f".{NAME}.lock"}
+    assert all(path.startswith(f"{NAME}/") for path in files), files.keys()
+    return {path.removeprefix(f"{NAME}/"): data for path, data in files.items()}
+
+
+def part(bundle_dir, version="0.1.0"):
+    return bundle_dir / f".{NAME}_v{version}.zip.part"
+
+
+@pytest.fixture
+def two_versions(registry):
+    return [release(registry, "0.10.0"), release(registry, "0.9.0")]
+
+
+# what is found
+
+
+@pytest.mark.parametrize(
+    ("bundle", "version"), [(NAME, "0.10.0"), (f"{NAME}==0.9.0", "0.9.0"), (f"{NAME}==0.10.0", "0.10.0")]
+)
+def test_newest_or_named_version_is_found(two_versions, bundle, version):
+    assert find(two_versions, bundle, "here").release.version == version
+
+
+@pytest.mark.parametrize(
+    ("bundle", "message"),
+    [
+        ("other", "here: no bundle of that name. Received: other. It holds tiny_bundle."),
+        ("", "here: no bundle of that name. Received: ."),
+        (f"{NAME}==0.11.0", "here: no such version of tiny_bundle. Received: 0.11.0. It has 0.10.0, 0.9.0."),
+        (f"{NAME}==0.9", "'0.9': no version of tiny_bundle. Give three numbers"),
+        (f"{NAME}==", "'': no version of tiny_bundle"),
+        (f"{NAME}==0.9.0==1", "'0.9.0==1': no version"),
+    ],
+)
+def test_what_is_not_found_is_named(two_versions, bundle, message):
+    with pytest.raises(UserError) as error:
+        find(two_versions, bundle, "here")
+    assert str(error.value).startswith(message)
+
+
+def test_empty_registry_holds_nothing():
+    with pytest.raises(UserError, match=r"It holds nothing"):
+        find([], NAME, "here")
+
+
+# what is put in place
+
+
+@pytest.mark.usefixtures("two_versions")
+@pytest.mark.parametrize("kind", ["folder", "file url", "web"])
+def test_newest_version_is_put_in_place(registry, server, bundle_dir, kind):
+    where = {"folder": registry, "file url": registry.as_uri(), "web": server.url}[kind]
+    assert download(NAME, where, bundle_dir) == bundle_dir / NAME
+    assert installed(bundle_dir) == released("0.10.0")
+    assert verify(bundle_dir / NAME) == (manifest_of(bundle_files("0.10.0"), "0.10.0"), [])
+
+
+def test_zip_with_a_url_of_its_own(registry, server, tmp_path, bundle_dir):
+    release(registry, source=f"{server.url}/{NAME}_v0.1.0.zip")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(registry / INDEX, tmp_path / "elsewhere")
+    download(NAME, tmp_path / "elsewhere", bundle_dir)
+    assert installed(bundle_dir) == released()
+    assert server.ranges(f"/{NAME}_v0.1.0.zip") == [None]
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_versions_replace_each_other_and_what_a_user_made_moves_on(registry, bundle_dir):
+    download(f"{NAME}==0.9.0", registry, bundle_dir)
+    for name in ("data/mine.nii.gz", "output/run/model.pt"):
+        (bundle_dir / NAME / name).parent.mkdir(parents=True)
+        (bundle_dir / NAME / name).write_bytes(b"mine")
+    mine = {"data/mine.nii.gz": b"mine", "output/run/model.pt": b"mine"}
+    download(NAME, registry, bundle_dir)
+    assert installed(bundle_dir) == released("0.10.0") | mine
+    download(f"{NAME}==0.9.0", registry, bundle_dir)
+    assert installed(bundle_dir) == released("0.9.0") | mine
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_same_version_is_not_fetched_again(registry, server, bundle_dir):
+    for _ in range(2):
+        download(NAME, server.url, bundle_dir)
+    assert len(server.ranges(f"/{NAME}_v0.10.0.zip")) == 1
+
+
+def test_same_version_of_another_registry_is_another_bundle(registry, tmp_path, bundle_dir):
+    release(registry)
+    download(NAME, registry, bundle_dir)
+    (tmp_path / "other").mkdir()
+    files = bundle_files() | {"LICENSE": b"another"}
+    publish(tmp_path / "other", entry_of(bundle_zip(tmp_path / "other" / f"{NAME}_v0.1.0.zip", files)))
+    download(NAME, tmp_path / "other", bundle_dir)
+    assert (bundle_dir / NAME / "LICENSE").read_bytes() == b"another"
+
+
+def test_newest_version_does_not_replace_a_newer_one(registry, tmp_path, bundle_dir):
+    """A registry that was set back, by mistake or by an attacker."""
+    release(registry, "0.2.0")
+    download(NAME, registry, bundle_dir)
+    release(tmp_path / "back", "0.1.0")
+    with pytest.raises(UserError, match=r"newer than the registry's newest. Received: 0.2.0, 0.1.0. Give .*==0.1.0"):
+        download(NAME, tmp_path / "back", bundle_dir)
+    assert installed(bundle_dir) == released("0.2.0")
+    download(f"{NAME}==0.1.0", tmp_path / "back", bundle_dir)
+    assert installed(bundle_dir) == released("0.1.0")
+
+
+@pytest.mark.usefixtures("two_versions")
+@pytest.mark.parametrize("bundle", [NAME, f"{NAME}==0.9.0"])
+def test_changes_of_a_user_are_lost_by_force_only(registry, bundle_dir, bundle):
+    download(NAME, registry, bundle_dir)
+    (bundle_dir / NAME / "LICENSE").write_bytes(b"mine")
+    (bundle_dir / NAME / "mine").write_bytes(b"mine")
+    with pytest.raises(
+        UserError, match=r"2 changes, LICENSE \(changed\), mine \(added\). Move it away, or say --force"
+    ):
+        download(bundle, registry, bundle_dir)
+    assert installed(bundle_dir) == released("0.10.0") | {"LICENSE": b"mine", "mine": b"mine"}
+    download(bundle, registry, bundle_dir, force=True)
+    assert installed(bundle_dir) == released("0.9.0" if "==" in bundle else "0.10.0")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link", "link to nothing"])
+def test_what_is_no_bundle_is_replaced_by_force_only(registry, tmp_path, bundle_dir, kind):
+    release(registry)
+    bundle_dir.mkdir()
+    target, elsewhere = bundle_dir / NAME, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "data").write_bytes(b"mine")
+    if kind == "folder":
+        target.mkdir()
+        (target / "mine").write_bytes(b"mine")
+    elif kind == "file":
+        target.write_bytes(b"mine")
+    else:
+        target.symlink_to(elsewhere if kind == "link" else tmp_path / "nothing")
+    before = tree(bundle_dir)
+    with pytest.raises(UserError, match=r"will not be replaced. Received: what is no downloaded bundle. Move it away"):
+        download(NAME, registry, bundle_dir)
+    assert {k: v for k, v in tree(bundle_dir).items() if not k.endswith(".lock")} == before
+    download(NAME, registry, bundle_dir, force=True)
+    assert installed(bundle_dir) == released()
+    assert not target.is_symlink()
+    assert tree(elsewhere) == {"data": b"mine"}
+
+
+# what is refused
+
+
+def refused(registry, bundle_dir, message, **arguments):
+    with pytest.raises(UserError, match=message) as error:
+        download(NAME, registry, bundle_dir, **arguments)
+    assert not (bundle_dir / NAME).exists()
+    assert not (bundle_dir / f".{NAME}.staging").exists()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_flipped_bit_in_the_zip(registry, bundle_dir):
+    release(registry, payload=PAYLOAD)
+    path = registry / f"{NAME}_v0.1.0.zip"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    refused(registry, bundle_dir, f"{path}: not the zip that the index says. Received: another SHA-256 than")
+    assert not part(bundle_dir).exists()
+
+
+@pytest.mark.parametrize("more", [b"x", bytes(200_000)])
+def test_zip_longer_than_announced(registry, server, bundle_dir, more):
+    release(registry)
+    path = registry / f"{NAME}_v0.1.0.zip"
+    path.write_bytes(path.read_bytes() + more)
+    refused(server.url, bundle_dir, "not the zip that the index says")
+    assert not part(bundle_dir).exists()
+
+
+def test_no_more_is_read_than_was_announced(registry, bundle_dir, monkeypatch):
+    """A server that never stops sending would fill the disk."""
+    entry = release(registry)
+    with (registry / f"{NAME}_v0.1.0.zip").open("ab") as file:
+        file.write(bytes(20 * BLOCK_BYTES))
+    offsets = []
+    blocks = StoredLocation.blocks
+
+    def observed(self, file, start=0):
+        for offset, block in blocks(self, file, start):
+            offsets.append(offset)
+            yield offset, block
+
+    monkeypatch.setattr(StoredLocation, "blocks", observed)
+    refused(registry, bundle_dir, "not the zip that the index says")
+    assert max(offsets) <= entry.size
+
+
+def test_zip_shorter_than_announced(registry, bundle_dir):
+    entry = release(registry, payload=PAYLOAD)
+    path = registry / f"{NAME}_v0.1.0.zip"
+    data = path.read_bytes()
+    path.write_bytes(data[:1000])
+    refused(registry, bundle_dir, f"zip: broke off. Received: 1000 of {entry.size} bytes. The same command again")
+    path.write_bytes(data)
+    download(NAME, registry, bundle_dir)
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+def test_zip_that_was_made_to_do_harm(registry, tmp_path, bundle_dir):
+    files = bundle_files() | {"../../evil": b"evil"}
+    publish(registry, entry_of(bundle_zip(registry / f"{NAME}_v0.1.0.zip", files)))
+    refused(registry, bundle_dir, "the path '../../evil'")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_zip_of_another_version_than_the_index_says(registry, bundle_dir):
+    path = bundle_zip(registry / f"{NAME}_v0.2.0.zip", version="0.1.0")
+    publish(registry, entry_of(path))
+    refused(registry, bundle_dir, "not the bundle that the index says. Received: tiny_bundle_v0.1.0. Tell those")
+
+
+def test_zip_that_is_missing(registry, server, bundle_dir):
+    release(registry)
+    (registry / f"{NAME}_v0.1.0.zip").unlink()
+    for where in (registry, server.url):
+        refused(where, bundle_dir, "zip: not found. Received: an index that names it")
+
+
+def test_index_that_is_missing_or_broken(registry, server, bundle_dir):
+    refused(server.url, bundle_dir, f"{INDEX}: not found")
+    (registry / INDEX).write_text('{"half": ')
+    refused(server.url, bundle_dir, f"{INDEX}: no index of a registry")
+    assert not bundle_dir.exists()
+
+
+def test_replacement_that_is_refused_leaves_the_old_version(registry, bundle_dir):
+    release(registry, "0.1.0")
+    download(NAME, registry, bundle_dir)
+    (bundle_dir / NAME / "output").mkdir()
+    files = bundle_files("0.2.0")
+    manifest = as_bytes(manifest_of(files | {"LICENSE": b"other bytes"}, "0.2.0"))
+    publish(registry, entry_of(bundle_zip(registry / f"{NAME}_v0.2.0.zip", files, "0.2.0", manifest)))
+    with pytest.raises(UserError, match=r"LICENSE with other content than its manifest says"):
+        download(NAME, registry, bundle_dir)
+    part(bundle_dir, "0.2.0").unlink()
+    assert installed(bundle_dir) == released("0.1.0") | {"output/": b""}
+
+
+def test_folder_that_cannot_be_made(registry, tmp_path):
+    release(registry)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"file.*: cannot be written. Received: (Not a directory|File exists). Check space"
+    ):
+        download(NAME, registry, tmp_path / "file" / "bundles")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_the_right_to_write(registry, bundle_dir):
+    release(registry)
+    bundle_dir.mkdir(mode=0o555)
+    refused(registry, bundle_dir, "cannot be written. Received: Permission denied. Check space and rights")
+
+
+def test_not_enough_space_is_said_before_anything_is_fetched(registry, server, bundle_dir, monkeypatch):
+    entry = release(registry, payload=PAYLOAD)
+    usage = namedtuple("usage", ["free"])
+    needed = entry.size + entry.unpacked_size
+    monkeypatch.setattr(client.shutil, "disk_usage", lambda path: usage(needed - 1))
+    refused(server.url, bundle_dir, "bundles: not enough space. Received: 1 MB free, 1 MB needed. Make room")
+    assert server.ranges(f"/{NAME}_v0.1.0.zip") == []
+    # what is there already needs no more space
+    part(bundle_dir).write_bytes((registry / f"{NAME}_v0.1.0.zip").read_bytes()[:1000])
+    download(NAME, server.url, bundle_dir)
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+# what breaks off
+
+
+def test_broken_download_asks_for_the_rest_only(registry, server, bundle_dir):
+    release(registry, payload=PAYLOAD)
+    bundle_dir.mkdir()
+    part(bundle_dir).write_bytes((registry / f"{NAME}_v0.1.0.zip").read_bytes()[:123_456])
+    download(NAME, server.url, bundle_dir)
+    assert server.ranges(f"/{NAME}_v0.1.0.zip") == ["bytes=123456-"]
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+@pytest.mark.parametrize("size", [1, 100_000, PAYLOAD, None, 2 * PAYLOAD])
+def test_what_is_left_of_another_file_is_begun_anew(registry, server, bundle_dir, knows_ranges, size):
+    entry = release(registry, payload=PAYLOAD)
+    server.knows_ranges = knows_ranges
+    bundle_dir.mkdir()
+    part(bundle_dir).write_bytes(bytes(entry.size if size is None else size))
+    download(NAME, server.url, bundle_dir)
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+def test_complete_zip_that_was_not_unpacked_is_not_fetched_again(registry, server, bundle_dir):
+    release(registry, payload=PAYLOAD)
+    bundle_dir.mkdir()
+    shutil.copy(registry / f"{NAME}_v0.1.0.zip", part(bundle_dir))
+    download(NAME, server.url, bundle_dir)
+    assert server.ranges(f"/{NAME}_v0.1.0.zip") == []
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_connection_that_breaks(registry, server, bundle_dir, knows_ranges):
+    release(registry, payload=PAYLOAD)
+    server.knows_ranges = knows_ranges
+    server.breaks, server.break_after = 2, 100_000
+    server.busy = 2
+    download(NAME, server.url, bundle_dir)
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+def test_server_that_is_given_up_leaves_nothing_in_place_and_is_asked_again_later(registry, server, bundle_dir):
+    release(registry, payload=PAYLOAD)
+    server.breaks, server.break_after = 1000, 0
+    refused(server.url, bundle_dir, "zip: cannot be reached. Received: ")
+    server.breaks, server.break_after = 1, 100_000
+    server.status[f"/{NAME}_v0.1.0.zip"] = 403
+    refused(server.url, bundle_dir, "was refused. Received: 403 Forbidden")
+    server.status.clear()
+    download(NAME, server.url, bundle_dir)
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_broken_download_of_another_version_is_removed(registry, bundle_dir):
+    bundle_dir.mkdir()
+    part(bundle_dir, "0.9.0").write_bytes(b"half")
+    (bundle_dir / ".other_v0.9.0.zip.part").write_bytes(b"half")
+    download(NAME, registry, bundle_dir)
+    assert [p.name for p in bundle_dir.glob(".*.part")] == [".other_v0.9.0.zip.part"]
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_replacement_that_was_killed_is_completed_first(registry, bundle_dir):
+    download(f"{NAME}==0.10.0", registry, bundle_dir)
+    staging = bundle_dir / f".{NAME}.staging"
+    staging.mkdir()
+    (bundle_dir / NAME / "data").mkdir()
+    (bundle_dir / NAME).rename(staging / "old")
+    (staging / "new").mkdir()
+    download(NAME, registry, bundle_dir)
+    assert installed(bundle_dir) == released("0.10.0") | {"data/": b""}
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_changes_in_a_bundle_that_a_killed_replacement_left_aside_are_not_lost(registry, bundle_dir):
+    download(f"{NAME}==0.9.0", registry, bundle_dir)
+    (bundle_dir / NAME / "LICENSE").write_bytes(b"mine")
+    staging = bundle_dir / f".{NAME}.staging"
+    staging.mkdir()
+    (bundle_dir / NAME).rename(staging / "old")
+    with pytest.raises(UserError, match=r"1 changes, LICENSE \(changed\)"):
+        download(NAME, registry, bundle_dir)
+    assert installed(bundle_dir) == released("0.9.0") | {"LICENSE": b"mine"}
+
+
+def test_zip_left_by_a_kill_right_after_the_replacement_is_removed(registry, server, bundle_dir):
+    release(registry)
+    download(NAME, server.url, bundle_dir)
+    shutil.copy(registry / f"{NAME}_v0.1.0.zip", part(bundle_dir))
+    download(NAME, server.url, bundle_dir)
+    assert installed(bundle_dir) == released()
+    assert len(server.ranges(f"/{NAME}_v0.1.0.zip")) == 1
+
+
+def test_second_download_at_once_is_told_to_wait(registry, server, bundle_dir):
+    release(registry, payload=PAYLOAD)
+    server.stalls_after = 1000
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(download, NAME, server.url, bundle_dir)
+        assert server.stalled.wait(20)
+        with pytest.raises(UserError, match=r"tiny_bundle: is being written. Received: the lock of another download"):
+            download(NAME, registry, bundle_dir)
+        server.stalls_after = None
+        server.released.set()
+        first.result(20)
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+def test_downloads_of_different_bundles_do_not_wait_for_each_other(registry, server, bundle_dir):
+    release(registry, payload=PAYLOAD)
+    other = entry_of(registry / f"{NAME}_v0.1.0.zip")
+    index = json.loads((registry / INDEX).read_text())
+    index["other_v0.1.0"] = other.as_json()
+    (registry / INDEX).write_text(json.dumps(index))
+    server.stalls_after = 1000
+    done = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(download, NAME, server.url, bundle_dir).add_done_callback(lambda _: done.set())
+        assert server.stalled.wait(20)
+        with pytest.raises(UserError, match=r"not the bundle that the index says"):  # it came, and was looked at
+            download("other", registry, bundle_dir)
+        assert not done.is_set()
+        server.stalls_after = None
+        server.released.set()
+
+
+# what is verified
+
+
+def test_verify_names_every_change(registry, bundle_dir):
+    release(registry)
+    folder = download(NAME, registry, bundle_dir)
+    (folder / "LICENSE").write_bytes(b"Apache-2.1\n")
+    (folder / "docs/README.md").unlink()
+    (folder / "more").symlink_to("/etc/passwd")
+    assert verify(folder)[1] == [
+        Change("LICENSE", "changed"),
+        Change("docs/README.md", "missing"),
+        Change("more", "added"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["nothing", "empty", "file"])
+def test_verify_of_what_is_no_bundle(tmp_path, path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=f"{path}/manifest.json: cannot be read. Received: .* Give the folder of a downl"
+    ):
+        verify(tmp_path / path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_verify_of_a_file_that_may_not_be_read(registry, bundle_dir):
+    release(registry)
+    folder = download(NAME, registry, bundle_dir)
+    (folder / "LICENSE").chmod(0)
+    with pytest.raises(UserError, match=r"LICENSE: cannot be read. Received: Permission denied"):
+        verify(folder)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of signatures: good, tampered, missing, of another's key."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from tests.volseg.registry.tiny_registry import NAME, bundle_files, bundle_zip, entry_of, publish, release
+from volseg.errors import UserError
+from volseg.registry.client import download
+from volseg.registry.signature import check_signature, sign
+
+pytest.importorskip("model_signing")
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+PLAIN = serialization.NoEncryption()
+
+
+def write_keys(folder, name, key, encryption=PLAIN):
+    """NAME.key and NAME.pub."""
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+    public.write_bytes(
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return private, public
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """Folder of key pairs: ours, foreign, p384, and such that cannot be used."""
+    folder = tmp_path_factory.mktemp("keys")
+    curve = ec.SECP256R1()
+    write_keys(folder, "ours", ec.generate_private_key(curve))
+    write_keys(folder, "foreign", ec.generate_private_key(curve))
+    write_keys(folder, "p384", ec.generate_private_key(ec.SECP384R1()))
+    write_keys(folder, "secp256k1", ec.generate_private_key(ec.SECP256K1()))
+    write_keys(folder, "rsa", rsa.generate_private_key(65537, 2048))
+    write_keys(folder, "ed25519", ed25519.Ed25519PrivateKey.generate())
+    write_keys(folder, "locked", ec.generate_private_key(curve), serialization.BestAvailableEncryption(b"password"))
+    (folder / "text.key").write_text("no key")
+    (folder / "text.pub").write_text("no key")
+    (folder / "broken.pub").write_text("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
+    (folder / "swapped.pub").write_bytes((folder / "ours.key").read_bytes())
+    (folder / "swapped.key").write_bytes((folder / "ours.pub").read_bytes())
+    (folder / "folder.pub").mkdir()
+    return folder
+
+
+@pytest.fixture
+def signed(registry, keys):
+    """A registry with a signed release."""
+    entry = release(registry, signature=f"{NAME}_v0.1.0.zip.sig")
+    (registry / entry.signature).write_bytes(sign(registry / entry.source, keys / "ours.key"))
+    return registry
+
+
+def refused(registry, bundle_dir, key, message):
+    with pytest.raises(UserError, match=message) as error:
+        download(NAME, registry, bundle_dir, public_key=key)
+    assert not (bundle_dir / NAME).exists()
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["ours", "p384"])
+def test_good_signature(registry, bundle_dir, keys, name):
+    entry = release(registry, signature="a.sig")
+    (registry / "a.sig").write_bytes(sign(registry / entry.source, keys / f"{name}.key"))
+    assert download(NAME, registry, bundle_dir, public_key=keys / f"{name}.pub").is_dir()
+
+
+def test_signature_has_the_format_of_the_openssf(signed):
+    content = json.loads((signed / f"{NAME}_v0.1.0.zip.sig").read_text())
+    assert content["mediaType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
+    statement = json.loads(base64.b64decode(content["dsseEnvelope"]["payload"]))
+    assert statement["predicateType"] == "https://model_signing/signature/v1.0"
+
+
+def test_zip_that_was_exchanged_together_with_its_index(signed, bundle_dir, keys):
+    path = signed / f"{NAME}_v0.1.0.zip"
+    bundle_zip(path, bundle_files() | {"LICENSE": b"evil"})
+    publish(signed, entry_of(path, signature=f"{path.name}.sig"))
+    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub. Received: .*mismatch")
+    assert download(NAME, signed, bundle_dir).is_dir()  # nobody asked
+
+
+def test_signature_of_another_version(signed, bundle_dir, keys):
+    entry = release(signed, "0.2.0", signature=f"{NAME}_v0.1.0.zip.sig")
+    assert entry.release.version == "0.2.0"
+    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub. Received: .*mismatch")
+
+
+@pytest.mark.parametrize("part", ["payload", "sig"])
+def test_tampered_signature(signed, bundle_dir, keys, part):
+    path = signed / f"{NAME}_v0.1.0.zip.sig"
+    content = json.loads(path.read_text())
+    envelope = content["dsseEnvelope"]
+    holder = envelope if part == "payload" else envelope["signatures"][0]
+    data = bytearray(base64.b64decode(holder[part]))
+    data[len(data) // 2] ^= 1
+    holder[part] = base64.b64encode(data).decode()
+    path.write_text(json.dumps(content))
+    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub. Received: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"no signature",
+        b"[" * 100_000,
+        b'{"verificationMaterial": {}}',
+        b'{"verificationMaterial": {"publicKey": 1}}',
+        b'{"verificationMaterial": null}',
+    ],
+)
+def test_text_that_is_no_signature(signed, bundle_dir, keys, text):
+    (signed / f"{NAME}_v0.1.0.zip.sig").write_bytes(text)
+    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub. Received: ")
+
+
+@pytest.mark.parametrize("removed", ["publicKey", "dsseEnvelope", "signatures", "hint"])
+def test_signature_that_lacks_a_part(signed, bundle_dir, keys, removed):
+    path = signed / f"{NAME}_v0.1.0.zip.sig"
+    content = json.loads(path.read_text())
+    content["verificationMaterial"].pop(removed, None)
+    content.pop(removed, None)
+    content.get("dsseEnvelope", {}).pop(removed, None)
+    if removed == "hint":  # of the key; without it the signature itself has to tell
+        content["verificationMaterial"]["publicKey"].pop("hint")
+    path.write_text(json.dumps(content))
+    refused(signed, bundle_dir, keys / "foreign.pub", "not signed by the holder of .*foreign.pub. Received: ")
+
+
+def test_foreign_key(signed, bundle_dir, keys):
+    refused(
+        signed, bundle_dir, keys / "foreign.pub", "not signed by the holder of .*foreign.pub. Received: Key mismatch"
+    )
+
+
+def test_missing_signature(registry, server, bundle_dir, keys):
+    release(registry)
+    refused(
+        server.url, bundle_dir, keys / "ours.pub", "v0.1.0 of .*: cannot be verified. Received: no signature. Ask for"
+    )
+    assert server.ranges(f"/{NAME}_v0.1.0.zip") == []
+
+
+def test_signature_that_is_in_the_index_only(signed, bundle_dir, keys):
+    (signed / f"{NAME}_v0.1.0.zip.sig").unlink()
+    refused(signed, bundle_dir, keys / "ours.pub", "zip.sig: not found. Received: an index that names it")
+
+
+def test_bundle_that_is_there_is_verified_too(signed, bundle_dir, keys):
+    download(NAME, signed, bundle_dir)
+    with pytest.raises(UserError, match=r"not signed by the holder of .*foreign\.pub"):
+        download(NAME, signed, bundle_dir, public_key=keys / "foreign.pub")
+    with pytest.raises(UserError, match="no key that can verify"):
+        download(NAME, signed, bundle_dir, public_key="")  # of a variable that is not set
+    assert download(NAME, signed, bundle_dir, public_key=keys / "ours.pub").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "received"),
+    [
+        ("rsa", "one of another kind"),
+        ("ed25519", "one of another kind"),
+        ("secp256k1", "Unsupported key for curve 'secp256k1'"),
+        ("nowhere", "No such file or directory"),
+        ("folder", "Is a directory"),
+        ("text", ""),
+        ("broken", ""),
+        ("swapped", ""),
+    ],
+)
+def test_public_key_that_cannot_be_used(signed, bundle_dir, keys, name, received):
+    refused(signed, bundle_dir, keys / f"{name}.pub", f"{name}.pub: no key that can verify. Received: {received}")
+
+
+@pytest.mark.parametrize("name", ["rsa", "ed25519", "secp256k1", "locked", "nowhere", "text", "swapped"])
+def test_private_key_that_cannot_be_used(signed, keys, name):
+    with pytest.raises(UserError, match=f"{name}.key: no key that can sign. Received: ") as error:
+        sign(signed / f"{NAME}_v0.1.0.zip", keys / f"{name}.key")
+    assert str(error.value).isprintable()
+
+
+def test_name_of_the_file_makes_no_difference(signed, tmp_path, keys):
+    """A download has another name until it is in place; the manifest inside holds name and version."""
+    (tmp_path / "part").write_bytes((signed / f"{NAME}_v0.1.0.zip").read_bytes())
+    check_signature(tmp_path / "part", (signed / f"{NAME}_v0.1.0.zip.sig").read_bytes(), keys / "ours.pub")

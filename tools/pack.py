@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tools pack``: a bundle with ``volseg`` inside as one zip, the same bytes each time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from tools import REPOSITORY
+from tools.check.bundle import Bundle
+from tools.check.files import bundle_files
+from tools.check.rules import findings
+from volseg.errors import UserError
+from volseg.files import atomic_path
+from volseg.registry.archive import unpack
+from volseg.registry.manifest import MANIFEST, Manifest
+from volseg.registry.release import Release
+from volseg.weights import UNREADABLE
+
+__all__ = ["pack"]
+
+CARD = "docs/README.md"
+WEIGHTS = "models/model.pt"
+RECORD = "models/model.json"
+CODE_LICENSE = "Apache-2.0"
+# MONAI, PyTorch and NumPy stand apart from the other packages in the metadata
+STANDING_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+
+
+def pack(name: str, output_dir: str, model: str = "", weights_license: str = "") -> None:
+    """Write NAME_vX.Y.Z.zip, which unpacked anywhere needs published packages only.
+
+    Inside are the files of the bundle that version control knows, ``volseg``, and a manifest with the SHA-256 and size
+    of every file. The checks of ``python -m tools check`` come first. Packing the same files of the same revision
+    again gives the same bytes.
+
+    Args:
+        name: of a bundle of this checkout.
+        output_dir: folder for the zip.
+        model: weights to pack as models/model.pt, with the JSON file beside them, instead of the bundle's own; where
+            the bundle is too large to carry its weights, the ones that training wrote.
+        weights_license: SPDX identifier of the weights' licence; Apache-2.0 for the bundle's own, which learned from
+            phantoms, NOASSERTION for others unless given.
+
+    Raises:
+        UserError: no such bundle, findings of the check, no weights in ``model``, no git checkout, a folder that cannot
+            be written to.
+    """
+    known = sorted(path.parts[-3] for path in REPOSITORY.glob("bundles/*/configs/metadata.json"))
+    if str(name) not in known:
+        raise UserError(f"{REPOSITORY / 'bundles'}: no such bundle. Received: {name}. Give one of {', '.join(known)}.")
+    bundle = Bundle.read(REPOSITORY / "bundles" / str(name))
+    if found := findings(bundle):
+        for _, finding in found:
+            print(finding.line(bundle.title))
+        raise UserError(f"{bundle.root}: not packed. Received: {len(found)} findings of the check. Mend them.")
+    revision = _revision(bundle.title)
+    contents = _contents(bundle.root, Path(str(model)) if model else None)
+    licenses = {"code": CODE_LICENSE}
+    if any(path.endswith(".pt") for path in contents):
+        licenses["weights"] = weights_license or ("NOASSERTION" if model else CODE_LICENSE)
+    metadata = bundle.metadata
+    required = {package: metadata[key] for package, key in STANDING_APART.items()}
+    manifest = Manifest(
+        Release(bundle.name, metadata["version"]),
+        revision,
+        licenses,
+        dict(sorted((required | metadata["required_packages_version"]).items())),
+        {path: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for path, data in contents.items()},
+    )
+    contents[MANIFEST] = (json.dumps(manifest.as_json(), indent=4) + "\n").encode()
+    target = Path(str(output_dir)) / manifest.release.zip_name
+    with atomic_path(target) as temporary, TemporaryDirectory() as folder:
+        _write_zip(temporary, bundle.name, contents)
+        unpack(temporary, Path(folder))  # what nobody could unpack is not written
+    print(f"{target}: {len(contents)} files, {target.stat().st_size / 1e6:.1f} MB, revision {revision}")
+    if WEIGHTS not in contents:
+        print(f"without weights: give --model {bundle.title}/{WEIGHTS}, once train.json has written them")
+
+
+def _contents(root: Path, weights: Path | None) -> dict[str, bytes]:
+    """The bytes of every file of the zip by its path in the bundle, in the order of paths."""
+    files = {path: root / path for path in bundle_files(root)}
+    files |= {f"volseg/{path}": REPOSITORY / "volseg" / path for path in bundle_files(REPOSITORY / "volseg")}
+    if weights:
+        _check_weights(weights)
+        files[WEIGHTS] = weights
+        files.pop(RECORD, None)  # tells how the bundle's own weights were trained
+        if weights.with_suffix(".json").is_file():
+            files[RECORD] = weights.with_suffix(".json")
+    contents = {path: files[path].read_bytes() for path in sorted(files)}
+    # commands are typed where the bundle was unpacked, not in a checkout
+    contents[CARD] = contents[CARD].replace(f"bundles/{root.name}/".encode(), f"{root.name}/".encode())
+    return contents
+
+
+def _check_weights(path: Path) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: no weights. Received: {reason} Give --model a file that training wrote.") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(
+            f"{path}: no weights. Received: {type(state).__name__}, not a flat dictionary of tensors. "
+            "Give --model a file that training wrote, such as model.pt; a checkpoint is none."
+        )
+
+
+def _revision(title: str) -> str:
+    """The commit that is checked out, ``-dirty`` behind it if what is packed differs from it.
+
+    Raises:
+        UserError: no git checkout: nothing would tell what belongs to the bundle from what running it left there.
+    """
+    try:
+        changed = _git("status", "--porcelain", "--", title, "volseg")
+        return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = " ".join((getattr(error, "stderr", "") or str(error)).split()).rstrip(".")
+        raise UserError(
+            f"{REPOSITORY}: no git checkout to pack from. Received: {said}. Clone the repository."
+        ) from error
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(REPOSITORY), *arguments]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+
+def _write_zip(path: Path, top: str, contents: dict[str, bytes]) -> None:
+    """Write files below a top folder. Nothing is compressed: other versions of zlib would give other bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(contents):
+            entry = zipfile.ZipInfo(f"{top}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3  # Unix, on any system
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, contents[name])

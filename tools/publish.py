@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tools publish``: put a packed bundle into a registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tools.registry_page import PAGE, registry_page
+from tools.registry_store import RegistryStore, refusals_in_one_line
+from volseg.errors import UserError
+from volseg.files import write_json
+from volseg.registry.archive import unpack
+from volseg.registry.index import INDEX, Entry, as_index
+from volseg.registry.manifest import MANIFEST, Manifest, sha256
+from volseg.registry.release import Release
+from volseg.registry.replacement import replacement
+from volseg.registry.signature import sign as sign_zip
+
+__all__ = ["publish"]
+
+LAYOUTS = ("folder", "github", "huggingface")
+PICTURE = "docs/figures/phantom.png"
+
+
+def publish(zip: str, registry: str, sign: str = "", layout: str = "folder", base_url: str = "") -> None:
+    """Put NAME_vX.Y.Z.zip into a registry and bring its index and page up to date.
+
+    A registry is a plain folder: the zips, ``model_info.json`` in the format of MONAI's model zoo with SHA-256, size,
+    date and licence, and ``index.html`` for people. A released version is never overwritten. Several may publish at
+    once, and a publisher may be killed at any moment: a version is released when its own entry, NAME_vX.Y.Z.json, is
+    there, and whoever publishes next, the same zip again for one, completes the index.
+
+    Args:
+        zip: that ``python -m tools pack`` wrote.
+        registry: folder, made if need be, or the URL of a storage that fsspec can write to, such as ``s3://bucket/path``.
+        sign: PEM file of a private elliptic curve key; its signature is put beside the zip.
+        layout: ``folder``; ``github`` for a tree whose ``release`` becomes the assets of a release and whose ``models``
+            is committed under the release's tag; ``huggingface`` for a folder of unpacked bundles, which
+            MONAI's ``push_to_hf_hub`` uploads one by one.
+        base_url: where all files of the registry can be downloaded, as in
+            ``https://github.com/OWNER/REPO/releases/download/TAG``, written before the names of zips in the index;
+            without it they are relative to the index.
+    """
+    path, registry, sign, base_url = Path(str(zip)), str(registry), _text(sign, "sign"), _text(base_url, "base_url")
+    _check_layout(str(layout), registry, bool(sign or base_url))
+    if base_url and not base_url.startswith(("http://", "https://")):
+        raise UserError(f"--base_url: no address of a web server. Received: {base_url}. Give https://...")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Received: {zip}. Make a zip with `python -m tools pack`.")
+    if layout == "huggingface":
+        _unpack_for_hub(path, Path(registry))
+        return
+    with refusals_in_one_line(path), tempfile.TemporaryDirectory() as temporary:
+        entry, picture = _describe(path, Path(temporary), base_url)
+        signature = sign_zip(path, Path(sign)) if sign else b""
+    if signature:
+        entry = dataclasses.replace(entry, signature=f"{entry.release.zip_name}.sig")
+    store = RegistryStore(f"{registry}/release" if layout == "github" else registry)
+    with store.locked():
+        standing = {e.release.key: e for e in store.entries()}.get(entry.release.key)
+        if not standing:
+            # the zip first: of two publishers, the one whose zip stays writes what belongs to it
+            store.create_zip(entry.release.zip_name, path, entry.sha256)
+            if signature:
+                store.replace(entry.signature, signature)
+            if picture:
+                store.replace(entry.picture, picture)
+        released = standing or store.create_entry(entry)
+        _check_same(store, released, entry)
+        entries = store.publish_index(registry_page)
+        if layout == "github":
+            # MONAI's client takes the last of the versions as strings: it is shown the newest alone
+            newest = {e.release.name: e for e in entries}
+            write_json(Path(registry) / "models" / INDEX, as_index(newest.values()))
+    count = f"{len(entries)} version{'' if len(entries) == 1 else 's'}"
+    print(f"{store.name}: {entry.release.key} {'was' if standing else 'is'} released, {count}, see {PAGE}")
+
+
+def _text(value: object, option: str) -> str:
+    if value is True:
+        raise UserError(f"--{option}: no value. Received: nothing. Write one behind it.")
+    return str(value)
+
+
+def _check_layout(layout: str, registry: str, has_options: bool) -> None:
+    if layout not in LAYOUTS:
+        raise UserError(f"--layout: no such layout. Received: {layout}. Give one of {', '.join(LAYOUTS)}.")
+    if layout != "folder" and "://" in registry:
+        raise UserError(f"--layout {layout}: writes a tree to upload. Received: {registry}. Give a folder.")
+    if layout == "huggingface" and has_options:
+        raise UserError("--layout huggingface: holds no zips. Received: --sign or --base_url. Leave them away.")
+
+
+def _unpack(path: Path, folder: Path) -> Manifest:
+    """Unpack a zip whose name is the bundle's; every file is compared with its manifest, which is returned."""
+    manifest = unpack(path, folder)
+    if path.name != manifest.release.zip_name:
+        raise UserError(f"{path}: not named after the bundle inside. Received: {manifest.release.key}. Pack it again.")
+    return manifest
+
+
+def _describe(path: Path, folder: Path, base_url: str) -> tuple[Entry, bytes]:
+    """The entry of a zip, which is unpacked into an empty folder, and the bytes of its picture."""
+    manifest = _unpack(path, folder)
+    release = manifest.release
+    try:
+        metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        version, title, task = (str(metadata[key]) for key in ("version", "name", "task"))
+        metrics = dict(_flat(metadata.get("eval_metrics", {})))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: no bundle. Received: configs/metadata.json with {error!r}. Pack it again.") from error
+    if version != release.version:
+        raise UserError(f"{path}: metadata and manifest differ. Received: {version}, {release.version}. Pack it again.")
+    picture = (folder / PICTURE).read_bytes() if (folder / PICTURE).is_file() else b""
+    entry = Entry(
+        release=release,
+        source=f"{base_url.rstrip('/')}/{release.zip_name}" if base_url else release.zip_name,
+        checksum=_sha1(path),
+        sha256=sha256(path),
+        manifest_sha256=sha256(folder / MANIFEST),
+        size=path.stat().st_size,
+        unpacked_size=sum(file["size"] for file in manifest.files.values()),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        license=" AND ".join(sorted(set(manifest.licenses.values()))),
+        title=title,
+        task=task,
+        metrics=metrics,
+        picture=f"{release.key}.png" if picture else "",
+    )
+    return entry, picture
+
+
+def _flat(metrics: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
+    """Metrics, some of which may be grouped, by the names of group and metric."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, (*parents, name))
+        else:
+            yield " ".join((*parents, name)), float(value)
+
+
+def _sha1(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+
+
+def _check_same(store: RegistryStore, released: Entry, entry: Entry) -> None:
+    if released.sha256 != entry.sha256:
+        raise UserError(
+            f"{store.name}: {entry.release.key} is released and will not be overwritten. "
+            f"Received: other contents, {entry.sha256[:12]} for {released.sha256[:12]}. "
+            "Raise the version in metadata.json."
+        )
+    if entry.signature and not released.signature:
+        raise UserError(
+            f"{store.name}: {entry.release.key} is released, and not signed. Received: --sign. "
+            "Leave it away, or raise the version in metadata.json to release a signed one."
+        )
+
+
+def _unpack_for_hub(path: Path, folder: Path) -> None:
+    release = Release.parse(path.name.removesuffix(".zip"))
+    target = folder / release.name
+    if target.exists() and not ((target / MANIFEST).is_file() and not Manifest.read(target).changes(target)):
+        raise UserError(
+            f"{target}: holds more than an unpacked bundle and will not be replaced. Received: a folder with files of "
+            "yours. Give another --registry, or move it away."
+        )
+    with refusals_in_one_line(target), replacement(target) as new:
+        _unpack(path, new)
+    # without delete_patterns files of the version before would stay
+    program = (
+        f"from monai.bundle import push_to_hf_hub; push_to_hf_hub('OWNER/{release.name}', {release.name!r}, "
+        f"{str(folder)!r}, version={release.version!r}, delete_patterns='*')"
+    )
+    print(f"{target}: {release.key}. Upload it with")
+    print(f"python -c {shlex.quote(program)}")

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The publisher's side of a registry's files: created once, replaced whole, never half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import fsspec
+from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
+
+from tools.registry_page import PAGE
+from volseg.errors import UserError
+from volseg.registry.index import INDEX, Entry, as_index
+
+__all__ = ["RegistryStore", "refusals_in_one_line"]
+
+LOCK = ".publish.lock"
+UNFINISHED = ".publishing"
+
+
+@contextmanager
+def refusals_in_one_line(name: object) -> Iterator[None]:
+    """What the system refuses within the block becomes one line.
+
+    Args:
+        name: of what is written, for errors that name no file.
+
+    Raises:
+        UserError: no rights, no space and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or name}: cannot be written. Received: {error.strerror or error}. Check space and rights."
+        ) from error
+
+
+class RegistryStore:
+    """A folder, local or on a storage that fsspec can write to.
+
+    Args:
+        registry: path or URL; a folder is made if need be.
+
+    Raises:
+        UserError: nothing here can write there.
+    """
+
+    def __init__(self, registry: str) -> None:
+        self.name = registry
+        if registry.startswith(("http://", "https://")):
+            raise UserError(
+                f"{registry}: a web server is read from, not written to. Received: a URL of one. "
+                "Publish to the folder that it serves, or to a storage such as s3://bucket/path."
+            )
+        if registry.startswith("file://"):  # fsspec would take %20 for a part of the name
+            registry = url2pathname(urlsplit(registry).path)
+        try:
+            self.file_system, self.folder = fsspec.core.url_to_fs(registry)
+        except (ValueError, ImportError) as error:
+            raise UserError(
+                f"{registry}: cannot be opened. Received: {error}. Give a folder or another URL."
+            ) from error
+        self.is_local = isinstance(self.file_system, LocalFileSystem)
+        if self.is_local:
+            self.name = self.folder
+        with refusals_in_one_line(self.name):
+            self.file_system.makedirs(self.folder, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other publishers out where the system can; what it refuses becomes one line.
+
+        On a local or mounted folder a lock makes publishers wait for each other, and goes with the process that holds
+        it. Elsewhere nothing of the kind exists: what keeps releases whole are :meth:`create_entry` and
+        :meth:`publish_index`.
+        """
+        with refusals_in_one_line(self.name):
+            if self.is_local:
+                with FileLock(Path(self.folder) / LOCK):
+                    for left in Path(self.folder).glob(f".*{UNFINISHED}"):  # by a publisher that was killed
+                        left.unlink()
+                    yield
+            else:
+                yield
+
+    def entries(self) -> list[Entry]:
+        """The entries of all released versions, by name and from the oldest to the newest."""
+        try:
+            paths = self.file_system.ls(self.folder, detail=False, refresh=True)
+        except FileNotFoundError:  # object stores have no empty folders
+            paths = []
+        entries = []
+        for path in paths:
+            name = path.rpartition("/")[2]
+            if name.startswith(".") or name == INDEX or not name.endswith(".json"):
+                continue
+            try:
+                entries.append(self._read_entry(name))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{self.name}/{name}: no entry of a release. Received: {error}. Remove it.") from error
+        return sorted(entries, key=lambda entry: (entry.release.name, entry.release.order))
+
+    def create_zip(self, name: str, path: Path, sha256: str) -> None:
+        """Copy a zip, unless it is there: a publisher that was killed may have left it.
+
+        Raises:
+            UserError: another zip of that name is there.
+        """
+        if not self._create(name, path.read_bytes) and hashlib.sha256(self._read(name)).hexdigest() != sha256:
+            raise UserError(
+                f"{self.name}/{name}: is in the way. Received: another zip, which was never released. "
+                "Remove it if nobody is just publishing it, or raise the version."
+            )
+
+    def create_entry(self, entry: Entry) -> Entry:
+        """Release a version: its entry is made, whole, unless another publisher's is there.
+
+        Returns:
+            the entry that is there now.
+        """
+        name = f"{entry.release.key}.json"
+        return entry if self._create(name, lambda: _as_bytes(entry.as_json())) else self._read_entry(name)
+
+    def publish_index(self, page: Callable[[list[Entry]], str]) -> list[Entry]:
+        """Write the index and the page of all entries.
+
+        Without a lock the entries are read again afterwards: of two publishers at once, the one who writes last has
+        seen both entries, or sees the other's then and writes again.
+        """
+        entries = self.entries()
+        while True:
+            self.replace(INDEX, _as_bytes(as_index(entries)))
+            self.replace(PAGE, page(entries).encode())
+            now = self.entries()
+            if now == entries:
+                return entries
+            entries = now
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all; readers see the old or the new one."""
+        if not self.is_local:
+            self.file_system.pipe_file(f"{self.folder}/{name}", data)
+            return
+        temporary = Path(self.folder) / f".{name}{UNFINISHED}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(Path(self.folder) / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _create(self, name: str, data: Callable[[], bytes]) -> bool:
+        """Write a file whole, unless one of that name is there; whether it was written."""
+        path = f"{self.folder}/{name}"
+        if self.file_system.exists(path):
+            return False
+        if self.is_local:
+            self.replace(name, data())  # nobody else writes: this publisher holds the lock
+            return True
+        try:
+            self.file_system.pipe_file(path, data(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _read(self, name: str) -> bytes:
+        return self.file_system.cat_file(f"{self.folder}/{name}")
+
+    def _read_entry(self, name: str) -> Entry:
+        return Entry.parse(name.removesuffix(".json"), json.loads(self._read(name)))
+
+
+def _as_bytes(content: object) -> bytes:
+    return (json.dumps(content, indent=4) + "\n").encode()

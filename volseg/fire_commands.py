@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run commands of ``python -m``: a user's mistake is one line on stderr and exit status 1."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import fire
+from fire.decorators import SetParseFn
+
+from volseg.errors import UserError
+
+__all__ = ["one_line", "run"]
+
+
+def run(commands: Mapping[str, Callable[..., None]], name: str) -> None:
+    """Run the command that the command line names.
+
+    Args:
+        commands: functions by name.
+        name: how the program is started, for its help.
+    """
+    arguments = sys.argv[1:]
+    try:
+        if arguments and not arguments[0].startswith("-"):
+            if arguments[0] not in commands:
+                raise UserError(
+                    f"{name}: no such command. Received: {arguments[0]}. Give one of {', '.join(commands)}."
+                )
+            _check_options(arguments[0], commands[arguments[0]], arguments[1:])
+            if not {"--help", "-h"} & set(arguments):  # what follows would be seen in the help
+                _take_text_as_text(commands[arguments[0]])
+        fire.Fire(dict(commands), name=name)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # of `| head`; Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def one_line(text: object) -> str:
+    """A text without line breaks and without what a terminal could obey, such as a file's strange name."""
+    return "".join(c if c.isprintable() else "�" for c in " ".join(str(text).split()))
+
+
+def _check_options(command: str, function: Callable[..., None], arguments: Sequence[str]) -> None:
+    """Refuse options that a command does not have: Fire runs the command without them before it complains."""
+    parameters = inspect.signature(function).parameters
+    for argument in arguments:
+        if argument == "--":  # what follows is for Fire itself
+            return
+        if not re.match("--|-[a-zA-Z]", argument):
+            continue
+        option = argument.lstrip("-").partition("=")[0].replace("-", "_")
+        is_shortcut = len(option) == 1 and any(parameter.startswith(option) for parameter in parameters)
+        if not ({option, option.removeprefix("no")} & {*parameters, "help", "h"} or is_shortcut):
+            known = ", ".join(f"--{parameter}" for parameter in parameters)
+            raise UserError(f"{command}: no such option. Received: {argument}. Give one of {known}.")
+
+
+def _take_text_as_text(function: Callable[..., None]) -> None:
+    """Keep Fire from reading a folder named 1e3 as a number, and one named [a,b] as a list."""
+    parameters = inspect.signature(function).parameters.values()
+    texts = [p.name for p in parameters if p.annotation in ("str", "str | None", str)]
+    if texts:
+        SetParseFn(str, *texts)(function)

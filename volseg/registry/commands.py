@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of ``python -m volseg``, which ``python -m tools`` offers too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from volseg.errors import UserError
+from volseg.fire_commands import one_line
+from volseg.registry import client
+from volseg.registry.index import read_index
+from volseg.registry.location import locate
+
+__all__ = ["COMMANDS"]
+
+
+def list_bundles(registry: str) -> None:
+    """List the bundles of a registry: name, newest version, date, size, licence, other versions.
+
+    Args:
+        registry: folder or URL.
+    """
+    location = locate(registry)
+    entries = read_index(location)
+    if not entries:
+        print(f"{location.name}: no bundle yet")
+        return
+    rows = [("NAME", "VERSION", "DATE", "SIZE", "LICENCE", "OLDER VERSIONS")]
+    for name in sorted({entry.release.name for entry in entries}):
+        *older, newest = [entry for entry in entries if entry.release.name == name]
+        versions = ", ".join(entry.release.version for entry in reversed(older)) or "-"
+        size = f"{newest.size / 1e6:.1f} MB"
+        rows.append((name, newest.release.version, newest.date, size, newest.license, versions))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def info(bundle: str, registry: str) -> None:
+    """Say all that a registry's index says of a bundle.
+
+    Args:
+        bundle: NAME, for the newest version, or NAME==VERSION.
+        registry: folder or URL.
+    """
+    location = locate(registry)
+    entry = client.find(read_index(location), bundle, location.name)
+    facts = {"name": entry.release.name, "version": entry.release.version} | entry.as_json()
+    facts["size"] = f"{entry.size} bytes"
+    facts["unpacked_size"] = f"{entry.unpacked_size} bytes"
+    facts["metrics"] = one_line(json.dumps(entry.metrics)) if entry.metrics else ""
+    for name, value in facts.items():
+        if value:
+            print(f"{name:16} {value}")
+
+
+def download(bundle: str, registry: str, bundle_dir: str, verify: str | None = None, force: bool = False) -> None:
+    """Download a bundle into bundle_dir/NAME, checked, whole or not at all; the same again goes on where it broke off.
+
+    Args:
+        bundle: NAME, for the newest version, or NAME==VERSION.
+        registry: folder or URL.
+        bundle_dir: folder of bundles.
+        verify: PEM file of the public key that must have signed the zip.
+        force: replace whatever stands there, also changes of yours and what is no downloaded bundle; they are lost.
+    """
+    folder = client.download(bundle, registry, bundle_dir, verify, force)
+    manifest, _ = client.verify(folder)
+    print(f"{folder}: {manifest.release.name} {manifest.release.version}, {len(manifest.files)} files, all as released")
+
+
+def verify(path: str) -> None:
+    """Compare an installed bundle with what was released, and name what changed; exit status 1 if anything did.
+
+    Folders data and output, which running a bundle writes, and Python's caches are not looked at.
+
+    Args:
+        path: the bundle's folder.
+    """
+    manifest, changes = client.verify(path)
+    for change in changes:
+        print(f"{change.kind:8} {one_line(change.path)}")
+    release = f"{manifest.release.name} {manifest.release.version}"
+    if changes:
+        raise UserError(f"{path}: not {release} as released. Received: {len(changes)} changes. Download it again.")
+    print(f"{path}: {release}, {len(manifest.files)} files, all as released")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"list": list_bundles, "info": info, "download": download, "verify": verify}

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``model_info.json``: what a registry holds, in the format of MONAI's model zoo and beyond."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from volseg.errors import UserError
+from volseg.registry.location import Location
+from volseg.registry.release import Release
+
+__all__ = ["INDEX", "Entry", "as_index", "read_index"]
+
+INDEX = "model_info.json"
+# a file beside the index
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+WEB_URL = re.compile(r"https?://[^\s/]+/\S+")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One released version in an index.
+
+    Args:
+        release: name and version.
+        source: name of the zip beside the index, or its URL.
+        checksum: SHA-1 of the zip, which the zoo's tools expect; nothing here relies on it.
+        sha256: of the zip.
+        size: of the zip in bytes.
+        unpacked_size: of its files in bytes.
+        date: of publication, ``YYYY-MM-DD``.
+        license: SPDX identifiers.
+        signature: name of the signature beside the index, empty without one.
+        title: name of the bundle for people.
+        task: what it does.
+        metrics: as in its metadata; numbers by name, or such objects.
+        picture: name of a picture beside the index, empty without one.
+        manifest_sha256: of the manifest inside the zip, by which an installed bundle is known again; may be empty.
+    """
+
+    release: Release
+    source: str
+    checksum: str
+    sha256: str
+    size: int
+    unpacked_size: int
+    date: str
+    license: str
+    signature: str = ""
+    title: str = ""
+    task: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    picture: str = ""
+    manifest_sha256: str = ""
+
+    @classmethod
+    def parse(cls, key: str, content: Any) -> Entry:
+        """Read the value that an index has for a key; what this version does not know is passed over.
+
+        Raises:
+            ValueError: it is no entry.
+        """
+        release = Release.parse(key)
+        if not isinstance(content, dict):
+            raise ValueError(f"{key} with {type(content).__name__} for an entry")
+        facts: dict[str, Any] = {}
+        for item in fields(cls):
+            if item.name == "release":
+                continue
+            if item.name in content:
+                value = facts[item.name] = content[item.name]
+                if not _fits(value, str(item.type)):
+                    raise ValueError(f"{key} with {item.name} {value!r:.80}")
+            elif item.name in ("source", "checksum", "sha256", "size", "unpacked_size", "date", "license"):
+                raise ValueError(f"{key} without {item.name}")
+        entry = cls(release=release, **facts)
+        if not SHA256.fullmatch(entry.sha256) or entry.size <= 0 or entry.unpacked_size < 0:
+            raise ValueError(f"{key} with sha256 {entry.sha256!r:.80}, {entry.size} and {entry.unpacked_size} bytes")
+        if not (PLAIN_NAME.fullmatch(entry.source) or WEB_URL.fullmatch(entry.source)):
+            raise ValueError(f"{key} with source {entry.source!r:.80}")
+        for name in (entry.signature, entry.picture):
+            if name and not PLAIN_NAME.fullmatch(name):
+                raise ValueError(f"{key} with the file {name!r:.80}")
+        return entry
+
+    def as_json(self) -> dict[str, Any]:
+        """The value for the key ``NAME_vVERSION``."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "release"}
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a value has the type of a field; text that a terminal could obey is none."""
+    if kind == "str":
+        return isinstance(value, str) and value.isprintable()
+    if kind == "int":
+        return type(value) is int
+    return isinstance(value, dict)
+
+
+def as_index(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
+    """The content of ``model_info.json``: bundles by name, the versions of each from the oldest to the newest."""
+    in_order = sorted(entries, key=lambda entry: (entry.release.name, entry.release.order))
+    return {entry.release.key: entry.as_json() for entry in in_order}
+
+
+def read_index(location: Location) -> list[Entry]:
+    """The entries of a registry, by name and from the oldest version to the newest.
+
+    Raises:
+        UserError: the registry cannot be reached, has no index, or a broken one.
+    """
+    path = location.path(INDEX)
+    try:
+        text = location.read(INDEX)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: not found. Received: {location.name}. Give the folder or URL of a registry."
+        ) from error
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"{type(content).__name__} for an object")
+        entries = [Entry.parse(key, value) for key, value in content.items()]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no index of a registry. Received: {error}. Publish to the registry again.") from error
+    return sorted(entries, key=lambda entry: (entry.release.name, entry.release.order))

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a registry lies: a folder, a web server or any storage that fsspec knows."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+import requests
+from fsspec.implementations.local import LocalFileSystem
+
+from volseg.errors import UserError
+
+__all__ = ["Location", "locate"]
+
+TIMEOUT_S = 30
+ATTEMPTS = 4
+# before the second attempt; doubled before each further one
+FIRST_WAIT_S = 0.5
+# what a connection that breaks loses
+BLOCK_BYTES = 2**14
+RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
+# an index of ten thousand versions has 10 MB
+READ_LIMIT_BYTES = 64 * 2**20
+
+
+class Location(ABC):
+    """Files in one folder that can be read from anywhere within.
+
+    Args:
+        name: as the user gave it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name.rstrip("/") or name
+
+    def path(self, file: str) -> str:
+        """A file of the folder, for people to read."""
+        return f"{self.name}/{file}"
+
+    def read(self, file: str) -> bytes:
+        """The content of a small file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            UserError: the location cannot be reached, or refuses, or the file is not small.
+        """
+        content = bytearray()
+        for offset, block in self.blocks(file):
+            content[offset:] = block
+            if len(content) > READ_LIMIT_BYTES:
+                raise UserError(
+                    f"{self.path(file)}: too large. Received: more than {READ_LIMIT_BYTES} bytes. Check the registry."
+                )
+        return bytes(content)
+
+    @abstractmethod
+    def blocks(self, file: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """The content of a file from byte ``start`` on, in pieces.
+
+        Yields:
+            the offset of a piece in bytes, and the piece. Each follows the one before, or begins at 0 where the
+            location cannot go on: what was received so far is then to be put away.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            UserError: the location cannot be reached, or refuses.
+        """
+
+
+def locate(registry: str | Path) -> Location:
+    """The location for a path of a folder or a URL.
+
+    Args:
+        registry: a path, ``file://``, ``http://`` or ``https://``, or a URL of another storage whose fsspec package is
+            installed, such as ``s3://bucket/folder`` with s3fs.
+
+    Raises:
+        UserError: no such folder, or a URL that nothing here can open.
+    """
+    name = str(registry)
+    if name.startswith(("http://", "https://")):
+        return WebLocation(name)
+    return StoredLocation(name)
+
+
+class StoredLocation(Location):
+    """A folder, local or on a storage that fsspec knows."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        try:
+            self.file_system, self.folder = fsspec.core.url_to_fs(name)
+        except (ValueError, ImportError, OSError) as error:
+            raise UserError(f"{name}: cannot be opened. Received: {error}. Give a folder or another URL.") from error
+        if isinstance(self.file_system, LocalFileSystem):
+            self.name = self.folder
+            if not Path(self.folder).is_dir():
+                raise UserError(f"{self.folder}: no such folder. Received: {name}. Give a registry's folder or URL.")
+
+    def blocks(self, file: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        with self._readable(file) as opened:
+            opened.seek(start)
+            while block := opened.read(BLOCK_BYTES):
+                yield start, block
+                start += len(block)
+
+    @contextmanager
+    def _readable(self, file: str) -> Iterator[BinaryIO]:
+        try:
+            with self.file_system.open(f"{self.folder}/{file}", "rb") as opened:
+                yield opened
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UserError(
+                f"{self.path(file)}: cannot be read. Received: {error.strerror or error}. "
+                "Check the registry and your rights."
+            ) from error
+
+
+class WebLocation(Location):
+    """A folder on a web server. What fails for a moment is tried again, from where it broke off."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.session = requests.Session()
+
+    def blocks(self, file: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        url = self.path(file)
+        position = furthest = start
+        failures = 0
+        while True:
+            try:
+                for offset, block in self._response(url, position):
+                    yield offset, block
+                    position = offset + len(block)
+                    if position > furthest:
+                        furthest, failures = position, 0
+                return
+            except requests.RequestException as error:
+                failures += 1
+                # a URL that cannot be right is a ValueError too
+                if failures == ATTEMPTS or isinstance(error, ValueError):
+                    raise UserError(
+                        f"{url}: cannot be reached. Received: {_reason(error)}. Check the URL and the network."
+                    ) from error
+                time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
+
+    def _response(self, url: str, start: int) -> Iterator[tuple[int, bytes]]:
+        # packed once more by the server, the bytes would be others than those that a broken download has
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+            status = response.status_code
+            reason = f"{status} {http.client.responses.get(status, '')}".rstrip()
+            if status in (404, 410):
+                raise FileNotFoundError(url)
+            if status in RETRIED_STATUS:
+                raise requests.HTTPError(reason)
+            if not (status == 416 and start):
+                if not response.ok:
+                    raise UserError(f"{url}: was refused. Received: {reason}. Check the URL and your rights.")
+                offset = start if status == 206 else 0
+                for block in response.iter_content(BLOCK_BYTES):
+                    yield offset, block
+                    offset += len(block)
+                return
+        # nothing begins there: the file is another one by now
+        yield from self._response(url, 0)
+
+
+def _reason(error: BaseException) -> str:
+    """What lies at the root of an error of requests, in a few words."""
+    while True:
+        causes = [c for c in (getattr(error, "reason", None), *error.args) if isinstance(c, BaseException)]
+        if not causes:
+            break
+        error = causes[0]
+    return re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(error)) or type(error).__name__

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of a packed bundle: the SHA-256 and size of every file, and whether they still are what was released."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from volseg.errors import UserError
+from volseg.registry.release import Release
+
+__all__ = ["MANIFEST", "Change", "Manifest", "released_files", "sha256"]
+
+MANIFEST = "manifest.json"
+# what running a bundle writes into its folder, and Python beside every module
+LOCAL_FOLDERS = ("data", "output")
+CACHE = "__pycache__"
+# what the Hugging Face Hub and its client put beside a bundle's files
+HUB_FILES = ("README.md", ".gitattributes", ".cache")
+# what every system takes for a name: no drive, no "..", no dot at the end, no device of Windows
+PATH_PART = re.compile(r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def released_files(folder: Path) -> Iterator[Path]:
+    """Files and links below a bundle's folder, less its manifest and what running or sharing it adds.
+
+    A link to a folder is given as such: a release has none.
+    """
+    yield from _files(folder, (*LOCAL_FOLDERS, *HUB_FILES, MANIFEST))
+
+
+def _files(folder: Path, passed_over: tuple[str, ...] = ()) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name == CACHE or path.name in passed_over:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        else:
+            yield path
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference between an installed bundle and its manifest.
+
+    Args:
+        path: of the file, relative to the bundle.
+        kind: ``changed``, ``missing`` or ``added``.
+    """
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` of a packed bundle holds.
+
+    Args:
+        release: name and version.
+        revision: of the source, as its version control names it; ``-dirty`` behind it: with uncommitted changes.
+        licenses: SPDX identifiers by what they are for, ``code`` and, if weights are inside, ``weights``.
+        required_packages: versions of published packages by name.
+        files: ``{"sha256": ..., "size": ...}`` by path relative to the bundle, with ``/``; size in bytes.
+    """
+
+    release: Release
+    revision: str
+    licenses: dict[str, str]
+    required_packages: dict[str, str]
+    files: dict[str, dict[str, Any]]
+
+    @classmethod
+    def parse(cls, text: str | bytes, source: object) -> Manifest:
+        """Read the text of a manifest.
+
+        Args:
+            text: JSON.
+            source: where it comes from, for errors.
+
+        Raises:
+            UserError: not the JSON of a manifest.
+        """
+        try:
+            content = json.loads(text)
+            manifest = cls(
+                Release(content["name"], content["version"]),
+                str(content["revision"]),
+                {str(k): str(v) for k, v in content["licenses"].items()},
+                {str(k): str(v) for k, v in content["required_packages"].items()},
+                {_path(path): _facts(path, file) for path, file in content["files"].items()},
+            )
+            _check_distinct(manifest.files)
+        except KeyError as error:
+            raise UserError(
+                f"{source}: no manifest of a bundle. Received: no {error}. Pack the bundle again."
+            ) from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{source}: no manifest of a bundle. Received: {error}. Pack the bundle again.") from error
+        return manifest
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read the manifest of an installed bundle.
+
+        Raises:
+            UserError: there is none.
+        """
+        path = folder / MANIFEST
+        try:
+            return cls.parse(path.read_bytes(), path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read. Received: {error.strerror}. Give the folder of a downloaded bundle."
+            ) from error
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``manifest.json``."""
+        return {
+            "name": self.release.name,
+            "version": self.release.version,
+            "revision": self.revision,
+            "licenses": self.licenses,
+            "required_packages": self.required_packages,
+            "files": self.files,
+        }
+
+    def changes(self, folder: Path) -> list[Change]:
+        """How a folder differs from this manifest, in the order of paths.
+
+        Folders ``data`` and ``output``, which running a bundle writes, Python's caches and what the Hugging Face Hub
+        adds are not looked at.
+        """
+        found = {path.relative_to(folder).as_posix(): path for path in released_files(folder)}
+        changes = [Change(path, "missing") for path in self.files.keys() - found.keys()]
+        for path, file in found.items():
+            if path not in self.files:
+                changes.append(Change(path, "added"))
+            elif not _is_same(file, self.files[path]):
+                changes.append(Change(path, "changed"))
+        return sorted(changes, key=lambda change: change.path)
+
+
+def _is_same(path: Path, expected: dict[str, Any]) -> bool:
+    facts = path.lstat()  # a link, or a pipe that would be waited for, is no file of a release
+    return stat.S_ISREG(facts.st_mode) and facts.st_size == expected["size"] and sha256(path) == expected["sha256"]
+
+
+def _path(path: str) -> str:
+    """A path that stays below its folder, and names one file, on every system."""
+    parts = path.split("/")
+    if parts[0] in (*LOCAL_FOLDERS, *HUB_FILES, MANIFEST) or CACHE in parts:
+        raise ValueError(f"the path {path!r}, which is none of a release")
+    if not all(PATH_PART.fullmatch(part) for part in parts):
+        raise ValueError(f"the path {path!r}")
+    return path
+
+
+def _facts(path: str, file: dict[str, Any]) -> dict[str, Any]:
+    digest, size = file["sha256"], file["size"]
+    if not SHA256.fullmatch(digest) or type(size) is not int or size < 0:
+        raise ValueError(f"{path} with sha256 {digest!r:.80} and size {size!r:.80}")
+    return {"sha256": digest, "size": size}
+
+
+def _check_distinct(paths: Collection[str]) -> None:
+    """Refuse paths that would be one file where case makes no difference, or a file and a folder at once."""
+    seen = {path.lower() for path in paths}
+    folders = {parent for path in seen for parent in accumulate(path.split("/")[:-1], "{}/{}".format)}
+    if len(seen) < len(paths) or seen & folders:
+        raise ValueError("paths that differ in case only, or are a file and a folder at once")
