@@ -9,16 +9,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from tools.registry_page import PAGE
 from volseg.errors import UserError
 from volseg.registry.index import INDEX, Entry, as_index
+from volseg.registry.location import open_storage
 
 __all__ = ["RegistryStore", "refusals_in_one_line"]
 
@@ -61,14 +59,7 @@ class RegistryStore:
                 f"{registry}: a web server is read from, not written to. Received: a URL of one. "
                 "Publish to the folder that it serves, or to a storage such as s3://bucket/path."
             )
-        if registry.startswith("file://"):  # fsspec would take %20 for a part of the name
-            registry = url2pathname(urlsplit(registry).path)
-        try:
-            self.file_system, self.folder = fsspec.core.url_to_fs(registry)
-        except (ValueError, ImportError) as error:
-            raise UserError(
-                f"{registry}: cannot be opened. Received: {error}. Give a folder or another URL."
-            ) from error
+        self.file_system, self.folder = open_storage(registry)
         self.is_local = isinstance(self.file_system, LocalFileSystem)
         if self.is_local:
             self.name = self.folder

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import fsspec
 import requests
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from volseg.errors import UserError
 
-__all__ = ["Location", "locate"]
+__all__ = ["Location", "locate", "open_storage"]
 
 TIMEOUT_S = 30
 ATTEMPTS = 4
@@ -91,15 +94,26 @@ def locate(registry: str | Path) -> Location:
     return StoredLocation(name)
 
 
+def open_storage(name: str) -> tuple[AbstractFileSystem, str]:
+    """The file system and folder of a path or URL, whether it exists or not.
+
+    Raises:
+        UserError: nothing here can open it.
+    """
+    if name.startswith("file://"):  # fsspec would take %20 for a part of the name
+        name = url2pathname(urlsplit(name).path)
+    try:
+        return fsspec.core.url_to_fs(name)
+    except (ValueError, ImportError, OSError) as error:
+        raise UserError(f"{name}: cannot be opened. Received: {error}. Give a folder or another URL.") from error
+
+
 class StoredLocation(Location):
     """A folder, local or on a storage that fsspec knows."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        try:
-            self.file_system, self.folder = fsspec.core.url_to_fs(name)
-        except (ValueError, ImportError, OSError) as error:
-            raise UserError(f"{name}: cannot be opened. Received: {error}. Give a folder or another URL.") from error
+        self.file_system, self.folder = open_storage(name)
         if isinstance(self.file_system, LocalFileSystem):
             self.name = self.folder
             if not Path(self.folder).is_dir():

@@ -50,6 +50,14 @@ def test_relative_folder(registry, monkeypatch):
     assert locate("registry").read("a.zip") == DATA
 
 
+def test_url_of_a_folder_whose_name_has_a_space(tmp_path):
+    folder = tmp_path / "our registry"
+    folder.mkdir()
+    (folder / "a.zip").write_bytes(b"zip")
+    assert "%20" in folder.as_uri()
+    assert locate(folder.as_uri()).read("a.zip") == b"zip"
+
+
 def test_memory_stands_for_any_storage_that_fsspec_knows():
     import fsspec
 
