@@ -1,15 +1,17 @@
 # make demo    install into .venv and segment the lobes of a phantom CT
 # make test    install into .venv, lint, check the bundles, run all tests
 # make lint    ruff, mypy and the check of the bundles
+# make label   MONAI Label with the bundles, for 3D Slicer: make label STUDIES=DIR
 # make bench   measure speed and memory, write docs/benchmarks
 # make results train on phantoms and evaluate, write the results that the texts quote
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+STUDIES ?= studies
 DEMO := bundles/pdvnet_lung/output/demo
 
-.PHONY: demo test lint bench results install
+.PHONY: demo test lint label bench results install
 
 demo: install
 	$(BIN)/python -m monai.bundle run --config_file bundles/pdvnet_lung/configs/inference.json --output_dir $(DEMO)
@@ -25,6 +27,9 @@ lint: install
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m tools check
+
+label: install
+	$(BIN)/python -m tools label --studies "$(STUDIES)"
 
 bench: install
 	$(BIN)/python -m tools bench

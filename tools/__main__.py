@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
+from tools.label.command import label
 from tools.pack import pack
 from tools.publish import publish
 from tools.real_ct import real_ct
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "augmentations": augmentations,
     "bench": bench,
     "check": check,
+    "label": label,
     "pack": pack,
     "publish": publish,
     "real_ct": real_ct,

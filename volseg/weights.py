@@ -57,6 +57,15 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
         raise UserError(f"{path}: no weights of {network._get_name()} as configured. Received: {reason}") from error
 
 
+def recorded_values(path: str | Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What the JSON file beside the weights says about the keys of ``defaults``; these where there is no such file.
+
+    Raises:
+        UserError: the file is no JSON or lacks a key.
+    """
+    return {key: recorded(path, key, default) for key, default in defaults.items()}
+
+
 def recorded(path: str | Path, key: str, default: Any = None) -> Any:
     """What the JSON file beside the weights says about ``key``; ``default`` where there is no such file.
 

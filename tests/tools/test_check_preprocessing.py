@@ -145,9 +145,8 @@ def test_a_value_recorded_beside_the_weights_equals_the_one_training_records(tin
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "Resized", "keys": "image", "spatial_size": "@size"},
     ]
-    recorded = {"_target_": "volseg.weights.recorded", "_requires_": "@code_path", "path": "", "key": "size"}
     tiny_bundle.edit(TRAIN, image_transforms=lists, size=[8, 16, 32])
-    tiny_bundle.edit(INFER, preprocessing__transforms=lists, size=recorded)
+    tiny_bundle.edit(INFER, preprocessing__transforms=lists, size="$@recorded['size']")
     assert [line for rule, line in tiny_bundle.findings() if rule == "preprocessing"] == []
     tiny_bundle.edit(INFER, size=[8, 16, 16])
     assert [rule for rule, _ in tiny_bundle.findings() if rule == "preprocessing"] == ["preprocessing"]

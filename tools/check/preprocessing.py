@@ -24,8 +24,8 @@ RANDOM_CHOICES = ("OneOf", "SomeOf", "RandomOrder")
 CONTAINERS = ("EnsureTyped",)
 # A reader of whole volumes and its random counterpart. Training cuts that one's crop smaller once it was turned.
 CHUNKED_READER, CHUNKED_CROP, SMALLER_CROP = "LoadChunkedVolumed", "RandChunkedCropd", "CenterSpatialCropd"
-# The function that reads a value that training recorded beside its weights.
-RECORDED = "volseg.weights.recorded"
+# How a config takes a value that training recorded beside its weights.
+RECORDED = "$@recorded['"
 # Arguments that say nothing about what happens to the image.
 SILENT_ARGUMENTS = ("_requires_", "_desc_", "_disabled_", "allow_missing_keys")
 # Arguments that take one value per key: reduced to the image's value.
@@ -93,7 +93,7 @@ def _compare(workflow: Workflow, item_id: str, reference: Workflow, reference_id
 
 def _recorded(config: Mapping[str, Any]) -> list[str]:
     """Ids whose value training writes beside the weights and others read from there: the same by construction."""
-    return [key for key, value in config.items() if isinstance(value, dict) and value.get("_target_") == RECORDED]
+    return [key for key, value in config.items() if isinstance(value, str) and value.startswith(RECORDED)]
 
 
 def _both(workflow: Workflow) -> list[list[dict[str, Any]]]:

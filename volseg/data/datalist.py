@@ -87,6 +87,19 @@ def write_datalist(folder: str | Path, splits: Mapping[str, Sequence[Mapping[str
     return path
 
 
+def check_not_empty(cases: Sequence[Mapping[str, str]]) -> None:
+    """See that a training has cases: a data loader of none says ``num_samples=0``.
+
+    Raises:
+        UserError: no cases.
+    """
+    if not cases:
+        raise UserError(
+            "train#dataset#data: nothing to train on. Received: 0 cases with image and label. Label an image and "
+            "submit its label in MONAI Label, or name a data set with --dataset_dir."
+        )
+
+
 def split_cases(
     case_ids: Sequence[str], seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.2
 ) -> dict[str, list[str]]:

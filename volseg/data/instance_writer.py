@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,7 +49,12 @@ class InstanceLabels(Protocol):
         """Labels of some sections."""
 
 
-def write_instances(path_stem: str | Path, labels: InstanceLabels, like: ChunkedVolume) -> Path:
+def write_instances(
+    path_stem: str | Path,
+    labels: InstanceLabels,
+    like: ChunkedVolume,
+    voxel_size_nm: Sequence[float] | None = None,
+) -> Path:
     """Write instance labels in the format of their image, compressed, whole or not at all.
 
     ==================  =======================================================================================
@@ -71,6 +76,7 @@ def write_instances(path_stem: str | Path, labels: InstanceLabels, like: Chunked
             image of one level; a folder of sections is not.
         labels: (D, H, W) of an integer type, 0 = background.
         like: the image.
+        voxel_size_nm: along z, y, x, for an image that does not say its own.
 
     Returns:
         the file or folder.
@@ -94,7 +100,7 @@ def write_instances(path_stem: str | Path, labels: InstanceLabels, like: Chunked
         raise UserError(
             f"{path}: ids must be from 0 to {max_id}. Received: {lowest if lowest < 0 else highest}. Number them anew."
         )
-    write(path, labels, like, highest)
+    write(path, labels, like, highest, like.voxel_size_nm or voxel_size_nm)
     return path
 
 
@@ -160,7 +166,7 @@ def _slab_depth(labels: InstanceLabels) -> int:
     return max(1, fitting // chunk) * chunk if chunk <= fitting else fitting
 
 
-def _write_sections(path: Path, labels: InstanceLabels, like: SectionVolume, highest: int) -> None:
+def _write_sections(path: Path, labels: InstanceLabels, like: SectionVolume, highest: int, _: object) -> None:
     is_png = highest <= _MAX_PNG
     names = like.section_names
     if len(set(names)) != len(names):  # files of one name from several folders, or tiles of one name
@@ -174,14 +180,16 @@ def _write_sections(path: Path, labels: InstanceLabels, like: SectionVolume, hig
                     optional_module("tifffile").imwrite(folder / f"{name}.tif", section, compression="zlib")
 
 
-def _write_tiff(path: Path, labels: InstanceLabels, like: ChunkedVolume, highest: int) -> None:
+def _write_tiff(
+    path: Path, labels: InstanceLabels, like: ChunkedVolume, highest: int, voxel_size_nm: Sequence[float] | None
+) -> None:
     dtype = np.min_scalar_type(highest)
     metadata: dict[str, Any] = {"axes": "ZYX"}
     resolution: dict[str, Any] = {}
-    if like.voxel_size_nm is not None:
-        for axis, edge_nm in zip("ZYX", like.voxel_size_nm, strict=True):
+    if voxel_size_nm is not None:
+        for axis, edge_nm in zip("ZYX", voxel_size_nm, strict=True):
             metadata |= {f"PhysicalSize{axis}": edge_nm, f"PhysicalSize{axis}Unit": "nm"}
-        _, y_nm, x_nm = like.voxel_size_nm
+        _, y_nm, x_nm = voxel_size_nm
         resolution = {"resolution": (1e7 / x_nm, 1e7 / y_nm), "resolutionunit": "CENTIMETER"}  # pixels per cm
     is_big = int(np.prod(like.shape)) * dtype.itemsize > _CLASSIC_TIFF_BYTES
     sections = (section for _, slab in _slabs(labels, dtype) for section in slab)
@@ -200,28 +208,32 @@ def _write_tiff(path: Path, labels: InstanceLabels, like: ChunkedVolume, highest
         )
 
 
-def _write_hdf5(path: Path, labels: InstanceLabels, like: ChunkedVolume, highest: int) -> None:
+def _write_hdf5(
+    path: Path, labels: InstanceLabels, like: ChunkedVolume, highest: int, voxel_size_nm: Sequence[float] | None
+) -> None:
     dtype = np.min_scalar_type(highest)
     chunks = tuple(min(chunk, n) for chunk, n in zip(DEFAULT_CHUNKS, like.shape, strict=True))
     with atomic_path(path) as temporary, optional_module("h5py").File(temporary, "w") as file:
         main = file.create_dataset(
             "main", shape=like.shape, dtype=dtype, chunks=chunks, compression="gzip", compression_opts=_GZIP_LEVEL
         )
-        if like.voxel_size_nm is not None:
-            main.attrs["element_size_um"] = [edge_nm / 1e3 for edge_nm in like.voxel_size_nm]
+        if voxel_size_nm is not None:
+            main.attrs["element_size_um"] = [edge_nm / 1e3 for edge_nm in voxel_size_nm]
         for start, slab in _slabs(labels, dtype):
             main[start : start + len(slab)] = slab
 
 
-def _write_ome_zarr(path: Path, labels: InstanceLabels, like: ChunkedVolume, highest: int) -> None:
+def _write_ome_zarr(
+    path: Path, labels: InstanceLabels, like: ChunkedVolume, highest: int, voxel_size_nm: Sequence[float] | None
+) -> None:
     dtype = np.min_scalar_type(highest)
     chunks = (min(DEFAULT_CHUNKS[0], _slab_depth(labels)), *DEFAULT_CHUNKS[1:])
-    with create_ome_zarr(path, like.shape, dtype, like.voxel_size_nm, chunks) as voxels:
+    with create_ome_zarr(path, like.shape, dtype, voxel_size_nm, chunks) as voxels:
         for start, slab in _slabs(labels, dtype):
             voxels[start : start + len(slab)] = slab
 
 
-def _write_nifti(path: Path, labels: InstanceLabels, like: NiftiVolume, highest: int) -> None:
+def _write_nifti(path: Path, labels: InstanceLabels, like: NiftiVolume, highest: int, _: object) -> None:
     dtype = np.min_scalar_type(highest)
     header = like.header.copy()
     header.set_data_dtype(dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from volseg.data.volume_reader import volume_name
-from volseg.metrics.case_report import CaseReport
+from volseg.metrics.case_report import CaseReport, mean_and_spread
 
 __all__ = ["CaseScores"]
 
@@ -68,4 +68,4 @@ class CaseScores:
         logger.info("report in %s", self.output_dir)
         for label, measures in self.report.summary().items():
             name, values = next(iter(measures.items()))
-            logger.info("%-5s %s %.3f +- %.3f (n = %d)", label, name, values["mean"], values["std"], values["n"])
+            logger.info("%-5s %s %s", label, name, mean_and_spread(values))

@@ -24,7 +24,7 @@ from volseg.files import write_json
 from volseg.instance_preview import save_instance_preview
 from volseg.instance_table import instance_table, write_instance_table
 
-__all__ = ["InstanceResults", "case_name", "free_case_name"]
+__all__ = ["InstanceResults", "case_name", "free_case_name", "voxel_warnings"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class InstanceResults:
         image = open_chunked_volume(path)
         voxel_size_nm = image.voxel_size_nm or self.voxel_size_nm
         name = free_case_name(path, self._used)
-        written = write_instances(self._stem(name), labels, like=image)
+        written = write_instances(self._stem(name), labels, image, voxel_size_nm)
         self._used.add(name)
         table = instance_table(labels, voxel_size_nm)
         write_instance_table(self.output_dir / f"{name}_instances.csv", table)
@@ -96,7 +96,7 @@ class InstanceResults:
             title = f"{name}: {len(table)} instance{'' if len(table) == 1 else 's'}"
             save_instance_preview(self.output_dir / f"{name}_preview.png", image, labels, voxel_size_nm, title)
         fraction = sum(instance.voxels for instance in table) / labels.size
-        warnings = [*_warnings(len(table), fraction), *_voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm)]
+        warnings = [*_warnings(len(table), fraction), *voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm)]
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
         self.cases.append(
@@ -166,13 +166,21 @@ def _warnings(count: int, fraction: float) -> list[str]:
     return found
 
 
-def _voxel_warnings(voxel_size_nm: Sequence[float] | None, trained_nm: Sequence[float] | None) -> list[str]:
+def voxel_warnings(voxel_size_nm: Sequence[float] | None, trained_nm: Sequence[float] | None) -> list[str]:
+    """What a reader of the result should know of a volume's voxel size, given in nm along z, y, x, None if unknown."""
     if voxel_size_nm is None:
-        return ["the file does not say its voxel size, volumes in µm³ are left out; give --voxel_size_nm."]
+        known = "" if trained_nm is None else f", may differ from the {_text(trained_nm)} nm that the weights learnt at"
+        return [f"the voxel size is not known{known}, and volumes in µm³ are left out; give --voxel_size_nm."]
     if trained_nm is None or all(
         abs(math.log(size / trained)) < math.log(_SIMILAR)
         for size, trained in zip(voxel_size_nm, trained_nm, strict=True)
     ):
         return []
-    sizes, trained = ("x".join(f"{length:g}" for length in lengths) for lengths in (voxel_size_nm, trained_nm))
-    return [f"voxels of {sizes} nm, but the weights learnt at {trained} nm: bring the volume to that, or train anew."]
+    return [
+        f"voxels of {_text(voxel_size_nm)} nm, but the weights learnt at {_text(trained_nm)} nm: bring the volume to "
+        "that, or train anew."
+    ]
+
+
+def _text(lengths: Sequence[float]) -> str:
+    return "x".join(f"{length:g}" for length in lengths)

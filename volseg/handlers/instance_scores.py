@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from volseg.errors import UserError
 from volseg.files import atomic_path
 from volseg.handlers.instance_results import free_case_name
-from volseg.metrics.case_report import CaseReport
+from volseg.metrics.case_report import CaseReport, mean_and_spread
 from volseg.metrics.instance_average_precision import (
     ALL_SIZES,
     NO_TRUTH,
@@ -117,7 +117,7 @@ class InstanceScores:
         logger.info("report in %s", self.output_dir)
         summary = self.report.summary()[LABEL]
         for name in ("ap75", "ap50", "foreground_dice"):
-            logger.info("%-15s %.3f +- %.3f (n = %d)", name, *(summary[name][k] for k in ("mean", "std", "n")))
+            logger.info("%-15s %s", name, mean_and_spread(summary[name]))
 
 
 def _precision_measures(precision: AveragePrecision) -> dict[str, float]:

@@ -299,3 +299,9 @@ def _write_atomically(folder: Path, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
             temporary = stack.enter_context(atomic_path(folder / name))
             temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def mean_and_spread(statistics: Mapping[str, float]) -> str:
+    """``0.905 +- 0.024 (n = 12)`` of statistics as in a summary; without the standard deviation for a single case."""
+    spread = f" +- {statistics['std']:.3f}" if statistics["n"] > 1 else ""
+    return f"{statistics['mean']:.3f}{spread} (n = {statistics['n']})"

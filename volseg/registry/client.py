@@ -92,7 +92,11 @@ def download(
             zip_path = bundle_dir / f".{entry.release.zip_name}.part"
             _fetch(location, entry, zip_path, progress)
             if public_key is not None:
-                check_signature(zip_path, signature, Path(public_key))
+                try:
+                    check_signature(zip_path, signature, Path(public_key), entry.release.key)
+                except UserError:
+                    zip_path.unlink()
+                    raise
             _install(zip_path, target, location, entry)
         # this version's zip, and what broken downloads of other versions left
         for left in bundle_dir.glob(f".{entry.release.name}_v*.zip.part"):

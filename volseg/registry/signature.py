@@ -41,13 +41,14 @@ def sign(zip_path: Path, private_key: Path) -> bytes:
         return path.read_bytes()
 
 
-def check_signature(zip_path: Path, signature: bytes, public_key: Path) -> None:
+def check_signature(zip_path: Path, signature: bytes, public_key: Path, name: str | None = None) -> None:
     """See that the holder of a key signed a zip.
 
     Args:
         zip_path: the zip.
         signature: of it.
         public_key: PEM file.
+        name: what to call the zip in errors; its path unless given.
 
     Raises:
         UserError: another key signed, or another zip, or what was received is no signature.
@@ -70,9 +71,9 @@ def check_signature(zip_path: Path, signature: bytes, public_key: Path) -> None:
         except (*SIGNATURE_ERRORS, InvalidSignature) as error:
             # of a text that is no signature several lines are said, or a mere name
             is_told = isinstance(error, ValueError) and "\n" not in str(error)
-            reason = error if is_told else "a signature that does not fit, or none"
+            reason = str(error).strip().rstrip(".") if is_told else "a signature that does not fit, or none"
             raise UserError(
-                f"{zip_path}: not signed by the holder of {public_key}. Received: {reason}. "
+                f"{name or zip_path}: not signed by the holder of {public_key}. Received: {reason}. "
                 "Do not use it; ask those who keep the registry."
             ) from error
 

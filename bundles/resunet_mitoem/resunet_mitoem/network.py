@@ -44,6 +44,7 @@ class ResUNetR(nn.Module):
         block: ``"anisotropic"``, the paper's block, or ``"residual"``, the plain one that it is compared with.
         activation_after_sum: where the last activation of a block stands, see
             :class:`~volseg.blocks.AnisotropicConvBlock`; ``False`` is the paper's figure, ``True`` the released code.
+        dropout: probability to zero an element of a block's output in training; not in the paper.
 
     Shapes:
         input ``(B, in_channels, D, H, W)``, any D, H and W multiples of 16 for five levels.
@@ -61,11 +62,12 @@ class ResUNetR(nn.Module):
         channels: Sequence[int] = CHANNELS,
         block: str = "anisotropic",
         activation_after_sum: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.divisor = 2 ** (len(channels) - 1)
-        self.encoder = Encoder(in_channels, channels, block, activation_after_sum)
-        self.decoder = Decoder(channels, 2, block, activation_after_sum)
+        self.encoder = Encoder(in_channels, channels, block, activation_after_sum, dropout)
+        self.decoder = Decoder(channels, 2, block, activation_after_sum, dropout)
         initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,12 +88,13 @@ class ResUNetH(nn.Module):
         channels: Sequence[int] = CHANNELS,
         block: str = "anisotropic",
         activation_after_sum: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.divisor = 2 ** (len(channels) - 1)
-        self.encoder = Encoder(in_channels, channels, block, activation_after_sum)
-        self.mask_decoder = Decoder(channels, 1, block, activation_after_sum)
-        self.boundary_decoder = Decoder(channels, 1, block, activation_after_sum)
+        self.encoder = Encoder(in_channels, channels, block, activation_after_sum, dropout)
+        self.mask_decoder = Decoder(channels, 1, block, activation_after_sum, dropout)
+        self.boundary_decoder = Decoder(channels, 1, block, activation_after_sum, dropout)
         initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -110,11 +113,14 @@ class Encoder(nn.Module):
         input ``(B, in_channels, D, H, W)``, output: one tensor a level, ``(B, channels[l], D, H / 2^l, W / 2^l)``.
     """
 
-    def __init__(self, in_channels: int, channels: Sequence[int], block: str, activation_after_sum: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: Sequence[int], block: str, activation_after_sum: bool, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.embedding = _activated(nn.Conv3d(in_channels, channels[0], (1, 5, 5), padding=(0, 2, 2)))
         self.blocks = nn.ModuleList()
         self.down = nn.ModuleList()
+        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         above = channels[0]
         for level, width in enumerate(channels):
             if level > 0:
@@ -127,9 +133,11 @@ class Encoder(nn.Module):
         x = self.embedding(x)  # (B, 28, 32, 256, 256), with the paper's block of 32 x 256 x 256
         features: list[torch.Tensor] = []
         for block, down in zip(self.blocks, self.down):  # noqa: B905  TorchScript has no strict; the last has no down
-            features.append(block(x))  # (B, 28, 32, 256, 256), (B, 36, 32, 128, 128) ... (B, 64, 32, 32, 32)
+            features.append(
+                self.dropout(block(x))
+            )  # (B, 28, 32, 256, 256), (B, 36, 32, 128, 128) ... (B, 64, 32, 32, 32)
             x = down(features[-1])
-        features.append(self.blocks[-1](x))  # (B, 80, 32, 16, 16)
+        features.append(self.dropout(self.blocks[-1](x)))  # (B, 80, 32, 16, 16)
         return features
 
 
@@ -140,10 +148,13 @@ class Decoder(nn.Module):
         input: the encoder's output; output: logits ``(B, out_channels, D, H, W)``.
     """
 
-    def __init__(self, channels: Sequence[int], out_channels: int, block: str, activation_after_sum: bool) -> None:
+    def __init__(
+        self, channels: Sequence[int], out_channels: int, block: str, activation_after_sum: bool, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.up = nn.ModuleList()
         self.blocks = nn.ModuleList()
+        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
         below = channels[-1]
         for width in channels[-2::-1]:
             # to fewer channels first: the linear interpolation then has less to do
@@ -159,7 +170,7 @@ class Decoder(nn.Module):
         level = len(features) - 1
         for up, block in zip(self.up, self.blocks):  # noqa: B905  TorchScript has no strict
             level -= 1
-            x = block(up(x) + features[level])  # (B, 64, 32, 32, 32) ... (B, 28, 32, 256, 256)
+            x = self.dropout(block(up(x) + features[level]))  # (B, 64, 32, 32, 32) ... (B, 28, 32, 256, 256)
         return self.head(x)
 
 

@@ -313,8 +313,10 @@ def _checked_voxel_size(voxel_size_nm: Sequence[float] | None) -> VoxelSize | No
 def _read_pairs(path: Path) -> list[dict[str, str]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise unreadable(path, error) from error
+    except ValueError as error:  # no JSON, no UTF-8
+        raise UserError(f"{path}: no JSON. Received: {error}. Expected: {_PAIRS}") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no list of pairs. Received: {json.dumps(entries)[:80]}. Expected: {_PAIRS}")
     for number, entry in enumerate(entries):
@@ -322,7 +324,7 @@ def _read_pairs(path: Path) -> list[dict[str, str]]:
         if not all(isinstance(text, str) and text for text in texts) or texts[2] not in SPLITS:
             raise UserError(
                 f"{path}: entry {number} is no pair. Received: {json.dumps(entry)[:200]}. "
-                f"Expected: {_PAIRS}, with a split of {', '.join(SPLITS)}"
+                f"Expected: {_PAIRS}; a split is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
             )
     return entries
 

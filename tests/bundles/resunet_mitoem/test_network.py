@@ -157,3 +157,15 @@ def test_plain_residual_blocks_in_place_of_the_anisotropic_ones(network_type):
 def test_unknown_blocks_are_refused():
     with pytest.raises(ValueError, match=r"anisotropic, residual\. Received: 'dense'"):
         ResUNetR(block="dense")
+
+
+@BOTH
+def test_dropout_has_no_weights_and_acts_in_training_only(network_type):
+    torch.manual_seed(0)
+    plain, with_dropout = network_type(channels=(4, 6)), network_type(channels=(4, 6), dropout=0.5)
+    with_dropout.load_state_dict(plain.state_dict())
+    x = torch.rand(1, 1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(with_dropout.eval()(x), plain(x))
+        assert not torch.equal(with_dropout.train()(x), with_dropout(x))
+    assert not any(isinstance(module, nn.Dropout) for module in plain.modules())

@@ -419,7 +419,7 @@ def test_floats_with_gaps(tmp_path: Path):
         ({}, "no list of pairs"),
         ([], "no list of pairs"),
         ([{"image": "a/image.h5", "label": "a/label.h5"}], "entry 0 is no pair"),
-        ([{"image": "a/image.h5", "label": "a/label.h5", "split": "train"}], "training, validation, test"),
+        ([{"image": "a/image.h5", "label": "a/label.h5", "split": "train"}], "a split is training, validation or test"),
         ([{"image": "a/image.h5", "label": 3, "split": "test"}], "entry 0 is no pair"),
         (["a"], 'Received: "a"'),
         ([{"image": "a/image.h5", "label": "a/label.h5", "split": "test"}] * 2, "one name. Received: a_image"),
@@ -431,6 +431,13 @@ def test_lists_of_pairs_that_are_none(pair: Path, tmp_path: Path, content: objec
     with pytest.raises(UserError) as error:
         prepare_volumes(pair, tmp_path / "out", SIZE_NM)
     says(error, words)
+
+
+def test_pairs_that_are_no_json(pair: Path, tmp_path: Path):
+    (pair / "pairs.json").write_text('[{"image": "a/image.h5"},]')
+    with pytest.raises(UserError) as error:
+        prepare_volumes(pair, tmp_path / "out", SIZE_NM)
+    says(error, "no JSON. Received: ", "line 1")
 
 
 def test_volumes_that_do_not_fit_are_named(pair: Path, tmp_path: Path):

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from volseg.data.datalist import load_datalist, split_cases, write_datalist
+from volseg.data.datalist import check_not_empty, load_datalist, split_cases, write_datalist
 from volseg.errors import UserError
 
 INFO = {"name": "n", "source": "s", "licence": "CC BY 4.0", "citation": "c"}
@@ -145,3 +145,9 @@ def test_split_depends_on_seed_and_not_on_order():
     assert sorted(case for cases in splits.values() for case in cases) == sorted(ids)
     # Literal: a change of the rule would move cases between training and test of existing folders.
     assert split_cases(list("abcde")) == {"training": ["b", "c", "e"], "validation": ["d"], "test": ["a"]}
+
+
+def test_a_training_needs_a_case():
+    check_not_empty([{"image": "a", "label": "b"}])
+    with pytest.raises(UserError, match=r"nothing to train on\. Received: 0 cases"):
+        check_not_empty([])

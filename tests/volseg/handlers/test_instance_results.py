@@ -122,9 +122,9 @@ def test_folder_of_sections_without_voxel_size(tmp_path, caplog):
     (case,) = statistics(tmp_path / "out")
     assert case["voxel_size_nm"] is None
     assert case["warnings"] == [
-        "the file does not say its voxel size, volumes in µm³ are left out; give --voxel_size_nm."
+        "the voxel size is not known, and volumes in µm³ are left out; give --voxel_size_nm."
     ]
-    assert f"{path}: the file does not say" in caplog.text
+    assert f"{path}: the voxel size is not known" in caplog.text
     assert ",60,,0,2,1," in (tmp_path / "out" / "rat.v2_instances.csv").read_text()
 
 
@@ -132,6 +132,7 @@ def test_voxel_size_given_is_for_files_that_do_not_say_theirs(tmp_path):
     cases = [save_zarr(tmp_path / "a.ome.zarr"), save_hdf5(tmp_path / "b.h5")]
     run(tmp_path / "out", [(path, labels()) for path in cases], voxel_size_nm=[50, 5, 5], preview=False)
     assert [case["voxel_size_nm"] for case in statistics(tmp_path / "out")] == [list(VOXEL_SIZE_NM), [50, 5, 5]]
+    assert open_chunked_volume(tmp_path / "out" / "b_instances.h5").voxel_size_nm == (50, 5, 5)
 
 
 @pytest.mark.parametrize("wrong", [30, [8, 8], [30, 8, 0], [30, 8, float("nan")], "30,8,8", [30, "8", 8]])
