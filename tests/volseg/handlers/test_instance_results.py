@@ -121,9 +121,7 @@ def test_folder_of_sections_without_voxel_size(tmp_path, caplog):
     np.testing.assert_array_equal(open_chunked_volume(tmp_path / "out" / "rat.v2_instances")[:], labels())
     (case,) = statistics(tmp_path / "out")
     assert case["voxel_size_nm"] is None
-    assert case["warnings"] == [
-        "the voxel size is not known, and volumes in µm³ are left out; give --voxel_size_nm."
-    ]
+    assert case["warnings"] == ["the voxel size is not known, and volumes in µm³ are left out; give --voxel_size_nm."]
     assert f"{path}: the voxel size is not known" in caplog.text
     assert ",60,,0,2,1," in (tmp_path / "out" / "rat.v2_instances.csv").read_text()
 
