@@ -3,6 +3,7 @@
 # make lint    ruff, mypy and the check of the bundles
 # make label   MONAI Label with the bundles, for 3D Slicer: make label STUDIES=DIR
 # make bench   measure speed and memory, write docs/benchmarks
+# make bench-scale   the same of volumes larger than memory; an hour, some tens of GB in the temporary folder
 # make results train on phantoms and evaluate, write the results that the texts quote
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STUDIES ?= studies
 DEMO := bundles/pdvnet_lung/output/demo
 
-.PHONY: demo test lint label bench results install
+.PHONY: demo test lint label bench bench-scale results install
 
 demo: install
 	$(BIN)/python -m monai.bundle run --config_file bundles/pdvnet_lung/configs/inference.json --output_dir $(DEMO)
@@ -33,6 +34,10 @@ label: install
 
 bench: install
 	$(BIN)/python -m tools bench
+
+bench-scale: install
+	$(BIN)/python -m tools bench blockwise_decoding blockwise_prediction
+	$(BIN)/python -m tools.bench.estimates
 
 results: install
 	$(BIN)/python -m tools results pdvnet_lung

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 
 from volseg.files import atomic_path
 
-__all__ = ["Instance", "instance_table", "write_instance_table"]
+__all__ = ["Extents", "Instance", "extents", "instance_table", "instances", "joined_extents", "write_instance_table"]
 
 NM3_PER_UM3 = 1e9
 
@@ -59,16 +59,10 @@ def instance_table(labels: np.ndarray, voxel_size_nm: Sequence[float] | None) ->
     Returns:
         instances in the order of their ids.
     """
-    voxel_um3 = None if voxel_size_nm is None else math.prod(voxel_size_nm) / NM3_PER_UM3
-    extents = _joined(_joined([_runs(section, z)]) for z, section in enumerate(labels))
-    table = []
-    for index, (voxels, *sums), starts, stops in zip(*(column.tolist() for column in extents), strict=True):
-        volume_um3 = None if voxel_um3 is None else voxels * voxel_um3
-        table.append(Instance(index, voxels, volume_um3, *starts, *stops, *(total / voxels for total in sums)))
-    return table
+    return list(instances(extents(labels), voxel_size_nm))
 
 
-def write_instance_table(path: str | Path, table: Sequence[Instance]) -> None:
+def write_instance_table(path: str | Path, table: Iterable[Instance]) -> None:
     """Write a CSV, whole or not at all; without instances it holds the header alone, unknown volumes are empty.
 
     Centroids have two decimals, volumes six significant digits.
@@ -85,16 +79,58 @@ def write_instance_table(path: str | Path, table: Sequence[Instance]) -> None:
             writer.writerow(row)
 
 
-class _Extents(NamedTuple):
-    """Parts of instances, or whole ones."""
+class Extents(NamedTuple):
+    """What is counted of N instances, or of the parts of them that lie in one block.
 
-    ids: np.ndarray  # (N,)
-    sums: np.ndarray  # (N, 4): number of voxels, sums of their z, y and x
-    starts: np.ndarray  # (N, 3): first z, y, x
-    stops: np.ndarray  # (N, 3): one past the last
+    Attributes:
+        ids: (N,).
+        sums: (N, 4) int64: number of voxels, sums of their z, y and x.
+        starts: (N, 3) int64: first z, y, x.
+        stops: (N, 3) int64: one past the last.
+    """
+
+    ids: np.ndarray
+    sums: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
 
 
-def _runs(section: np.ndarray, z: int) -> _Extents:
+def extents(labels: np.ndarray, start: Sequence[int] = (0, 0, 0)) -> Extents:
+    """Count every instance of a volume or a block, section by section.
+
+    Args:
+        labels: ``(D, H, W)`` of an integer type, 0 background.
+        start: z, y, x of the block's first voxel in the volume.
+
+    Returns:
+        one row an instance, in the order of ids.
+    """
+    return joined_extents(joined_extents([_runs(section, start[0] + z, start)]) for z, section in enumerate(labels))
+
+
+def joined_extents(parts: Iterable[Extents]) -> Extents:
+    """The parts of each instance together, in the order of ids."""
+    ids, sums, starts, stops = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])[: ids.size])
+    return Extents(
+        ids[first],
+        np.add.reduceat(sums[order], first),
+        np.minimum.reduceat(starts[order], first),
+        np.maximum.reduceat(stops[order], first),
+    )
+
+
+def instances(counted: Extents, voxel_size_nm: Sequence[float] | None) -> Iterator[Instance]:
+    """The lines of the table, one at a time."""
+    voxel_um3 = None if voxel_size_nm is None else math.prod(voxel_size_nm) / NM3_PER_UM3
+    for index, (voxels, *sums), starts, stops in zip(*(column.tolist() for column in counted), strict=True):
+        volume_um3 = None if voxel_um3 is None else voxels * voxel_um3
+        yield Instance(index, voxels, volume_um3, *starts, *stops, *(total / voxels for total in sums))
+
+
+def _runs(section: np.ndarray, z: int, start: Sequence[int]) -> Extents:
     """The stretches of one id along the rows of a section: some hundred times fewer than pixels."""
     is_start = np.ones(section.shape, dtype=bool)
     np.not_equal(section[:, 1:], section[:, :-1], out=is_start[:, 1:])
@@ -103,21 +139,7 @@ def _runs(section: np.ndarray, z: int) -> _Extents:
     y, x = np.divmod(starts, section.shape[1])
     ids = section[y, x]
     kept = ids > 0
-    ids, lengths, y, x = ids[kept], lengths[kept], y[kept], x[kept]
+    ids, lengths, y, x = ids[kept], lengths[kept], y[kept] + start[1], x[kept] + start[2]
     sums = np.stack([lengths, lengths * z, lengths * y, lengths * (2 * x + lengths - 1) // 2], axis=1)
     sections = np.full_like(x, z)
-    return _Extents(ids, sums, np.stack([sections, y, x], axis=1), np.stack([sections + 1, y + 1, x + lengths], axis=1))
-
-
-def _joined(parts: Iterable[_Extents]) -> _Extents:
-    """The parts of each id together, in the order of ids."""
-    ids, sums, starts, stops = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    order = np.argsort(ids, kind="stable")
-    ids = ids[order]
-    first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])[: ids.size])
-    return _Extents(
-        ids[first],
-        np.add.reduceat(sums[order], first),
-        np.minimum.reduceat(starts[order], first),
-        np.maximum.reduceat(stops[order], first),
-    )
+    return Extents(ids, sums, np.stack([sections, y, x], axis=1), np.stack([sections + 1, y + 1, x + lengths], axis=1))

@@ -4,18 +4,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
-import torch
-from monai.utils import convert_to_numpy
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-__all__ = ["DecodingMethod", "decode_instances", "seed_map"]
+if TYPE_CHECKING:
+    # not when running: workers that decode blocks need no PyTorch in their memory
+    import torch
+
+__all__ = [
+    "FACES",
+    "FACES_EDGES_CORNERS",
+    "DecodingMethod",
+    "check_decoding",
+    "decode_instances",
+    "flood_piece",
+    "foreground_pieces",
+    "grow_instances",
+    "seed_map",
+]
 
 DecodingMethod: TypeAlias = Literal["connected_components", "watershed"]
 
+# neighbours that join seeds: for connected components, and for watershed
 FACES = ndimage.generate_binary_structure(3, 1)
 FACES_EDGES_CORNERS = ndimage.generate_binary_structure(3, 3)
 
@@ -105,19 +118,85 @@ def decode_instances(
     mask, boundary = _probabilities(mask, "mask"), _probabilities(boundary, "boundary")
     if mask.ndim != 3 or mask.shape != boundary.shape:
         raise ValueError(f"mask and boundary must be alike, (D, H, W). Received: {mask.shape} and {boundary.shape}")
-    if method not in get_args(DecodingMethod):
-        raise ValueError(f"method must be one of {get_args(DecodingMethod)}. Received: {method!r}")
-    if len(dilation) != 3 or any(width < 1 or width % 2 == 0 for width in dilation):
-        raise ValueError(f"dilation must be three odd widths. Received: {tuple(dilation)}")
+    check_decoding(method, dilation)
     if method == "watershed":
         return _flood(mask, boundary, mask_threshold, boundary_threshold, foreground_threshold, min_size)
     labels = np.empty(mask.shape, np.uint32)
     for section, inside, outline in zip(labels, mask, boundary, strict=True):
         section[:] = seed_map(inside, outline, mask_threshold, boundary_threshold)
     count = ndimage.label(labels, FACES, output=labels)
-    for part in labels[:, None] if dilation[0] == 1 else labels[None]:
-        _grow(part, dilation)
+    grow_instances(labels, dilation)
     return _renumber(labels, np.arange(count + 1, dtype=np.uint32), min_size)
+
+
+def check_decoding(method: str, dilation: Sequence[int]) -> None:
+    """Refuse an unknown method, and a window of even width, with a ValueError."""
+    if method not in get_args(DecodingMethod):
+        raise ValueError(f"method must be one of {get_args(DecodingMethod)}. Received: {method!r}")
+    if len(dilation) != 3 or any(width < 1 or width % 2 == 0 for width in dilation):
+        raise ValueError(f"dilation must be three odd widths. Received: {tuple(dilation)}")
+
+
+def grow_instances(labels: np.ndarray, window: Sequence[int]) -> None:
+    """Grow objects into the background, in place, one voxel a round so that the nearest comes first.
+
+    A voxel depends on those within half of the window, so that the inner part of a volume grows as in the whole.
+
+    Args:
+        labels: ids (D, H, W).
+        window: odd widths along z, y, x.
+    """
+    half_widths = [width // 2 for width in window]
+    for part in labels[:, None] if half_widths[0] == 0 else labels[None]:
+        for distance in range(1, max(half_widths) + 1):
+            size = [3 if distance <= half_width else 1 for half_width in half_widths]
+            np.copyto(part, ndimage.maximum_filter(part, size, mode="constant"), where=part == 0)
+
+
+def foreground_pieces(
+    mask: np.ndarray,
+    boundary: np.ndarray,
+    mask_threshold: float,
+    boundary_threshold: float,
+    foreground_threshold: float,
+) -> tuple[np.ndarray, list[tuple[slice, slice, slice]]]:
+    """Number the connected pieces of seeds and foreground, which a watershed can flood one at a time.
+
+    Pieces hold whole seeds, since both are connected through corners, and flooding never leaves a piece.
+
+    Args:
+        mask: probability of being inside an object (D, H, W), floating point or uint8.
+        boundary: probability of being on an outline, as ``mask``.
+        mask_threshold: a seed's mask probability is above it.
+        boundary_threshold: a seed's boundary probability is below it.
+        foreground_threshold: the mask probability of the foreground is above it.
+
+    Returns:
+        numbers of the pieces, uint32 (D, H, W), 0 outside; the bounding box of each, from number 1 on.
+    """
+    foreground = _stored(foreground_threshold, mask)
+    pieces = np.empty(mask.shape, np.uint32)
+    for section, inside, outline in zip(pieces, mask, boundary, strict=True):
+        section[:] = seed_map(inside, outline, mask_threshold, boundary_threshold) | (inside > foreground)
+    ndimage.label(pieces, FACES_EDGES_CORNERS, output=pieces)
+    return pieces, ndimage.find_objects(pieces)
+
+
+def flood_piece(mask: np.ndarray, markers: np.ndarray, in_piece: np.ndarray, foreground_threshold: float) -> np.ndarray:
+    """Marker watershed of one connected piece in its bounding box; 40 to 80 bytes a voxel of the box.
+
+    Args:
+        mask: probability of being inside an object (D, H, W), floating point or uint8.
+        markers: numbers of the markers, int32, 0 elsewhere. Which number a marker has makes no difference.
+        in_piece: bool.
+        foreground_threshold: the mask probability of the foreground is above it.
+
+    Returns:
+        the marker that each voxel of the piece's foreground goes to, int32; 0 elsewhere.
+    """
+    # negated where bytes have room for it
+    height = np.negative(mask, dtype=np.result_type(mask.dtype, np.int16))
+    return watershed(height, markers, mask=in_piece & (mask > _stored(foreground_threshold, mask)))
 
 
 def _flood(
@@ -129,32 +208,22 @@ def _flood(
     min_size: int,
 ) -> np.ndarray:
     """Marker watershed, piece by piece; instance ids uint32 ``(D, H, W)``."""
-    foreground_threshold = _stored(foreground_threshold, mask)
-    labels = np.empty(mask.shape, np.uint32)
-    for section, inside, outline in zip(labels, mask, boundary, strict=True):
-        section[:] = seed_map(inside, outline, mask_threshold, boundary_threshold) | (inside > foreground_threshold)
-    # Pieces hold whole seeds, since both are connected through corners, and flooding never leaves a piece.
-    pieces = ndimage.label(labels, FACES_EDGES_CORNERS, output=labels)
+    labels, boxes = foreground_pieces(mask, boundary, mask_threshold, boundary_threshold, foreground_threshold)
     first_voxels = [np.zeros(0, np.intp)]
     found = 0
-    for piece, box in enumerate(ndimage.find_objects(labels), start=1):
+    for piece, box in enumerate(boxes, start=1):
         crop = labels[box]
         in_piece = crop == piece
         seeds = seed_map(mask[box], boundary[box], mask_threshold, boundary_threshold) & in_piece
         markers, count = ndimage.label(seeds, FACES_EDGES_CORNERS)
         if count:
-            flooded = watershed(
-                # negated where bytes have room for it
-                np.negative(mask[box], dtype=np.result_type(mask.dtype, np.int16)),
-                markers,
-                mask=in_piece & (mask[box] > foreground_threshold),
-            )
+            flooded = flood_piece(mask[box], markers, in_piece, foreground_threshold)
             # ids above those of the pieces, which are still needed where boxes overlap
-            np.add(flooded, pieces + found, out=crop, where=flooded > 0, casting="unsafe")
+            np.add(flooded, len(boxes) + found, out=crop, where=flooded > 0, casting="unsafe")
             first_voxels.append(_first_voxels(seeds, markers, box, mask.shape))
             found += count
-    new_ids = np.zeros(pieces + found + 1, np.uint32)
-    new_ids[pieces + 1 + np.argsort(np.concatenate(first_voxels))] = np.arange(1, found + 1)
+    new_ids = np.zeros(len(boxes) + found + 1, np.uint32)
+    new_ids[len(boxes) + 1 + np.argsort(np.concatenate(first_voxels))] = np.arange(1, found + 1)
     return _renumber(labels, new_ids, min_size)
 
 
@@ -164,14 +233,6 @@ def _first_voxels(seeds: np.ndarray, markers: np.ndarray, box: tuple[slice, ...]
     _, first = np.unique(markers[seeds], return_index=True)
     in_box = np.unravel_index(voxels[first], seeds.shape)
     return np.ravel_multi_index([at + part.start for at, part in zip(in_box, box, strict=True)], shape)
-
-
-def _grow(labels: np.ndarray, window: Sequence[int]) -> None:
-    """Grow objects into the background of ``labels``, in place, one voxel a round so that the nearest comes first."""
-    half_widths = [width // 2 for width in window]
-    for distance in range(1, max(half_widths) + 1):
-        size = [3 if distance <= half_width else 1 for half_width in half_widths]
-        np.copyto(labels, ndimage.maximum_filter(labels, size, mode="constant"), where=labels == 0)
 
 
 def _renumber(labels: np.ndarray, new_ids: np.ndarray, min_size: int) -> np.ndarray:
@@ -187,7 +248,7 @@ def _renumber(labels: np.ndarray, new_ids: np.ndarray, min_size: int) -> np.ndar
 
 
 def _probabilities(probabilities: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
-    array = convert_to_numpy(probabilities)
+    array = np.asarray(probabilities.detach().cpu() if hasattr(probabilities, "detach") else probabilities)
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name} must be uint8 or floating point. Received: {array.dtype}")
     return array

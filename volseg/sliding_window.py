@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
+from monai.data.utils import dense_patch_slices
 from monai.inferers import Inferer, sliding_window_inference
 
-__all__ = ["BlendedSlidingWindow", "gaussian_blend_weight"]
+__all__ = ["BlendedSlidingWindow", "WindowAxis", "gaussian_blend_weight"]
 
 # What is flipped, and whether rows and columns change places, by the number of predictions that are averaged. The
 # axes are those of (B, C, D, H, W).
@@ -36,6 +38,53 @@ def gaussian_blend_weight(window: Sequence[int]) -> torch.Tensor:
     axes = [torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in window]
     squared_distance = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(dim=0)
     return torch.exp(-squared_distance / (2 * 0.2**2)) + 1e-4
+
+
+@dataclass(frozen=True)
+class WindowAxis:
+    """Where the windows lie along one axis of a volume that is continued by reflection.
+
+    Attributes:
+        size: voxels of the volume.
+        length: voxels of a window.
+        before: voxels by which the volume is continued before its first one.
+        total: voxels with the continuations at both ends.
+        overlap: of neighbouring windows, as a part of the window.
+    """
+
+    size: int
+    length: int
+    before: int
+    total: int
+    overlap: float
+
+    @property
+    def starts(self) -> list[int]:
+        """First voxel of each window in the volume, ascending, as MONAI's sliding window lays them.
+
+        Negative where a window begins in the continuation; the last window ends with it.
+        """
+        interval = max(1, int(self.length * (1 - self.overlap)))
+        slices = dense_patch_slices([self.total], [self.length], [interval])
+        return [along.start - self.before for (along,) in slices]
+
+    @property
+    def blended_length(self) -> int:
+        """Voxels of the blend weight: along an axis with a single window the weights cancel out, but for the floor,
+        which would not.
+        """
+        return self.length if self.size > self.length else 1
+
+    def reflected(self, start: int, stop: int) -> torch.Tensor:
+        """Indices ``(stop - start,)`` into the axis of voxels ``start`` to ``stop`` of the continued volume.
+
+        PyTorch's padding reflects once: it cannot fill 100 voxels from 60.
+        """
+        if self.size == 1:
+            return torch.zeros(stop - start, dtype=torch.long)
+        period = 2 * (self.size - 1)
+        index = torch.arange(start, stop) % period
+        return torch.where(index < self.size, index, period - index)
 
 
 class BlendedSlidingWindow(Inferer):
@@ -96,42 +145,36 @@ class BlendedSlidingWindow(Inferer):
         assert total is not None
         return total.div_(len(self.augmentations)) if len(self.augmentations) > 1 else total
 
+    def axes(self, shape: Sequence[int]) -> tuple[WindowAxis, WindowAxis, WindowAxis]:
+        """Where the windows lie along z, y and x of a volume ``(D, H, W)``."""
+        z, y, x = (self._axis(axis, size) for axis, size in enumerate(shape))
+        return z, y, x
+
+    def _axis(self, axis: int, size: int) -> WindowAxis:
+        length = min(self.window[axis], -(-size // self.divisor[axis]) * self.divisor[axis])
+        # a volume that fits into one window stays in its middle
+        before = int(length * self.padding[axis]) if size > length else (length - size) // 2
+        total = size + 2 * before if size > length else length
+        return WindowAxis(size, length, before, total, self.overlap[axis])
+
     def _predict(self, volume: torch.Tensor, network: Callable[..., torch.Tensor], transposed: bool) -> torch.Tensor:
         order = (0, 2, 1) if transposed else (0, 1, 2)
-        window, starts, blended, padded = [], [], [], volume
-        for dim, axis in enumerate(order, start=2):
-            size = volume.shape[dim]
-            length = min(self.window[axis], -(-size // self.divisor[axis]) * self.divisor[axis])
-            # a volume that fits into one window stays in its middle
-            start = int(length * self.padding[axis]) if size > length else (length - size) // 2
-            total = size + 2 * start if size > length else length
-            padded = padded.index_select(dim, _reflected(size, start, total).to(volume.device))
-            window.append(length)
-            starts.append(start)
-            # along an axis with a single window its weights cancel out, but for the floor, which would not
-            blended.append(length if size > length else 1)
+        axes = [self._axis(axis, size) for axis, size in zip(order, volume.shape[2:], strict=True)]
+        padded = volume
+        for dim, along in enumerate(axes, start=2):
+            index = along.reflected(-along.before, along.total - along.before)
+            padded = padded.index_select(dim, index.to(volume.device))
+        window = [along.length for along in axes]
         logits: Any = sliding_window_inference(
             padded.as_subclass(torch.Tensor),
             roi_size=window,
             sw_batch_size=self.batch_size,
             predictor=network,
-            overlap=[self.overlap[axis] for axis in order],
-            roi_weight_map=gaussian_blend_weight(blended).expand(window),
+            overlap=[along.overlap for along in axes],
+            roi_weight_map=gaussian_blend_weight([along.blended_length for along in axes]).expand(window),
             sw_device=volume.device,
             device=torch.device("cpu"),
             progress=self.progress,
         )
-        z, y, x = (slice(start, start + size) for start, size in zip(starts, volume.shape[2:], strict=True))
+        z, y, x = (slice(along.before, along.before + along.size) for along in axes)
         return torch.sigmoid_(logits[:, :, z, y, x].contiguous())
-
-
-def _reflected(size: int, before: int, total: int) -> torch.Tensor:
-    """Indices ``(total,)`` into an axis of ``size`` voxels that continues by reflection, however far.
-
-    PyTorch's padding reflects once: it cannot fill 100 voxels from 60.
-    """
-    if size == 1:
-        return torch.zeros(total, dtype=torch.long)
-    period = 2 * (size - 1)
-    index = (torch.arange(total) - before) % period
-    return torch.where(index < size, index, period - index)

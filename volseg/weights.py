@@ -19,7 +19,7 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.files import atomic_path, write_json
 
-__all__ = ["UNREADABLE", "load_weights", "recorded", "save_weights"]
+__all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights"]
 
 # what torch.load raises for a file that is none of its own, or was cut short
 UNREADABLE = (
@@ -63,19 +63,12 @@ def recorded_values(path: str | Path, defaults: Mapping[str, Any]) -> dict[str, 
     Raises:
         UserError: the file is no JSON or lacks a key.
     """
-    return {key: recorded(path, key, default) for key, default in defaults.items()}
-
-
-def recorded(path: str | Path, key: str, default: Any = None) -> Any:
-    """What the JSON file beside the weights says about ``key``; ``default`` where there is no such file.
-
-    Raises:
-        UserError: the file is no JSON or lacks the key.
-    """
     record = Path(path).with_suffix(".json")
     if not record.is_file():
-        return default
+        return dict(defaults)
     try:
-        return json.loads(record.read_text(encoding="utf-8"))[key]
+        values = json.loads(record.read_text(encoding="utf-8"))
+        return {key: values[key] for key in defaults}
     except (ValueError, KeyError, TypeError) as error:  # no JSON or no UTF-8, no such key, no object
-        raise UserError(f"{record}: no '{key}' in it. Received: {error!r}. Delete it, or train again.") from error
+        missing = ", ".join(defaults)
+        raise UserError(f"{record}: no {missing} in it. Received: {error!r}. Delete it, or train again.") from error

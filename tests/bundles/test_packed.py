@@ -293,6 +293,7 @@ def overrides(bundle) -> dict[str, list[str]]:
         overlays = ("finetune", "train_h", "train_h+finetune")
         own = {f"train+{overlay}": common["train"] for overlay in overlays}
         own["inference+inference_h"] = window
+        own["inference_blockwise"] = [*window, "--workers", "0"]
         own["restore"] = []
         own["train_interpolation"] = [
             "--patch_size", "[32, 32]", "--batch_size", "2", "--epoch_iterations", "2", "--validation_patches", "3",

@@ -126,6 +126,10 @@ def test_mistakes_are_answered_with_one_line(first_start, studies):
         assert "one 3-D volume is needed. Received: 8x8x8x2." in answer(model, "series")
     assert "series.nii.gz" in answer("resunet_mitoem", "series")
     assert "not in Hounsfield units" in answer("pdvnet_lung", "mri_0")
+    for file, reason in (("model_h.pt", "weights of another network"), ("old.pt", "no such weights")):
+        refused = first_start.infer("resunet_mitoem", "em_0", model_filename=file)
+        assert refused.status_code == 400
+        assert reason in refused.json()["detail"]
     assert "nobody: no such image in the studies" in answer("pdvnet_lung", "nobody")
     assert "There is no model 'nothing' available" in answer("nothing", "ct_0")
     training = first_start.post("/train/pdvnet_lung", TWO_EPOCHS, run_sync="true")

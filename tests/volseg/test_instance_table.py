@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from volseg.errors import UserError
-from volseg.instance_table import Instance, instance_table, write_instance_table
+from volseg.instance_table import (
+    Instance,
+    extents,
+    instance_table,
+    instances,
+    joined_extents,
+    write_instance_table,
+)
 
 VOXEL_SIZE_NM = (30.0, 8.0, 4.0)  # 960 nm3
 
@@ -95,3 +102,9 @@ def test_file_is_written_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "a.csv").read_text() == "before"
     with pytest.raises(UserError, match="cannot be written"):
         write_instance_table(tmp_path / "a.csv" / "b.csv", [])
+
+
+def test_parts_that_were_counted_by_themselves_make_the_table_of_the_whole():
+    labels = np.random.default_rng(0).integers(0, 5, (4, 6, 7)) * 3
+    parts = [extents(labels[z : z + 3, :, x : x + 4], (z, 0, x)) for z in (3, 0) for x in (0, 4)]
+    assert list(instances(joined_extents(parts), VOXEL_SIZE_NM)) == instance_table(labels, VOXEL_SIZE_NM)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from volseg.errors import UserError
-from volseg.weights import load_weights, recorded, save_weights
+from volseg.weights import load_weights, recorded_values, save_weights
 
 
 def network(seed: int, channels: int = 3) -> nn.Module:
@@ -29,19 +29,19 @@ def test_weights_come_back(tmp_path):
 
 
 def test_record(tmp_path):
-    path = tmp_path / "model.pt"
-    assert recorded(path, "spatial_size", default=[512, 512, 64]) == [512, 512, 64]
-    save_weights(path, network(0), {"spatial_size": [8, 16, 24]})
-    assert recorded(str(path), "spatial_size", default=[512, 512, 64]) == [8, 16, 24]
-    with pytest.raises(UserError, match=r"model\.json: no 'epoch' in it\. Received: KeyError"):
-        recorded(path, "epoch", default=0)
+    path, paper = tmp_path / "model.pt", {"spatial_size": [512, 512, 64], "norm": None}
+    assert recorded_values(path, paper) == paper
+    save_weights(path, network(0), {"spatial_size": [8, 16, 24], "norm": "instance", "seed": 0})
+    assert recorded_values(str(path), paper) == {"spatial_size": [8, 16, 24], "norm": "instance"}
+    with pytest.raises(UserError, match=r"model\.json: no norm, epoch in it\. Received: KeyError\('epoch'\)"):
+        recorded_values(path, {"norm": None, "epoch": 0})
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"3", b"\xff"])
 def test_record_that_is_none(tmp_path, content):
     (tmp_path / "model.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.json: no 'spatial_size' in it"):
-        recorded(tmp_path / "model.pt", "spatial_size")
+    with pytest.raises(UserError, match=r"model\.json: no spatial_size in it"):
+        recorded_values(tmp_path / "model.pt", {"spatial_size": None})
 
 
 def test_no_weights(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import REPOSITORY
-from tools.bench import augmentation, pdvnet, phantoms, resunet, vnet
+from tools.bench import augmentation, pdvnet, phantoms, resunet, scale, vnet
 from tools.bench.report import write_result, write_summary
 from volseg.errors import UserError
 
@@ -30,13 +30,19 @@ BENCHMARKS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]] =
     "bspline_deform": (augmentation.bench_bspline_deform, None),
     "histogram_match": (augmentation.bench_histogram_match, None),
 }
+# `make bench-scale`: an hour, some tens of GB
+SCALE_BENCHMARKS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]] = {
+    "blockwise_decoding": (scale.bench_decoding, 1),
+    "blockwise_prediction": (scale.bench_prediction, 1),
+}
 
 
 def bench(*names: str, output_dir: str | None = None, repetitions: int = 5, seed: int = 3_000_000) -> None:
     """Measure networks, pipelines and transforms; write results, table and plots.
 
     Args:
-        names: benchmarks to run, called like the results files in ``docs/benchmarks``; all if none is given.
+        names: benchmarks to run, called like the results files in ``docs/benchmarks``; if none is given, all but those
+            of ``make bench-scale``.
         output_dir: folder to write to; ``docs/benchmarks`` of the checkout if not given.
         repetitions: timed runs of each way, after one that is not timed. Pipelines and trainings run at most 3
             times, that of V-Net once.
@@ -46,14 +52,15 @@ def bench(*names: str, output_dir: str | None = None, repetitions: int = 5, seed
     Raises:
         UserError: no such benchmark, or no repetition.
     """
+    known = BENCHMARKS | SCALE_BENCHMARKS
     chosen = [str(name) for name in names] or list(BENCHMARKS)
     for name in chosen:
-        if name not in BENCHMARKS:
-            raise UserError(f"No such benchmark. Received: {name}. Choose from: {', '.join(BENCHMARKS)}.")
+        if name not in known:
+            raise UserError(f"No such benchmark. Received: {name}. Choose from: {', '.join(known)}.")
     if repetitions < 1:
         raise UserError(f"Every benchmark is repeated at least once. Received: {repetitions}. Raise --repetitions.")
     folder = Path(output_dir) if output_dir else REPOSITORY / "docs" / "benchmarks"
     for name in chosen:
-        run, most = BENCHMARKS[name]
+        run, most = known[name]
         write_result(folder / f"{name}.json", run(min(repetitions, most or repetitions), seed))
     write_summary(folder)

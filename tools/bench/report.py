@@ -60,6 +60,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "first": ("first_s", lambda value: f"{value:.1f} s"),
         "peak": ("peak_mb", lambda value: f"{value / 1000:.2f} GB"),
         "added": ("added_mb", lambda value: f"{value / 1000:.2f} GB"),
+        "rate": ("megavoxels_per_s", lambda value: f"{value:.2f} million voxels/s"),
         "agreement": ("agreement", lambda value: f"{100 * value:.3f} %"),
         "dice": ("dice", lambda value: f"{value:.4f}"),
     }

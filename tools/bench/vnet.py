@@ -29,7 +29,7 @@ from tools.bench.processes import in_fresh_process
 from volseg.metrics.overlap import confusion_counts, dice_per_label
 from volseg.phantoms.prostate_mri import prostate_mri
 from volseg.runtime import accelerate
-from volseg.weights import recorded
+from volseg.weights import recorded_values
 
 __all__ = ["bench_end_to_end", "bench_network", "bench_training"]
 
@@ -106,7 +106,7 @@ def build(way: str, cache: str, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         return VNet(out_channels=2, act="prelu", bias=True).eval()
     weights = trained_weights(BUNDLE)
-    network = vnet(seed, norm=recorded(weights, "norm") if weights else None)
+    network = vnet(seed, norm=recorded_values(weights, {"norm": None})["norm"] if weights else None)
     return accelerate(load_trained(network, BUNDLE), mode=way, cache_dir=cache)
 
 
@@ -125,7 +125,7 @@ def describe_weights(seed: int) -> str:
     weights = trained_weights(BUNDLE)
     if weights is None or not weights.with_suffix(".json").is_file():
         return source
-    size, spacing_mm, norm = (recorded(weights, key) for key in ("spatial_size", "spacing_mm", "norm"))
+    size, spacing_mm, norm = recorded_values(weights, dict.fromkeys(("spatial_size", "spacing_mm", "norm"))).values()
     return f"{source}, trained at {times(size)} and {times(spacing_mm)} mm, {norm or 'no'} normalisation"
 
 

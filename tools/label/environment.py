@@ -59,7 +59,7 @@ def ensure_environment(folder: Path) -> Path:
         )
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
         raise UserError(f"{folder}: no environment. Received: a folder with other files. Name another --environment.")
-    print(f"environment: building {folder}, some minutes and 2 GB (6 GB where PyTorch comes with CUDA)", flush=True)
+    print(f"environment: building {folder}, some minutes and 4 GB (8 GB where PyTorch comes with CUDA)", flush=True)
     start = time.monotonic()
     _build(folder)
     with atomic_path(marker) as temporary:

@@ -105,12 +105,14 @@ def check_port(host: str, port: int) -> None:
     Raises:
         UserError: it is not, or there is no such address.
     """
+    if not 1 <= port <= 65535:  # the system would take it modulo 65536
+        raise UserError(f"label: no port. Received: --port {port}. Give a number from 1 to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"label: cannot listen at {host}:{port}. Received: {reason}. Give another --port.") from error
 

@@ -144,9 +144,10 @@ def _check_replaceable(target: Path, entry: Entry, is_newest: bool) -> None:
         )
     manifest, changes = verify(target)
     if changes:
+        count = f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
         first = ", ".join(f"{change.path} ({change.kind})" for change in changes[:3])
         raise UserError(
-            f"{target}: will not be replaced. Received: {len(changes)} changes, {first}"
+            f"{target}: will not be replaced. Received: {count}, {first}"
             f"{', ...' if len(changes) > 3 else ''}. Move it away, or say --force to lose them."
         )
     if is_newest and manifest.release.order > entry.release.order:

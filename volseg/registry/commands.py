@@ -83,7 +83,8 @@ def verify(path: str) -> None:
         print(f"{change.kind:8} {one_line(change.path)}")
     release = f"{manifest.release.name} {manifest.release.version}"
     if changes:
-        raise UserError(f"{path}: not {release} as released. Received: {len(changes)} changes. Download it again.")
+        count = f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
+        raise UserError(f"{path}: not {release} as released. Received: {count}. Download it again with --force.")
     print(f"{path}: {release}, {len(manifest.files)} files, all as released")
 
 

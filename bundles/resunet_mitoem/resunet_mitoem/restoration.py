@@ -34,7 +34,14 @@ from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
 from volseg.phantoms.phantom_set import PhantomSet
 from volseg.weights import load_weights
 
-__all__ = ["Restoration", "restoration_list", "restore_volume", "restore_volumes", "save_restoration_preview"]
+__all__ = [
+    "Restoration",
+    "restoration_list",
+    "restore_volume",
+    "restore_volumes",
+    "save_restoration_preview",
+    "write_section_table",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +169,7 @@ def restore_volume(
         # slabs of whole chunks: each is written once, and once more for each section restored in it
         replaced = [replacement.section for replacement in replacements]
         restore_sections(volume, network, replaced, voxels, tile_size, slab_depth=DEFAULT_CHUNKS[0])
-    _write_table(Path(output_dir) / f"{name}_sections.csv", assessments, replacements)
+    write_section_table(Path(output_dir) / f"{name}_sections.csv", assessments, replacements)
     if preview and replacements:
         restored = open_chunked_volume(path)
         save_restoration_preview(Path(output_dir) / f"{name}_restored.png", volume, restored, replacements, name)
@@ -225,8 +232,10 @@ def save_restoration_preview(
         figure.savefig(temporary, dpi=110)
 
 
-def _write_table(path: Path, assessments: Sequence[SectionAssessment], replacements: Sequence[Replacement]) -> None:
-    """A CSV of all sections; what is unknown is empty."""
+def write_section_table(
+    path: Path, assessments: Sequence[SectionAssessment], replacements: Sequence[Replacement]
+) -> None:
+    """Write a CSV of all sections; what is unknown is empty."""
     replaced = {replacement.section: replacement for replacement in replacements}
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -399,7 +399,7 @@ def test_changes_in_a_bundle_that_a_killed_replacement_left_aside_are_not_lost(r
     staging = bundle_dir / f".{NAME}.staging"
     staging.mkdir()
     (bundle_dir / NAME).rename(staging / "old")
-    with pytest.raises(UserError, match=r"1 changes, LICENSE \(changed\)"):
+    with pytest.raises(UserError, match=r"1 change, LICENSE \(changed\)"):
         download(NAME, registry, bundle_dir)
     assert installed(bundle_dir) == released("0.9.0") | {"LICENSE": b"mine"}
 

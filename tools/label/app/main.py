@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ logger = logging.getLogger(__name__)
 
 MONAIBUNDLE = Path(sys.prefix, "monailabel", "sample-apps", "monaibundle", "main.py")
 monaibundle: Any = module_from_file("monaibundle_main", str(MONAIBUNDLE))
+
+
+@lru_cache(maxsize=8)
+def fits(path: Path, modified_ns: int, network: torch.nn.Module) -> bool:
+    """Whether a file, as it was last modified, holds the weights of a network; read once."""
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    own = network.state_dict()
+    state = state.get("model", state)
+    return state.keys() == own.keys() and all(state[key].shape == own[key].shape for key in own)
 
 
 class VolsegApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label takes the first class here that has the second base
@@ -55,6 +65,8 @@ class VolsegApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label takes the firs
             if not task.is_valid():
                 raise UserError(self._missing_weights(name))
             self._infers[name] = task
+        if task is not None and isinstance(file := request.get("model_filename"), str):
+            self._check_weights(name, task, file)
         return super().infer(request, datastore)
 
     def batch_infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
@@ -67,6 +79,15 @@ class VolsegApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label takes the firs
 
     def _has(self, image: str) -> bool:
         return image in self.datastore().list_images()
+
+    def _check_weights(self, name: str, task: Any, file: str) -> None:
+        """Refuse weights that are not there or are another network's: MONAI Label takes others, or none, in silence."""
+        path = Path(self.models[name], "models", file)
+        if not path.is_file():
+            there = ", ".join(sorted(found.name for found in path.parent.glob("*.pt")))
+            raise UserError(f"{name}: no such weights. Received: {file}. There are {there}.")
+        if not fits(path, path.stat().st_mtime_ns, task.network):
+            raise UserError(f"{path}: weights of another network than {name}'s. Received: {file}. Choose model.pt.")
 
     def _missing_weights(self, name: str) -> str:
         return (

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program that decodes ``FOLDER/both.zarr`` into ``OUTPUT`` on a cluster of two processes.
+
+Usage: ``python decoding_driver.py FOLDER OUTPUT METHOD``
+"""
+
+from __future__ import annotations
+
+import sys
+
+import zarr
+from distributed import Client, LocalCluster
+
+from volseg.blockwise.decoding import decode_blockwise
+from volseg.blockwise.stored_array import ArrayChannel
+from volseg.errors import UserError
+
+OPTIONS = {"mask_threshold": 0.9, "boundary_threshold": 0.7, "block_shape": (5, 16, 16), "min_size": 20}
+
+
+def main(folder: str, output: str, method: str) -> int:
+    both = zarr.open_array(f"{folder}/both.zarr", mode="r")
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=None, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        try:
+            decode_blockwise(ArrayChannel(both, 0), ArrayChannel(both, 1), output, method, client=client, **OPTIONS)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

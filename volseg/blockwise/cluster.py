@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Dask cluster that a run works on: of this machine, or one that is there already."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
+
+from volseg.errors import UserError
+
+__all__ = ["connect", "visible_gpus"]
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 60
+# free ports of this machine alone: other runs may be at work, and the dashboard shows paths
+LOCAL_DASHBOARD = "127.0.0.1:0"
+
+
+@contextmanager
+def connect(scheduler: str = "", workers: int | None = None, gpus: bool = False) -> Iterator[Client | None]:
+    """A client of a cluster; one of this machine is closed at the end, another one is left as it is.
+
+    Args:
+        scheduler: address of a running scheduler, or file that it was told to write (``--scheduler-file``); empty
+            starts a cluster on this machine.
+        workers: of the cluster on this machine, each one process of one thread; None: one for each GPU where ``gpus``
+            asks for that and there is one, else one for each core. 0: no cluster, all is done in this process.
+        gpus: give each worker on this machine one GPU, as ``CUDA_VISIBLE_DEVICES`` says to it.
+
+    Raises:
+        UserError: there is no scheduler at the address; a number of workers below 0, or above that of GPUs.
+    """
+    # what each connection does is of no interest; of deaths of workers it warns
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    if scheduler:
+        with _running(scheduler) as client:
+            yield client
+        return
+    if workers == 0:
+        yield None
+        return
+    devices = visible_gpus() if gpus else []
+    if workers is not None and workers < 0:
+        raise UserError(f"workers: none below 0. Received: {workers}. Leave it out for one a core or GPU.")
+    if devices and workers is not None and workers > len(devices):
+        raise UserError(
+            f"workers: one a GPU runs the network. Received: {workers} for {len(devices)} GPUs. Give no more than that."
+        )
+    with _local(workers, devices) as cluster, Client(cluster) as client:
+        logger.info("%d worker(s), dashboard: %s", len(cluster.workers), client.dashboard_link)
+        yield client
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _local(workers: int | None, devices: list[str]) -> SpecCluster:
+    if not devices:
+        return LocalCluster(n_workers=workers or CPU_COUNT, threads_per_worker=1, dashboard_address=LOCAL_DASHBOARD)
+    specifications = {
+        number: {"cls": Nanny, "options": {"nthreads": 1, "env": {"CUDA_VISIBLE_DEVICES": device}}}
+        for number, device in enumerate(devices[:workers])
+    }
+    scheduler = {"cls": Scheduler, "options": {"dashboard_address": LOCAL_DASHBOARD, "host": "127.0.0.1"}}
+    return SpecCluster(workers=specifications, scheduler=scheduler)
+
+
+@contextmanager
+def _running(scheduler: str) -> Iterator[Client]:
+    given = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
+    try:
+        client = Client(**given, timeout=CONNECT_TIMEOUT_S)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"scheduler: no Dask scheduler there. Received: {scheduler}: {reason}. Give the address that it printed, "
+            "tcp://HOST:8786, or leave it empty for this machine."
+        ) from error
+    with client:
+        logger.info("scheduler %s, dashboard: %s", scheduler, client.dashboard_link)
+        yield client

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From mask and boundary probabilities to instances, for volumes larger than memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import Client
+
+from volseg.blockwise.block_grid import BlockGrid
+from volseg.blockwise.component_merge import SharedVoxels, merge_components
+from volseg.blockwise.finished_blocks import FinishedBlocks
+from volseg.blockwise.global_components import GlobalComponents
+from volseg.blockwise.instance_files import local_file, write_instance_files
+from volseg.blockwise.instance_growth import InstanceGrowth
+from volseg.blockwise.label_pyramid import (
+    CoarserLevel,
+    FinalLabels,
+    create_level,
+    pyramid_levels,
+    write_pyramid_metadata,
+)
+from volseg.blockwise.local_components import LocalComponents
+from volseg.blockwise.seeded_watershed import SeededWatershed
+from volseg.blockwise.size_filter import filter_sizes
+from volseg.blockwise.stages import BlockFunction, run_stage
+from volseg.blockwise.stored_array import (
+    VoxelArray,
+    array_name,
+    block_chunks,
+    local_folder,
+    open_array,
+    open_or_create_array,
+    remove_partial_chunks,
+)
+from volseg.data.chunked_volume import open_chunked_volume
+from volseg.errors import UserError
+from volseg.postprocessing import FACES, FACES_EDGES_CORNERS, DecodingMethod, check_decoding
+
+__all__ = ["DEFAULT_BLOCK_SHAPE", "DEFAULT_HALO", "BlockwiseInstances", "decode_blockwise"]
+
+DEFAULT_BLOCK_SHAPE = (64, 512, 512)
+DEFAULT_HALO = (32, 64, 64)  # of a watershed: about one mitochondrion at 30 x 8 x 8 nm
+
+_COMPONENTS, _PAIRS, _IDS, _LABELS, _SIZES = "components", "pairs", "ids", "labels", "sizes"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BlockwiseInstances:
+    """What was written.
+
+    Attributes:
+        labels: OME-Zarr image of the ids, uint32, with a pyramid: path or URL.
+        csv: table of the instances.
+        parquet: the same table.
+        statistics: ``instances``, ``removed_below_min_size``, ``blocks``, ``blocks_done_now`` (all stages together);
+            for watershed ``cut_pieces`` (each counted once a block), ``blocks_with_cut_pieces`` and
+            ``voxels_in_cut_pieces``, see :class:`volseg.blockwise.seeded_watershed.SeededWatershed`.
+    """
+
+    labels: str
+    csv: str
+    parquet: str
+    statistics: Mapping[str, int]
+
+
+def decode_blockwise(
+    mask: VoxelArray | str | Path,
+    boundary: VoxelArray | str | Path,
+    output: str | Path,
+    method: DecodingMethod = "connected_components",
+    mask_threshold: float = 0.9,
+    boundary_threshold: float = 0.8,
+    foreground_threshold: float = 0.85,
+    min_size: int = 128,
+    dilation: Sequence[int] = (1, 7, 7),
+    block_shape: Sequence[int] = DEFAULT_BLOCK_SHAPE,
+    halo: Sequence[int] = DEFAULT_HALO,
+    voxel_size_nm: Sequence[float] | None = None,
+    client: Client | None = None,
+    progress: bool = True,
+) -> BlockwiseInstances:
+    """Number the objects that mask and boundary probabilities show, block by block.
+
+    Ids are those of :func:`volseg.postprocessing.decode_instances` on the whole volume: always for connected
+    components, for watershed wherever the halo covers the connected pieces of foreground; where it does not, this is
+    counted and warned of, and :class:`volseg.blockwise.seeded_watershed.SeededWatershed` says what may differ.
+
+    A run that ended at any moment goes on when it is called again with the same arguments; the result is the same, bit
+    for bit. ``OUTPUT/decoding`` holds what that takes, and can be removed afterwards.
+
+    Memory of each worker: 12 bytes a voxel of the block for uint8, 18 for float32; for watershed 19 and 22 of block and
+    halo, and 40 to 80 bytes a voxel of the box of the largest connected piece of foreground therein. To this come
+    about 50 MB of chunks that are packed or unpacked at once, and 130 MB of Python. The process that calls takes about
+    60 bytes for each component of each block, and 250 for each object.
+
+    Args:
+        mask: probability of being inside an object (D, H, W), floating point or uint8 for 255 times it: an array that
+            is read by slices and can be pickled (Zarr, :class:`volseg.blockwise.stored_array.ArrayChannel` of one), a
+            file or folder that :func:`volseg.data.chunked_volume.open_chunked_volume` opens, or the URL of a Zarr
+            array.
+        boundary: probability of being on an outline, as ``mask``.
+        output: folder or URL to write to: ``instances.ome.zarr``, ``instances.csv``, ``instances.parquet``,
+            ``statistics.json``.
+        method: see :func:`volseg.postprocessing.decode_instances`, as for all up to ``dilation``.
+        mask_threshold: a seed's mask probability is above it.
+        boundary_threshold: a seed's boundary probability is below it.
+        foreground_threshold: watershed only: the mask probability of an object's voxels is above it.
+        min_size: voxels of the smallest object that is kept.
+        dilation: connected components only: odd widths of the window (z, y, x).
+        block_shape: voxels of a block (z, y, x).
+        halo: watershed only: voxels that are looked at around a block (z, y, x).
+        voxel_size_nm: along z, y, x; None takes that of ``mask`` if it says.
+        client: of a Dask cluster whose workers reach input and output; None works in this process.
+        progress: show a bar for each stage.
+
+    Raises:
+        ValueError: an unknown method, a window of even width, lengths that are none.
+        UserError: inputs that are not alike or cannot be read; the output holds another run, or cannot be written; a
+            worker died: one line, that names the block where there is one.
+    """
+    check_decoding(method, dilation)
+    mask, boundary = _opened(mask), _opened(boundary)
+    _check_probabilities(mask, boundary)
+    if len(halo) != 3 or any(length < 0 for length in halo):
+        raise ValueError(f"halo must be three lengths of 0 or more. Received: {tuple(halo)}")
+    halo_z, halo_y, halo_x = (int(length) for length in halo)
+    dilation_z, dilation_y, dilation_x = (int(width) for width in dilation)
+    if voxel_size_nm is None:
+        voxel_size_nm = getattr(mask, "voxel_size_nm", None)
+    decoding = _Decoding(
+        output=str(local_folder(output) or output).rstrip("/"),
+        grid=BlockGrid(mask.shape, block_shape),
+        client=client,
+        progress=progress,
+    )
+    # whatever is of no effect with the method is left out, so that changing it disturbs nothing
+    parameters = {
+        "mask": array_name(mask),
+        "boundary": array_name(boundary),
+        "dtype": [str(mask.dtype), str(boundary.dtype)],
+        "shape": decoding.grid.shape,
+        "block_shape": decoding.grid.block_shape,
+        "method": method,
+        "mask_threshold": float(mask_threshold),
+        "boundary_threshold": float(boundary_threshold),
+        **(
+            {"foreground_threshold": float(foreground_threshold), "halo": [halo_z, halo_y, halo_x]}
+            if method == "watershed"
+            else {}
+        ),
+        **({"dilation": [dilation_z, dilation_y, dilation_x]} if method == "connected_components" else {}),
+        "min_size": int(min_size),
+        "voxel_size_nm": None if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm],
+    }
+    with decoding.finished.run(parameters):
+        components = decoding.components(mask, boundary, mask_threshold, boundary_threshold, method)
+        labels = decoding.array(_LABELS)
+        function: BlockFunction
+        if method == "watershed":
+            function = SeededWatershed(
+                decoding.grid,
+                mask,
+                boundary,
+                components,
+                (halo_z, halo_y, halo_x),
+                mask_threshold,
+                boundary_threshold,
+                foreground_threshold,
+                labels,
+            )
+        else:
+            function = InstanceGrowth(decoding.grid, components, (dilation_z, dilation_y, dilation_x), labels)
+        decoding.run(_LABELS, function)
+        return decoding.write(labels, min_size, voxel_size_nm, method == "watershed")
+
+
+class _Decoding:
+    """The stages of one run."""
+
+    def __init__(self, output: str, grid: BlockGrid, client: Client | None, progress: bool) -> None:
+        self.output, self.grid, self.client, self.progress = output, grid, client, progress
+        self.work = f"{output}/decoding"
+        self.finished = FinishedBlocks(f"{self.work}/finished")
+        self.done = 0
+
+    def run(self, stage: str, function: BlockFunction, grid: BlockGrid | None = None) -> None:
+        self.done += run_stage(self.client, stage, function, grid or self.grid, self.finished, self.progress)
+
+    def array(self, stage: str) -> Any:
+        """The array that a stage writes to, uint32 (D, H, W)."""
+        chunks = block_chunks(self.grid.block_shape)
+        begun = bool(self.finished.numbers(stage))
+        return open_or_create_array(f"{self.work}/{stage}.zarr", self.grid.shape, np.uint32, chunks, begun)
+
+    def components(
+        self, mask: VoxelArray, boundary: VoxelArray, mask_threshold: float, boundary_threshold: float, method: str
+    ) -> GlobalComponents:
+        """The seeds with the ids of the whole volume."""
+        array = self.array(_COMPONENTS)
+        structure = FACES_EDGES_CORNERS if method == "watershed" else FACES
+        self.run(
+            _COMPONENTS,
+            LocalComponents(self.grid, mask, boundary, array, mask_threshold, boundary_threshold, structure),
+        )
+        self.run(_PAIRS, SharedVoxels(self.grid, self.finished, _COMPONENTS))
+        if len(self.finished.numbers(_IDS)) < len(self.grid):
+            merge_components(self.grid, self.finished, _COMPONENTS, _PAIRS, _IDS)
+        return GlobalComponents(self.grid, array, self.finished, _IDS)
+
+    def write(
+        self, labels: VoxelArray, min_size: int, voxel_size_nm: Sequence[float] | None, is_watershed: bool
+    ) -> BlockwiseInstances:
+        """Remove small objects; write labels, pyramid, tables and statistics."""
+        kept, removed = filter_sizes(self.grid, self.finished, _LABELS, _SIZES, min_size)
+        location = f"{self.output}/instances.ome.zarr"
+        levels = pyramid_levels(self.grid.shape, voxel_size_nm)
+        finer: Any = None
+        for number, level in enumerate(levels):
+            stage, grid = f"level_{number}", BlockGrid(level.shape, self.grid.block_shape)
+            array = create_level(location, number, grid, bool(self.finished.numbers(stage)))
+            final = FinalLabels(labels, self.finished, _SIZES, array)
+            self.run(stage, CoarserLevel(finer, level.step, array) if number else final, grid)
+            finer = array
+        write_pyramid_metadata(location, levels, voxel_size_nm)
+        csv, parquet = write_instance_files(f"{self.output}/instances", kept, voxel_size_nm)
+        statistics = {
+            "instances": len(kept.ids),
+            "removed_below_min_size": removed,
+            "blocks": len(self.grid),
+            **(self._cut_pieces() if is_watershed else {}),
+        }
+        with local_file(f"{self.output}/statistics.json") as path:
+            path.write_text(json.dumps(statistics, indent=4) + "\n", encoding="utf-8")
+        for folder in (self.work, location):
+            remove_partial_chunks(folder)
+        return BlockwiseInstances(location, csv, parquet, statistics | {"blocks_done_now": self.done})
+
+    def _cut_pieces(self) -> dict[str, int]:
+        """What of a watershed the halo did not cover; warned of if there is anything."""
+        cut = np.stack([self.finished.read(_LABELS, block, "cut")[0] for block in self.grid])
+        blocks, (pieces, voxels) = int(np.count_nonzero(cut[:, 0])), cut.sum(axis=0).tolist()
+        if blocks:
+            logger.warning(
+                "watershed: in %d of %d blocks connected foreground reaches beyond the halo: %d pieces, %d voxels. Ids "
+                "are those of the whole volume there, too, but voxels of these pieces may belong to another of their "
+                "objects, or to none, and borders between objects may follow those of blocks. A larger halo or a "
+                "higher foreground_threshold covers them. All else is as in the whole volume.",
+                blocks,
+                len(self.grid),
+                pieces,
+                voxels,
+            )
+        return {"cut_pieces": pieces, "blocks_with_cut_pieces": blocks, "voxels_in_cut_pieces": voxels}
+
+
+def _opened(probabilities: VoxelArray | str | Path) -> VoxelArray:
+    if not isinstance(probabilities, str | Path):
+        return probabilities
+    folder = local_folder(probabilities)
+    return open_array(probabilities) if folder is None else open_chunked_volume(folder)
+
+
+def _check_probabilities(mask: VoxelArray, boundary: VoxelArray) -> None:
+    for name, array in (("mask", mask), ("boundary", boundary)):
+        dtype = np.dtype(array.dtype)
+        if len(array.shape) != 3 or (dtype != np.uint8 and dtype.kind != "f"):
+            raise UserError(
+                f"{array_name(array)}: no probabilities ({name}). Received: {dtype} of shape {tuple(array.shape)}. "
+                "Expected: uint8 or floating point (D, H, W)."
+            )
+    if tuple(mask.shape) != tuple(boundary.shape):
+        raise UserError(
+            f"{array_name(boundary)}: boundary and mask must be alike. Received: shape {tuple(boundary.shape)}. "
+            f"Expected: {tuple(mask.shape)}, that of {array_name(mask)}."
+        )

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of a run by blocks: which are finished, and what later stages need of each."""
+
+from __future__ import annotations
+
+import io
+import json
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from volseg.blockwise.block_grid import Block
+from volseg.blockwise.stored_array import local_folder
+from volseg.errors import UserError
+from volseg.registry.location import open_storage
+
+__all__ = ["FinishedBlocks"]
+
+PARAMETERS = "run.json"
+LOCK = ".lock"
+SUFFIX = ".npz"
+
+
+class FinishedBlocks:
+    """A folder with one small file for every finished block of every stage, and the parameters of the run.
+
+    A block's file, ``STAGE/NUMBER.npz``, is written once the block's chunks are, in one piece: after a kill at any
+    moment a block either counts as finished and is, or is done again. The files carry checksums.
+
+    Can be pickled: every worker opens the storage for itself.
+
+    Args:
+        folder: path, or URL of a storage that fsspec knows.
+
+    Raises:
+        UserError: a URL that nothing here can open.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.local = local_folder(folder)
+        self.folder = str(self.local or folder).rstrip("/")
+
+    @contextmanager
+    def run(self, parameters: Mapping[str, Any]) -> Iterator[None]:
+        """Have the folder to oneself for a run, and see that it holds no run with other parameters.
+
+        On a local folder a lock refuses a second run, and is free again as soon as the process ends, however it does.
+        Other storages have no locks: there two runs on one folder must be avoided by who starts them. (They would write
+        the same bytes.)
+
+        Args:
+            parameters: all that the results depend on, as JSON holds it.
+
+        Raises:
+            UserError: another run is at work, or parameters differ; the folder cannot be read or written.
+        """
+        with ExitStack() as held:
+            if self.local is not None:
+                try:
+                    self.local.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(FileLock(self.local / LOCK, timeout=0))
+                    for left_behind in self.local.rglob(".*.partial"):
+                        left_behind.unlink(missing_ok=True)
+                except Timeout as error:
+                    raise UserError(
+                        f"{self.folder}: another run is at work there. Received: a lock that is held. Wait for its "
+                        "end, or choose another folder."
+                    ) from error
+                except OSError as error:
+                    raise self._not_written(self.folder, error) from error
+            self._check_parameters(parameters)
+            yield
+
+    def numbers(self, stage: str) -> set[int]:
+        """The numbers of the stage's finished blocks.
+
+        Raises:
+            UserError: the folder cannot be read.
+        """
+        file_system, folder = open_storage(self.folder)
+        file_system.invalidate_cache()
+        try:
+            names = [Path(path).name for path in file_system.ls(f"{folder}/{stage}", detail=False)]
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be read. Received: {error.strerror or error}. Check your rights."
+            ) from error
+        stems = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+        return {int(stem) for stem in stems if stem.isdecimal()}
+
+    def has(self, stage: str, block: Block) -> bool:
+        """Whether a block of a stage is finished."""
+        file_system, folder = open_storage(self.folder)
+        return file_system.isfile(f"{folder}/{_file(stage, block)}")
+
+    def write(self, stage: str, block: Block, arrays: Mapping[str, np.ndarray]) -> None:
+        """Count a block as finished, with arrays for later stages; its chunks must be written by now.
+
+        Raises:
+            UserError: the disk is full, or the storage fails.
+        """
+        packed = io.BytesIO()
+        np.savez_compressed(packed, allow_pickle=False, **arrays)
+        self._put(_file(stage, block), packed.getvalue())
+
+    def read(self, stage: str, block: Block, *names: str) -> tuple[np.ndarray, ...]:
+        """Arrays of a finished block by their names.
+
+        Raises:
+            UserError: the block's file is missing or damaged.
+        """
+        file = _file(stage, block)
+        try:
+            with np.load(io.BytesIO(self._get(file)), allow_pickle=False) as arrays:
+                return tuple(arrays[name] for name in names)
+        except FileNotFoundError as error:
+            raise self._damaged(file, block, "no such file") from error
+        except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+            raise self._damaged(file, block, " ".join(str(error).split()) or type(error).__name__) from error
+
+    def _check_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Write the run's parameters, or compare them with those that are there."""
+        wanted = json.loads(json.dumps(parameters))  # tuples come back as lists
+        path = f"{self.folder}/{PARAMETERS}"
+        try:
+            found = json.loads(self._get(PARAMETERS))
+            if not isinstance(found, dict):
+                raise ValueError("no JSON object")
+        except FileNotFoundError:
+            self._put(PARAMETERS, (json.dumps(wanted, indent=4) + "\n").encode())
+            return
+        except ValueError as error:
+            raise UserError(
+                f"{path}: damaged. Received: {error}. Remove the folder {self.folder} and run again."
+            ) from error
+        for key in dict.fromkeys((*wanted, *found)):
+            if found.get(key) != wanted.get(key):
+                raise UserError(
+                    f"{path}: the folder holds a run with other parameters. Received: {key} {wanted.get(key)!r}. "
+                    f"Expected: {found.get(key)!r}. Remove the folder, or choose another."
+                )
+
+    def _get(self, file: str) -> bytes:
+        file_system, folder = open_storage(self.folder)
+        return file_system.cat_file(f"{folder}/{file}")
+
+    def _put(self, file: str, content: bytes) -> None:
+        """Write a file whole or not at all."""
+        try:
+            if self.local is None:  # object stores take an object whole
+                file_system, folder = open_storage(self.folder)
+                file_system.makedirs(f"{folder}/{file}".rpartition("/")[0], exist_ok=True)
+                file_system.pipe_file(f"{folder}/{file}", content)
+                return
+            path = self.local / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # a name of its own: two workers may come to do one block, with one process id on two machines
+            temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
+            try:
+                temporary.write_bytes(content)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._not_written(f"{self.folder}/{file}", error) from error
+
+    def _damaged(self, file: str, block: Block, received: str) -> UserError:
+        return UserError(
+            f"{self.folder}/{file}: damaged, of {block}. Received: {received}. Remove this file and run again: the "
+            "block is then done anew."
+        )
+
+    @staticmethod
+    def _not_written(path: str, error: OSError) -> UserError:
+        return UserError(
+            f"{path}: cannot be written. Received: {error.strerror or error}. Check space and rights, and run again."
+        )
+
+
+def _file(stage: str, block: Block) -> str:
+    """Path of a block's file in the folder."""
+    return f"{stage}/{block.number:08d}{SUFFIX}"

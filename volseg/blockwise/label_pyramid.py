@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels as OME-Zarr 0.5 with levels of lower resolution, written block by block.
+
+The format: https://ngff.openmicroscopy.org/0.5/
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from volseg.blockwise.block_grid import Block, BlockGrid, Position
+from volseg.blockwise.finished_blocks import FinishedBlocks
+from volseg.blockwise.size_filter import remove_ids
+from volseg.blockwise.stored_array import (
+    VoxelArray,
+    block_chunks,
+    node_store,
+    open_or_create_array,
+    read_region,
+    write_region,
+)
+from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
+from volseg.errors import UserError
+
+__all__ = ["CoarserLevel", "FinalLabels", "PyramidLevel", "create_level", "pyramid_levels", "write_pyramid_metadata"]
+
+AXES = ("z", "y", "x")
+VERSION = "0.5"
+SMALLEST_PIXELS = 256
+
+
+@dataclass(frozen=True)
+class PyramidLevel:
+    """A level of a pyramid.
+
+    Attributes:
+        shape: (D, H, W).
+        step: voxels of the level before for one of this, along z, y, x.
+        scale: voxels of the full resolution for one of this, along z, y, x.
+    """
+
+    shape: Position
+    step: Position
+    scale: Position
+
+
+def pyramid_levels(
+    shape: Sequence[int], voxel_size_nm: Sequence[float] | None, smallest_pixels: int = SMALLEST_PIXELS
+) -> list[PyramidLevel]:
+    """The levels from full resolution down to sections of about ``smallest_pixels``.
+
+    Sections are halved along y and x; z is from where that makes voxels more even: where they are not more than the
+    square root of 2 longer along z.
+
+    Args:
+        shape: (D, H, W).
+        voxel_size_nm: along z, y, x; None keeps all sections.
+        smallest_pixels: no level is made of one that is not larger along y or x.
+
+    Returns:
+        the levels, full resolution first.
+    """
+    depth, height, width = (int(n) for n in shape)
+    levels = [PyramidLevel((depth, height, width), (1, 1, 1), (1, 1, 1))]
+    while max(levels[-1].shape[1:]) > smallest_pixels:
+        last = levels[-1]
+        step_z = 1
+        if voxel_size_nm is not None and last.shape[0] > 1:
+            z_nm, y_nm, x_nm = (edge * scale for edge, scale in zip(voxel_size_nm, last.scale, strict=True))
+            step_z = 2 if z_nm <= math.sqrt(2) * max(y_nm, x_nm) else 1
+        step = (step_z, 2, 2)
+        depth, height, width = (-(-n // by) for n, by in zip(last.shape, step, strict=True))
+        z, y, x = (scale * by for scale, by in zip(last.scale, step, strict=True))
+        levels.append(PyramidLevel((depth, height, width), step, (z, y, x)))
+    return levels
+
+
+def create_level(location: str, number: int, grid: BlockGrid, is_begun: bool) -> Any:
+    """The array of a level for writing by the blocks of a grid; one that exists is gone on with.
+
+    Args:
+        location: path or URL of the pyramid.
+        number: of the level.
+        grid: its blocks.
+        is_begun: blocks of it are finished already, so that it must exist.
+
+    Raises:
+        UserError: another array stands there, or it cannot be written.
+    """
+    return open_or_create_array(
+        f"{location}/{number}", grid.shape, np.uint32, block_chunks(grid.block_shape), is_begun, dimension_names=AXES
+    )
+
+
+@dataclass(frozen=True)
+class FinalLabels:
+    """Writes the full resolution: labels without the objects that :func:`filter_sizes` removed.
+
+    Memory: 9 bytes a voxel of the block.
+
+    Args:
+        labels: before the removal, uint32 (D, H, W).
+        finished: the manifest.
+        filtered: name of the stage that :func:`filter_sizes` wrote.
+        level: the Zarr array to write to.
+    """
+
+    labels: VoxelArray
+    finished: FinishedBlocks
+    filtered: str
+    level: Any
+
+    def __call__(self, block: Block) -> Mapping[str, np.ndarray]:
+        voxels = read_region(self.labels, block.core)
+        (removed,) = self.finished.read(self.filtered, block, "removed")
+        remove_ids(voxels, removed)
+        write_region(self.level, block.core, voxels)
+        return {}
+
+
+@dataclass(frozen=True)
+class CoarserLevel:
+    """Writes a level from the one before: of every few voxels the first, so that ids stay ids.
+
+    Memory: 6 bytes a voxel of the block.
+
+    Args:
+        finer: the Zarr array of the level before.
+        step: see :class:`PyramidLevel`.
+        level: the Zarr array to write to.
+    """
+
+    finer: VoxelArray
+    step: Position
+    level: Any
+
+    def __call__(self, block: Block) -> Mapping[str, np.ndarray]:
+        z, y, x = (
+            slice(along.start * by, (along.stop - 1) * by + 1, by)
+            for along, by in zip(block.core, self.step, strict=True)
+        )
+        write_region(self.level, block.core, read_region(self.finer, (z, y, x)))
+        return {}
+
+
+def write_pyramid_metadata(
+    location: str, levels: Sequence[PyramidLevel], voxel_size_nm: Sequence[float] | None
+) -> None:
+    """Make the folder of the levels an OME-Zarr image; written last, so that an unfinished one is none.
+
+    Args:
+        location: path or URL.
+        levels: all of them.
+        voxel_size_nm: along z, y, x; None writes scales without a unit.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    edges = [1.0] * 3 if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm]
+    unit = {} if voxel_size_nm is None else {"unit": "nanometer"}
+    datasets = [
+        {
+            "path": str(number),
+            "coordinateTransformations": [
+                {"type": "scale", "scale": [edge * by for edge, by in zip(edges, level.scale, strict=True)]}
+            ],
+        }
+        for number, level in enumerate(levels)
+    ]
+    multiscale = {
+        "name": Path(location).name,
+        "axes": [{"name": name, "type": "space", **unit} for name in AXES],
+        "datasets": datasets,
+        "type": "nearest",
+    }
+    try:
+        optional_module("zarr").open_group(
+            node_store(location),
+            mode="a",
+            zarr_format=3,
+            attributes={"ome": {"version": VERSION, "multiscales": [multiscale]}},
+        )
+    except ZARR_ERRORS as error:
+        raise UserError(f"{location}: cannot be written. Received: {error}. Check space and rights.") from error

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a volume on disk to probabilities and instances on disk, block by block."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dask.system import CPU_COUNT
+from distributed import Client
+
+from volseg.blockwise.block_grid import BlockGrid
+from volseg.blockwise.cluster import connect
+from volseg.blockwise.decoding import DEFAULT_BLOCK_SHAPE, decode_blockwise
+from volseg.blockwise.finished_blocks import FinishedBlocks
+from volseg.blockwise.grey_range import BYTES, GreyRange
+from volseg.blockwise.label_pyramid import AXES, pyramid_levels, write_pyramid_metadata
+from volseg.blockwise.prediction import Activation, window_work
+from volseg.blockwise.prediction_stage import PredictionStage
+from volseg.blockwise.stages import run_stage
+from volseg.blockwise.stored_array import block_chunks, open_array, open_or_create_array, remove_partial_chunks
+from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.errors import UserError
+from volseg.registry.location import open_storage
+from volseg.sliding_window import BlendedSlidingWindow
+
+__all__ = ["predict_blockwise", "segment_blockwise"]
+
+logger = logging.getLogger(__name__)
+
+
+def predict_blockwise(
+    open_volume: VolumeOpener,
+    output: str | Path,
+    network: WorkerNetwork,
+    windows: BlendedSlidingWindow,
+    block_shape: Sequence[int] = DEFAULT_BLOCK_SHAPE,
+    channels: Sequence[str | None] = ("mask", "boundary"),
+    grey_range: GreyRange = BYTES,
+    activation: Activation = "sigmoid",
+    voxel_size_nm: Sequence[float] | None = None,
+    client: Client | None = None,
+    progress: bool = True,
+) -> dict[str, str]:
+    """Predict a volume block by block into OME-Zarr images of bytes, one for each output of the network.
+
+    They hold ``int(255 p)`` of what :func:`volseg.blockwise.prediction.predict_block` gives, which is what ``windows``
+    would give for the whole volume. A run that was stopped goes on with what is missing.
+
+    Args:
+        open_volume: of the volume, with its path or URL.
+        output: folder, path or URL of any storage that fsspec knows.
+        network: any that takes one channel of grey values: Res-UNet's, PDV-Net, V-Net.
+        windows: size, overlap, continuation and test-time augmentation.
+        block_shape: voxels of a block (D, H, W). Windows at its borders run in each of the blocks that they reach into,
+            see :func:`volseg.blockwise.prediction.window_work`.
+        channels: names of the network's outputs; None leaves one out, such as the background.
+        grey_range: of the whole volume.
+        activation: ``"sigmoid"``, ``"softmax"`` or, where the network returns probabilities, ``"none"``.
+        voxel_size_nm: (z, y, x), for the images' metadata.
+        client: of a Dask cluster whose workers reach volume, weights and output; None works in this process.
+        progress: show a bar of the blocks.
+
+    Returns:
+        for each channel's name the path or URL of its image, ``NAME.ome.zarr``.
+
+    Raises:
+        UserError: another run is at work there or had other parameters, or a block fails: one line that names it.
+    """
+    shape = open_volume.source().shape
+    grid = BlockGrid(shape, block_shape)
+    images = {name: f"{output}/{name}.ome.zarr" for name in channels if name is not None}
+    finished = FinishedBlocks(f"{output}/finished")
+    parameters = prediction_parameters(open_volume, network, windows, grid, channels, grey_range, activation)
+    with finished.run(parameters):
+        is_begun, chunks = bool(finished.numbers("prediction")), block_chunks(grid.block_shape)
+        arrays = {
+            name: open_or_create_array(f"{image}/0", shape, np.uint8, chunks, is_begun, dimension_names=AXES)
+            for name, image in images.items()
+        }
+        logger.info("prediction: %.2f times the windows of the whole volume", window_work(shape, block_shape, windows))
+        outputs = tuple(None if name is None else arrays[name] for name in channels)
+        stage = PredictionStage(open_volume, network, windows, grey_range, activation, outputs)
+        run_stage(client, "prediction", stage, grid, finished, progress)
+        for image in images.values():
+            write_pyramid_metadata(image, pyramid_levels(shape, None, max(shape)), voxel_size_nm)
+            remove_partial_chunks(image)
+    return images
+
+
+def segment_blockwise(
+    open_volume: VolumeOpener,
+    output: str | Path,
+    network: WorkerNetwork,
+    windows: BlendedSlidingWindow,
+    decoding: Mapping[str, Any],
+    block_shape: Sequence[int] = DEFAULT_BLOCK_SHAPE,
+    prediction_block_shape: Sequence[int] | None = None,
+    grey_range: GreyRange = BYTES,
+    voxel_size_nm: Sequence[float] | None = None,
+    scheduler: str = "",
+    workers: int | None = None,
+    keep_probabilities: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Predict mask and boundary of a volume and decode them to instances: both stages with what they need between them.
+
+    Called again with the same arguments, a run that ended at any moment goes on with what is missing, and one that is
+    complete does nothing.
+
+    Args:
+        open_volume: of the volume, with its path or URL.
+        output: folder of this volume's results, path or URL: ``instances.ome.zarr``, ``instances.csv``,
+            ``instances.parquet``, ``statistics.json``; until it is complete, or for good if they are
+            kept, ``probabilities/mask.ome.zarr`` and ``probabilities/boundary.ome.zarr``.
+        network: with two outputs, mask and boundary.
+        windows: see :func:`predict_blockwise`.
+        decoding: arguments of :func:`volseg.blockwise.decoding.decode_blockwise` from ``method`` to ``halo``, but for
+            ``block_shape``.
+        block_shape: voxels of a block (D, H, W) of the decoding.
+        prediction_block_shape: of the prediction, where larger blocks save windows; None: the same.
+        grey_range: of the whole volume.
+        voxel_size_nm: (z, y, x).
+        scheduler: see :func:`volseg.blockwise.cluster.connect`.
+        workers: see there.
+        keep_probabilities: whether they stay when the instances are written.
+        progress: show a bar for each stage.
+
+    Returns:
+        ``statistics.json``.
+
+    Raises:
+        UserError: another run is at work there or had other parameters; a block or a worker fails: one line.
+    """
+    output = str(output).rstrip("/")
+    predicted_shape = block_shape if prediction_block_shape is None else prediction_block_shape
+    grid = BlockGrid(open_volume.source().shape, predicted_shape)
+    channels = ("mask", "boundary")
+    finished = FinishedBlocks(f"{output}/finished")
+    parameters = {
+        **prediction_parameters(open_volume, network, windows, grid, channels, grey_range, "sigmoid"),
+        "decoding": {**decoding, "block_shape": list(block_shape)},
+        "voxel_size_nm": None if voxel_size_nm is None else list(voxel_size_nm),
+    }
+    whole = BlockGrid(grid.shape, grid.shape)[0]
+    with finished.run(parameters):
+        if not finished.numbers("segmentation"):
+            with connect(scheduler, workers, gpus=network.device != "cpu") as client:
+                # elsewhere workers have the threads that they were started with
+                threads = None if client is None or scheduler else max(1, CPU_COUNT // len(client.cluster.workers))
+                images = predict_blockwise(
+                    open_volume,
+                    f"{output}/probabilities",
+                    replace(network, threads=threads),
+                    windows,
+                    predicted_shape,
+                    channels,
+                    grey_range,
+                    "sigmoid",
+                    voxel_size_nm,
+                    client,
+                    progress,
+                )
+            # workers of its own: those before hold the network's memory, and are no more than GPUs
+            with connect(scheduler, workers) as client:
+                mask, boundary = (open_array(f"{images[name]}/0") for name in channels)
+                decode_blockwise(
+                    mask,
+                    boundary,
+                    output,
+                    **decoding,
+                    block_shape=block_shape,
+                    voxel_size_nm=voxel_size_nm,
+                    client=client,
+                    progress=progress,
+                )
+            finished.write("segmentation", whole, {})
+        for folder in ("decoding", *(() if keep_probabilities else ("probabilities",))):
+            _remove(f"{output}/{folder}")
+        return _read_json(f"{output}/statistics.json")
+
+
+def prediction_parameters(
+    open_volume: VolumeOpener,
+    network: WorkerNetwork,
+    windows: BlendedSlidingWindow,
+    grid: BlockGrid,
+    channels: Sequence[str | None],
+    grey_range: GreyRange,
+    activation: Activation,
+) -> dict[str, Any]:
+    """All that the probabilities of a run depend on, as JSON holds it."""
+    return {
+        **open_volume.parameters(),
+        "block_shape": grid.block_shape,
+        "window": windows.window,
+        "overlap": windows.overlap,
+        "padding": windows.padding,
+        "divisor": windows.divisor,
+        "predictions": len(windows.augmentations),
+        "channels": list(channels),
+        "grey_range": asdict(grey_range),
+        "activation": activation,
+        **network.parameters(),
+    }
+
+
+def _remove(location: str) -> None:
+    """Remove a folder if it is there."""
+    file_system, folder = open_storage(location)
+    try:
+        if file_system.exists(folder):
+            file_system.rm(folder, recursive=True)
+    except OSError as error:
+        raise UserError(
+            f"{location}: cannot be removed. Received: {error.strerror or error}. Check your rights, and remove it."
+        ) from error
+
+
+def _read_json(location: str) -> dict[str, Any]:
+    file_system, path = open_storage(location)
+    try:
+        return json.loads(file_system.cat_file(path))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{location}: cannot be read. Received: {error}. Remove the folder it is in and run again."
+        ) from error

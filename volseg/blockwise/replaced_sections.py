@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A volume some of whose sections were replaced: only these are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from volseg.blockwise.stored_array import VoxelArray, open_or_create_array, read_region
+
+__all__ = ["ReplacedSections", "Replacements"]
+
+_CHUNK = (1, 512, 512)
+
+
+@dataclass(frozen=True)
+class Replacements:
+    """Sections to replace, and where the new ones are stored.
+
+    Attributes:
+        plan: of each its index along z and those of the two sections that it is made from.
+        location: Zarr array (number of sections, H, W).
+    """
+
+    plan: tuple[tuple[int, int, int], ...]
+    location: str
+
+    def open_or_create(self, volume: VoxelArray, is_begun: bool) -> Any:
+        """The array, for writing; ``is_begun``: sections of it are finished already."""
+        shape = (len(self.plan), *volume.shape[1:])
+        chunks = tuple(min(chunk, n) for chunk, n in zip(_CHUNK, shape, strict=True))
+        return open_or_create_array(self.location, shape, volume.dtype, chunks, is_begun)
+
+
+class ReplacedSections:
+    """A volume (D, H, W) that is read by slices, with sections from another array in place of its own.
+
+    Args:
+        volume: the original.
+        sections: indices of the replaced ones along z.
+        replaced: array (number of sections, H, W) of the new ones.
+    """
+
+    def __init__(self, volume: VoxelArray, sections: Sequence[int], replaced: VoxelArray) -> None:
+        self._volume, self._sections, self._replaced = volume, sections, replaced
+        self.shape: tuple[int, ...] = tuple(volume.shape)
+        self.dtype: DTypeLike = volume.dtype
+
+    def __getitem__(self, region: tuple[slice, slice, slice]) -> NDArray[Any]:
+        z, y, x = region
+        voxels = np.array(self._volume[region])
+        for number, section in enumerate(self._sections):
+            if z.start <= section < z.stop:
+                voxels[section - z.start] = read_region(self._replaced, (slice(number, number + 1), y, x))[0]
+        return voxels
