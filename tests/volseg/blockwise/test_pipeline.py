@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,7 +252,8 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_bytes(volume, network,
     script.write_text(RUN)
     command = [sys.executable, script, volume.location, network.weights, tmp_path / "out"]
     finished = tmp_path / "out" / "finished" / "prediction"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
         deadline = time.monotonic() + 120
         while not finished.is_dir() or len(list(finished.glob("*.npz"))) < 6:
             assert process.poll() is None
