@@ -40,6 +40,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 INSTALL = "pip install "
 COMMANDS = (INSTALL, "python -m ", "torchrun ")
 PLACEHOLDER = re.compile("[A-Z]+")
+BLOCKWISE_RESULTS = {"instances.ome.zarr", "instances.csv", "instances.parquet", "statistics.json", "finished"}
 SHAPE = (9, 8, 6)  # x, y, z of volumes of downloads
 
 
@@ -375,7 +376,10 @@ def test_command_of_the_card(request, unpacked, overrides, filled_in, bundle, co
     else:
         assert _files(unpacked.folder, tmp_path) - before
     if kind(command).startswith("inference"):
-        assert {path.name for path in (tmp_path / "out").iterdir()} == bundle.results()
+        folder, results = tmp_path / "out", bundle.results()
+        if kind(command) == "inference_blockwise":
+            folder, results = folder / "test_0", BLOCKWISE_RESULTS
+        assert {path.name for path in folder.iterdir()} == results
 
 
 FIND = """

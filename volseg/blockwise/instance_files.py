@@ -16,7 +16,7 @@ from volseg.blockwise.stored_array import local_folder
 from volseg.errors import UserError
 from volseg.files import atomic_path
 from volseg.instance_table import NM3_PER_UM3, Extents, instances, write_instance_table
-from volseg.registry.location import open_storage
+from volseg.storage import open_storage
 
 __all__ = ["local_file", "write_instance_files"]
 

@@ -27,8 +27,8 @@ from volseg.blockwise.stored_array import block_chunks, open_array, open_or_crea
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.errors import UserError
-from volseg.registry.location import open_storage
 from volseg.sliding_window import BlendedSlidingWindow
+from volseg.storage import open_storage
 
 __all__ = ["predict_blockwise", "segment_blockwise"]
 

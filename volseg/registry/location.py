@@ -11,17 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-import fsspec
 import requests
-from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from volseg.errors import UserError
+from volseg.storage import open_storage
 
-__all__ = ["Location", "locate", "open_storage"]
+__all__ = ["Location", "locate"]
 
 TIMEOUT_S = 30
 ATTEMPTS = 4
@@ -92,20 +89,6 @@ def locate(registry: str | Path) -> Location:
     if name.startswith(("http://", "https://")):
         return WebLocation(name)
     return StoredLocation(name)
-
-
-def open_storage(name: str) -> tuple[AbstractFileSystem, str]:
-    """The file system and folder of a path or URL, whether it exists or not.
-
-    Raises:
-        UserError: nothing here can open it.
-    """
-    if name.startswith("file://"):  # fsspec would take %20 for a part of the name
-        name = url2pathname(urlsplit(name).path)
-    try:
-        return fsspec.core.url_to_fs(name)
-    except (ValueError, ImportError, OSError) as error:
-        raise UserError(f"{name}: cannot be opened. Received: {error}. Give a folder or another URL.") from error
 
 
 class StoredLocation(Location):
