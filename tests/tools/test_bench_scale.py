@@ -26,7 +26,8 @@ def rows():
 def test_sections_of_4096_pixels_are_decoded_below_4_gb(rows):
     peaks = [rows[f"blocks, 2 workers, {depth}x4096x4096"]["peak_mb"] for depth in (100, 400)]
     assert max(peaks) < 4000
-    assert peaks[1] < 1.1 * peaks[0]
+    # a block of 64 sections and its halo reach over 128 sections, of which a volume of 100 has no more than 96
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_two_workers_are_faster_than_one(rows):
