@@ -22,6 +22,8 @@ __all__ = ["instance_colours", "save_instance_preview"]
 
 # of larger sections the middle is drawn: as a whole, instances would be a few pixels wide
 FIELD_PIXELS = 1536
+# and as many in the cut, each of which may have to be decoded whole
+FIELD_SECTIONS = 256
 # longest side of a section in the picture, and height of the cut at most
 PANEL_PIXELS = 512
 CUT_PIXELS = 256
@@ -54,44 +56,48 @@ def instance_colours(ids: np.ndarray) -> np.ndarray:
 def save_instance_preview(
     path: str | Path,
     image: Any,
-    labels: np.ndarray,
+    labels: Any,
     voxel_size_nm: Sequence[float] | None,
     title: str,
 ) -> None:
     """Draw three sections, without and with their instances, and below them a cut along z likewise.
 
-    The sections are at a quarter, a half and three quarters of the depth, the cut at the row with most instances.
-    Everything is drawn in the proportions of the tissue, grey values between their 0.5th and 99.5th percentile. Of
-    sections with a side of more than 1536 pixels the middle is drawn. A volume of one section has no cut.
+    The sections are at a quarter, a half and three quarters of the depth, the cut at the row where they have most
+    instances. Everything is drawn in the proportions of the tissue, grey values between their 0.5th and 99.5th
+    percentile. Of sections with a side of more than 1536 pixels, and of more than 256 sections in the cut, the middle
+    is drawn. A volume of one section has no cut.
 
     Args:
         path: of the PNG.
-        image: grey values ``(D, H, W)``, an array or anything sliced like one. The three sections and the cut are read;
-            a format that stores whole sections has to decode them all for the cut.
-        labels: instance ids ``(D, H, W)``, 0 background.
+        image: grey values ``(D, H, W)``, an array or anything sliced like one. What is drawn is read; a format that
+            stores whole sections has to decode those of the cut.
+        labels: instance ids ``(D, H, W)``, 0 background, likewise.
         voxel_size_nm: along z, y, x, for the proportions and the scale bars; None: cubes and no bars.
         title: first line of the picture.
     """
-    y, x = (_middle(n) for n in labels.shape[1:])
-    if labels.shape[1:] != (field := labels[0, y, x].shape):
-        title += f" (in view: middle {field[0]} x {field[1]} of {labels.shape[1]} x {labels.shape[2]} pixels)"
-    labels = labels[:, y, x]
-    depth, height, width = labels.shape
+    depth = labels.shape[0]
+    y, x = (_middle(n, FIELD_PIXELS) for n in labels.shape[1:])
+    height, width = (along.stop - along.start for along in (y, x))
+    if tuple(labels.shape[1:]) != (height, width):
+        title += f" (in view: middle {height} x {width} of {labels.shape[1]} x {labels.shape[2]} pixels)"
     z_nm, y_nm, x_nm = (1.0, 1.0, 1.0) if voxel_size_nm is None else voxel_size_nm
     side = max(height * y_nm, width * x_nm)
     size = _pixels(PANEL_PIXELS * height * y_nm / side, PANEL_PIXELS * width * x_nm / side)
+    planes = {z: labels[z : z + 1, y, x][0] for z in sorted({depth // 4, depth // 2, 3 * depth // 4})}
     sections = [
-        _Panel(f"section {z}", _resized(image[z : z + 1, y, x][0], size), _nearest(labels[z], size))
-        for z in sorted({depth // 4, depth // 2, 3 * depth // 4})
+        _Panel(f"section {z}", _resized(image[z : z + 1, y, x][0], size), _nearest(ids, size))
+        for z, ids in planes.items()
     ]
     content = max(NARROWEST_PIXELS, len(sections) * (size[1] + GAP_PIXELS) - GAP_PIXELS)
     rows = [sections]
     if depth > 1:
-        row = y.start + _fullest_row(labels)
-        scale = min(content / (width * x_nm), CUT_PIXELS / (depth * z_nm))
-        cut_size = _pixels(scale * depth * z_nm, scale * width * x_nm)
-        grey = _resized(image[:, row : row + 1, x][:, 0], cut_size)
-        rows.append([_Panel(f"along z at row {row}", grey, _nearest(labels[:, row - y.start], cut_size))])
+        row, z = y.start + _fullest_row(list(planes.values())), _middle(depth, FIELD_SECTIONS)
+        cut_depth = z.stop - z.start
+        scale = min(content / (width * x_nm), CUT_PIXELS / (cut_depth * z_nm))
+        cut_size = _pixels(scale * cut_depth * z_nm, scale * width * x_nm)
+        grey, ids = (volume[z, row : row + 1, x][:, 0] for volume in (image, labels))
+        caption = f"along z at row {row}" + (f", sections {z.start} to {z.stop - 1}" if cut_depth < depth else "")
+        rows.append([_Panel(caption, _resized(grey, cut_size), _nearest(ids, cut_size))])
 
     low, high = np.percentile(np.concatenate([panel.grey.ravel() for panel in sections]), (0.5, 99.5))
     page = _Page(content, TITLE_PIXELS + sum(CAPTION_PIXELS + 2 * (r[0].grey.shape[0] + GAP_PIXELS) for r in rows))
@@ -158,8 +164,8 @@ class _Page:
             self.figure.savefig(temporary, dpi=DPI)
 
 
-def _middle(n: int) -> slice:
-    size = min(n, FIELD_PIXELS)
+def _middle(n: int, most: int) -> slice:
+    size = min(n, most)
     return slice((n - size) // 2, (n + size) // 2)
 
 
@@ -183,12 +189,12 @@ def _nearest(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return ids[np.ix_(rows, columns)]
 
 
-def _fullest_row(labels: np.ndarray) -> int:
-    """The row with most instances, the one closest to the middle of equal ones."""
-    step = -(-labels.shape[1] // ROWS)
-    middle = labels.shape[1] // 2
-    rows = sorted(range(middle % step, labels.shape[1], step), key=lambda row: abs(row - middle))
-    return rows[int(np.argmax([len(np.unique(labels[:, row])) for row in rows]))]
+def _fullest_row(planes: Sequence[np.ndarray]) -> int:
+    """The row of planes (H, W) with most instances, the one closest to the middle of equal ones."""
+    height = planes[0].shape[0]
+    step, middle = -(-height // ROWS), height // 2
+    rows = sorted(range(middle % step, height, step), key=lambda row: abs(row - middle))
+    return rows[int(np.argmax([sum(len(np.unique(ids[row])) for ids in planes) for row in rows]))]
 
 
 def _add_scale_bar(axes: Axes, pixel_nm: float) -> None:

@@ -40,7 +40,14 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 INSTALL = "pip install "
 COMMANDS = (INSTALL, "python -m ", "torchrun ")
 PLACEHOLDER = re.compile("[A-Z]+")
-BLOCKWISE_RESULTS = {"instances.ome.zarr", "instances.csv", "instances.parquet", "statistics.json", "finished"}
+BLOCKWISE_RESULTS = {
+    "instances.ome.zarr",
+    "instances.csv",
+    "instances.parquet",
+    "statistics.json",
+    "preview.png",
+    "finished",
+}
 SHAPE = (9, 8, 6)  # x, y, z of volumes of downloads
 
 

@@ -146,6 +146,25 @@ def test_cut_goes_through_the_row_with_most_instances(tmp_path, drawn):
     assert texts(drawn[0])[-1] == "along z at row 5"
 
 
+class Recorder:
+    """A volume on disk: knows what was read of it."""
+
+    def __init__(self, voxels: np.ndarray) -> None:
+        self.voxels, self.shape, self.read = voxels, voxels.shape, []
+
+    def __getitem__(self, region: tuple[slice, ...]) -> np.ndarray:
+        self.read.append(self.voxels[region].shape)
+        return self.voxels[region]
+
+
+def test_only_what_is_drawn_of_a_large_volume_is_read(tmp_path, drawn):
+    image, labels = (Recorder(np.zeros((300, 2, 1540), dtype)) for dtype in (np.uint8, np.uint32))
+    save_instance_preview(tmp_path / "a.png", image, labels, VOXEL_SIZE_NM, "a")
+    assert image.read == labels.read == [(1, 2, 1536)] * 3 + [(256, 1, 1536)]
+    assert texts(drawn[0])[0] == "a (in view: middle 2 x 1536 of 2 x 1540 pixels)"
+    assert texts(drawn[0])[-1] == "along z at row 1, sections 22 to 277"
+
+
 def test_no_instances(tmp_path, drawn):
     image, labels = volume()
     save_instance_preview(tmp_path / "a.png", image, np.zeros_like(labels), VOXEL_SIZE_NM, "a: 0 instances")

@@ -22,10 +22,11 @@ from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.instance_files import local_file
 from volseg.blockwise.pipeline import segment_blockwise
 from volseg.blockwise.section_replacement import replace_sections
-from volseg.blockwise.stored_array import local_folder
+from volseg.blockwise.stored_array import local_folder, open_array
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.handlers.instance_results import free_case_name, voxel_warnings
+from volseg.instance_preview import save_instance_preview
 from volseg.sliding_window import BlendedSlidingWindow
 
 __all__ = ["Restorer", "segment_volumes", "volume_list"]
@@ -143,6 +144,7 @@ def segment_volumes(
     scheduler: str = "",
     workers: int | None = None,
     keep_probabilities: bool = False,
+    preview: bool = True,
 ) -> list[dict[str, Any]]:
     """Segment volumes one after another, each into ``OUTPUT_DIR/NAME``; see :func:`segment_blockwise`.
 
@@ -155,6 +157,7 @@ def segment_volumes(
         code_paths, device, runtime: see :class:`volseg.blockwise.worker_network.WorkerNetwork`.
         voxel_size_nm: (z, y, x), for files that do not say theirs.
         trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
+        preview: draw ``preview.png``, see :func:`volseg.instance_preview.save_instance_preview`.
         windows, decoding, block_shape, prediction_block_shape, scheduler, workers, keep_probabilities: see
             :func:`volseg.blockwise.pipeline.segment_blockwise`.
 
@@ -193,6 +196,10 @@ def segment_volumes(
             size_nm,
         )
         statistics = segment(scheduler=scheduler, workers=workers, keep_probabilities=keep_probabilities)
+        if preview:
+            title = f"{name}: {statistics['instances']} instances"
+            with local_file(f"{output}/preview.png") as path:
+                save_instance_preview(path, restored(), open_array(f"{output}/instances.ome.zarr/0"), size_nm, title)
         logger.info("%s: %d instances, in %s/instances.ome.zarr", open_volume.location, statistics["instances"], output)
         results.append({"image": open_volume.location, "output": output, **statistics})
     return results

@@ -76,6 +76,7 @@ def test_blocks_give_what_the_whole_volume_gives(segment, bundle, probabilities,
     with (tmp_path / "out" / "test_0" / "instances.csv").open(encoding="utf-8") as file:
         assert {int(row["id"]) for row in csv.DictReader(file)} == set(np.unique(expected)) - {0}
     assert len(np.unique(expected)) > 2
+    assert (tmp_path / "out" / "test_0" / "preview.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_worker_of_dask_and_a_phantom_without_input(segment, tmp_path, bundle):
