@@ -3,43 +3,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from monai.inferers import SimpleInferer
+from torch.overrides import TorchFunctionMode
 
 from volseg.runtime import bfloat16_is_native
 
 __all__ = ["AutocastInferer"]
 
+CONVOLUTIONS = (torch.conv2d, torch.conv3d)
+
 
 class AutocastInferer(SimpleInferer):
-    """Run the network in bfloat16, on a GPU and where asked for on a CPU, and hand its output on in float32.
+    """Run the network in bfloat16, on a GPU or a CPU that multiplies it in hardware, and hand its output on in float32.
 
-    The engines' own ``amp`` includes the loss, and sums of squares over a volume leave the range of float16. Here the
-    loss is outside, and bfloat16 has the range of float32, so that no gradient needs scaling and a checkpoint has no
-    scaler to carry. Weights and optimiser stay in float32. GPUs before Ampere have bfloat16 in name only.
-
-    With PyTorch 2.13 the weights' gradients of 5x5x5 convolutions in bfloat16 are wrong on a CPU where the grid is
-    smaller than the kernel, as at the bottom of a network that sees small volumes. Hence ``on_cpu``: for networks whose
-    grids stay larger than their kernels, on CPUs that multiply bfloat16 in hardware; others compute in float32.
+    The engines' own ``amp`` is for CUDA alone, takes float16, and includes the loss, though sums of squares over a
+    volume leave the range of float16. Here the loss is outside, and bfloat16 has the range of float32, so that no
+    gradient needs scaling and a checkpoint has no scaler to carry. Weights and optimiser stay in float32. GPUs before
+    Ampere have bfloat16 in name only; CPUs without it compute in float32.
 
     Args:
         enabled: ``False`` is MONAI's ``SimpleInferer``.
-        on_cpu: whether a CPU with bfloat16 uses it too.
     """
 
-    def __init__(self, enabled: bool = True, on_cpu: bool = False) -> None:
+    def __init__(self, enabled: bool = True) -> None:
         super().__init__()
-        devices = {"cuda", "cpu"} if on_cpu and bfloat16_is_native() else {"cuda"}
+        devices = {"cuda", "cpu"} if bfloat16_is_native() else {"cuda"}
         self.devices = devices if enabled else set()
 
-    def __call__(
-        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        """The network's output for ``inputs`` ``(B, C, X, Y, Z)``, float32."""
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The network's output for ``inputs`` ``(B, C, X, Y, Z)``, float32; a list where it is several tensors."""
         device = inputs.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=device in self.devices):
+        is_used = device in self.devices
+        with (
+            torch.autocast(device, torch.bfloat16, enabled=is_used),
+            _ExactGradients() if is_used and device == "cpu" else nullcontext(),
+        ):
             output = network(inputs, *args, **kwargs)
-        return output.float()
+        return output.float() if isinstance(output, torch.Tensor) else [part.float() for part in output]
+
+
+class _ExactGradients(TorchFunctionMode):
+    """Leaves convolutions in float32 whose grid is smaller than their kernel, as at the bottom of a network.
+
+    With PyTorch 2.13 the gradient of their weights in bfloat16 is wrong on a CPU. They have next to no voxels.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in CONVOLUTIONS and any(n < k for n, k in zip(args[0].shape[2:], args[1].shape[2:], strict=True)):
+            with torch.autocast("cpu", enabled=False):
+                return func(args[0].float(), *args[1:], **(kwargs or {}))
+        return func(*args, **(kwargs or {}))

@@ -104,6 +104,10 @@ class DftConv3d(nn.Conv3d):
         """Memory in bytes of what was derived from the weights."""
         return sum(w.numel() * w.element_size() for w in self._derived[1]) if self._derived else 0
 
+    def release(self) -> None:
+        """Give back the memory of what was derived from the weights."""
+        self._derived = None
+
     def _weights(self, length: int | None) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         """Kernels of the convolutions of planes, one for each product, and the bias of the first; or the plain ones."""
         if self._derived is None or self._derived[0] != length:

@@ -2,15 +2,14 @@
 """How a network is made fast on the device at hand.
 
 :func:`accelerate` wraps a network in a module with the same interface that decides, input by input, how to run it:
-through OpenVINO, in bfloat16, with convolutions that need fewer multiplications, channels-last, or with CUDA's mixed
-precision. Training, exports and whatever needs gradients go to the network itself.
+through OpenVINO, TensorRT or ``torch.compile``, in bfloat16, with convolutions that need fewer multiplications,
+channels-last, or with CUDA's mixed precision. Training, exports and whatever needs gradients go to the network itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import logging
 import os
 import shutil
@@ -22,9 +21,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.data import MetaTensor
@@ -32,16 +30,27 @@ from monai.utils import convert_to_dst_type
 from torch import nn
 
 from volseg.dft_convolution import DftConv3d, count_work, is_eligible, replace_convolutions
+from volseg.errors import UserError
+from volseg.model_cache import keep_newest, model_cache
+from volseg.network_state import digest, fingerprint
 from volseg.toom_cook_convolution import PolyphaseNetwork, is_applicable
+
+if TYPE_CHECKING:  # they import what a run without them does not need
+    from volseg.compiled_network import CompiledNetwork
+    from volseg.tensorrt_network import TensorRTNetwork
 
 __all__ = ["MODES", "accelerate", "bfloat16_is_native"]
 
 logger = logging.getLogger("volseg.runtime")
 
-MODES = ("auto", "eager", "channels_last", "bf16", "dft", "openvino", "cuda_amp")
+MODES = ("auto", "eager", "channels_last", "bf16", "dft", "openvino", "compile", "cuda_amp", "tensorrt")
+# Modes that run something derived from the network; what they cannot run goes to the next best.
+_DERIVED = ("dft", "openvino", "compile", "tensorrt")
+_DEVICES = {"openvino": "cpu", "bf16": "cpu", "dft": "cpu", "cuda_amp": "cuda", "tensorrt": "cuda"}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-_SETTINGS = (bool, int, float, str, tuple, type(None))
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+# values of ONEDNN_MAX_CPU_ISA that keep oneDNN, in PyTorch and in OpenVINO, from multiplying bfloat16 in hardware
+_ISA_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"})
 
 # Below this many voxels "auto" does not convert. PDV-Net on two cores with AVX512-BF16: importing, tracing, converting
 # and checking take about 1 s, once; an input of 64 x 64 x 64 takes 45 ms in PyTorch's bfloat16 and 21 ms in OpenVINO.
@@ -71,8 +80,10 @@ def accelerate(
     them is made at the first forward that needs it and made again when they have changed.
 
     The network itself runs, unchanged, in training mode, for an input that requires a gradient, with further arguments,
-    and while it is traced, scripted, compiled or exported. In the modes ``"openvino"`` and ``"dft"`` the output carries
-    no gradient and hooks inside the network do not fire; use ``"eager"`` where they should.
+    and while it is traced, scripted, compiled or exported. It also runs, in bfloat16 or mixed precision where asked
+    for, if a part of it is in training mode, as is dropout for Monte Carlo predictions. In the modes ``"openvino"``,
+    ``"dft"``, ``"compile"`` and ``"tensorrt"`` the output carries no gradient and hooks inside the network do not fire;
+    use ``"eager"`` where they should.
 
     Args:
         network: float32 module whose ``forward`` takes a tensor and, in evaluation, returns one.
@@ -80,27 +91,37 @@ def accelerate(
         mode: ``"eager"`` (plain float32), ``"channels_last"`` (float32), ``"bf16"`` (channels-last and autocast on the
             CPU), ``"dft"`` (the same, or float32, with large kernels as in :mod:`volseg.dft_convolution`; keeps up to
             4.6 times their weights in memory), ``"openvino"`` (bfloat16 where the CPU has it, else float32; 3x3x3
-            convolutions as in :mod:`volseg.toom_cook_convolution` where the network allows that), ``"cuda_amp"``
-            (channels-last and autocast), or ``"auto"``: on a CPU ``"dft"`` where that saves much of the work, else
-            OpenVINO, or ``"bf16"`` for inputs smaller than ``SMALL_VOXELS``, on CUDA ``"cuda_amp"``,
-            elsewhere ``"eager"``. What is missing is replaced by the next best, with one warning.
+            convolutions as in :mod:`volseg.toom_cook_convolution` where the network allows that), ``"compile"``
+            (channels-last, bfloat16 as in ``"bf16"`` or ``"cuda_amp"``, and ``torch.compile``; needs a C++ compiler on
+            the CPU, Triton on a GPU), ``"cuda_amp"`` (channels-last and autocast), ``"tensorrt"`` (float16, see
+            :mod:`volseg.tensorrt_network`; where it cannot run, ``"auto"``), or ``"auto"``: on a CPU ``"dft"`` where
+            that saves much of the work (without bfloat16: ``"eager"``), else OpenVINO, or ``"bf16"`` for inputs smaller
+            than ``SMALL_VOXELS``, on CUDA ``"cuda_amp"``, elsewhere ``"eager"``. What is missing is replaced by the
+            next best, with one warning.
+            ``"auto"`` never takes ``"compile"``: ``docs/benchmarks`` compares it on CPUs, and on GPUs, where compiling
+            should pay for many patches of one size but not for one volume, nothing was measured.
         cache_dir: folder for converted networks; the default is ``$XDG_CACHE_HOME/volseg`` or ``~/.cache/volseg``. A
-            folder that cannot be written means no cache.
+            folder that cannot be written means no cache, and no TensorRT, which runs what is in a file.
 
     Shapes:
         those of the network, batch and channels first; the output is float32.
 
     Raises:
-        ValueError: unknown mode.
+        UserError: unknown mode.
     """
     if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}")
+        raise UserError(f"runtime: mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
     return _Accelerated(network.to(device), mode, None if cache_dir is None else Path(cache_dir))
 
 
 @lru_cache(maxsize=1)
 def bfloat16_is_native() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); False where that cannot be found out."""
+    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); False where that cannot be found out.
+
+    Also False where the environment variable ``ONEDNN_MAX_CPU_ISA`` keeps oneDNN from doing so.
+    """
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISA_WITHOUT_BF16:
+        return False
     try:
         return not _BF16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
     except OSError:  # not Linux
@@ -142,7 +163,8 @@ class _Accelerated(nn.Module):
         return getattr(self._network, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_engine", "_dft", "_lock")}
+        derived = ("_engine", "_dft", "_compiled", "_tensorrt", "_lock")
+        return {k: v for k, v in self.__dict__.items() if k not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -150,6 +172,8 @@ class _Accelerated(nn.Module):
         self._unusable: set[str] = set()
         self._engine: _OpenVINO | None = None
         self._dft: _Dft | None = None
+        self._compiled: CompiledNetwork | None = None
+        self._tensorrt: TensorRTNetwork | None = None
         self._lock = threading.Lock()
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -174,43 +198,61 @@ class _Accelerated(nn.Module):
             return self._network(x, *args, **kwargs)
         x = x.float()
         mode = self._choose(x)
-        if mode == "dft":
-            y = self._run_dft(x)
+        while mode in _DERIVED:
+            y = getattr(self, f"_run_{mode}")(x)
             if y is not None:
                 return y
-            mode = self._usable(self._next_best("dft"))
-        if mode == "openvino":
-            y = self._run_openvino(x)
-            if y is not None:
-                return y
-            mode = self._next_best("openvino")
+            mode = self._usable(self._next_best(mode, x), x)
         return self._run_torch(mode, x)
 
     def _choose(self, x: torch.Tensor) -> str:
-        on = x.device.type
-        if self._mode == "auto":
-            mode = {"cpu": "openvino", "cuda": "cuda_amp"}.get(on, "eager")
-            if mode == "openvino" and x.shape[2:].numel() < SMALL_VOXELS:
-                mode = "bf16" if bfloat16_is_native() else "channels_last"
-            elif mode == "openvino" and self._dft_pays(x):
-                mode = "dft"
-        else:
-            mode = self._mode
-            needed = {"openvino": "cpu", "bf16": "cpu", "dft": "cpu", "cuda_amp": "cuda"}.get(mode, on)
-            if needed != on:
-                self._say(
-                    logging.WARNING, f"mode {mode!r} needs a tensor on {needed}, the input is on {on}: eager runs"
-                )
-                return "eager"
-            if mode == "bf16" and not bfloat16_is_native():
-                self._say(logging.WARNING, "this CPU has no bfloat16: channels_last runs in place of bf16")
-                return "channels_last"
-        return self._usable(mode)
+        mode, on = self._mode, x.device.type
+        needed = _DEVICES.get(mode, on)
+        if needed != on:
+            other = "auto" if mode == "tensorrt" else "eager"
+            self._say(logging.WARNING, f"mode {mode!r} needs a tensor on {needed}, the input is on {on}: {other} runs")
+            mode = other
+        if mode in ("auto", *_DERIVED) and any(module.training for module in self._network.modules()):
+            mode = self._autocast_mode(x)  # what is derived has no dropout, and cannot be checked against one that has
+        elif mode == "auto":
+            mode = self._automatic(x)
+        elif mode == "bf16" and not bfloat16_is_native():
+            self._say(logging.WARNING, "this CPU has no bfloat16: channels_last runs in place of bf16")
+            mode = "channels_last"
+        return self._usable(mode, x)
 
-    def _usable(self, mode: str) -> str:
-        while mode in self._unusable:
-            mode = self._next_best(mode)
+    def _automatic(self, x: torch.Tensor) -> str:
+        mode = {"cpu": "openvino", "cuda": "cuda_amp"}.get(x.device.type, "eager")
+        if mode == "openvino" and x.shape[2:].numel() < SMALL_VOXELS:
+            return "bf16" if bfloat16_is_native() else "channels_last"
+        if mode == "openvino" and self._dft_pays(x):
+            if bfloat16_is_native():
+                return "dft"
+            # In float32 V-Net takes 0.6 of the time with these convolutions, and 640 MB for their weights; OpenVINO
+            # saves less. What is not twice as fast is not worth other numbers.
+            self._release_dft()
+            return "eager"
         return mode
+
+    def _usable(self, mode: str, x: torch.Tensor) -> str:
+        while mode in self._unusable:
+            mode = self._next_best(mode, x)
+        return mode
+
+    def _next_best(self, mode: str, x: torch.Tensor) -> str:
+        if mode == "tensorrt":
+            return self._automatic(x)
+        if mode == "dft":
+            return "openvino"
+        if mode in ("openvino", "compile"):
+            return self._autocast_mode(x)
+        return "channels_last"
+
+    @staticmethod
+    def _autocast_mode(x: torch.Tensor) -> str:
+        if x.device.type == "cuda":
+            return "cuda_amp"
+        return "bf16" if x.device.type == "cpu" and bfloat16_is_native() else "channels_last"
 
     def _dft_pays(self, x: torch.Tensor) -> bool:
         if x.ndim != 5 or "dft" in self._unusable or not any(is_eligible(m) for m in self._network.modules()):
@@ -220,19 +262,26 @@ class _Accelerated(nn.Module):
                 self._dft = self._dft or _Dft(self._network)
                 return self._dft.relative_work(tuple(x.shape)) <= DFT_WORK
             except (RuntimeError, TypeError) as error:
-                self._give_up_dft(error)
+                self._give_up("dft", error, x)
                 return False
 
-    @staticmethod
-    def _next_best(mode: str) -> str:
-        if mode == "dft":
-            return "openvino"
-        return "bf16" if mode == "openvino" and bfloat16_is_native() else "channels_last"
+    def _release_dft(self) -> None:
+        with self._lock:
+            if self._dft is not None:
+                self._dft.release()
 
-    def _replace(self, mode: str, reason: object) -> None:
+    def _replace(self, mode: str, reason: object, x: torch.Tensor) -> None:
         # what is left of OpenVINO's messages without the places in its sources
         lines = [line for line in str(reason).splitlines() if line and not line.startswith("Exception from")]
-        self._say(logging.WARNING, f"{self._next_best(mode)} runs in place of {mode}: {' '.join(lines)[:300]}")
+        self._say(logging.WARNING, f"{self._next_best(mode, x)} runs in place of {mode}: {' '.join(lines)[:300]}")
+
+    def _give_up(self, mode: str, reason: object, x: torch.Tensor) -> None:
+        self._unusable.add(mode)
+        self._replace(mode, reason, x)
+        if mode == "dft":
+            self._dft = None
+        elif mode == "compile":
+            self._compiled = None
 
     def _say(self, level: int, message: str) -> None:
         """Log a line, once for this module."""
@@ -252,62 +301,83 @@ class _Accelerated(nn.Module):
         with self._lock:  # one workspace, which several threads would overwrite for each other
             try:
                 self._engine = self._engine or _OpenVINO(self._network, self._cache_dir)
-                y = self._engine(x.as_tensor() if isinstance(x, MetaTensor) else x)
+                y = self._engine(_plain(x))
             except ImportError as error:
-                self._unusable.add("openvino")
-                self._replace("openvino", f"{error}. Install it with: pip install openvino")
+                self._give_up("openvino", f"{error}. Install it with: pip install openvino", x)
                 return None
             except _ConversionError as error:
-                self._replace("openvino", error)
+                self._replace("openvino", error, x)
                 return None
             except ValueError:  # the network refuses the input; it will say so again, with sizes and not with tracers
                 return None
         self._announce(f"OpenVINO {self._engine.precision}", x)
-        return convert_to_dst_type(y, x)[0] if isinstance(x, MetaTensor) else y
+        return _as(y, x)
+
+    def _run_tensorrt(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The output, or None where TensorRT cannot run this input."""
+        from volseg.tensorrt_network import EngineError, TensorRTNetwork  # noqa: PLC0415
+
+        with self._lock:  # one buffer for the output
+            try:
+                folder = model_cache(self._cache_dir) / "tensorrt"
+                self._tensorrt = self._tensorrt or TensorRTNetwork(self._network, folder)
+                y = self._tensorrt(_plain(x))
+            except ImportError as error:
+                self._give_up("tensorrt", error, x)
+                return None
+            except EngineError as error:
+                self._replace("tensorrt", error, x)
+                return None
+            except ValueError:  # the network refuses the input; it will say so again
+                return None
+        self._announce("TensorRT fp16", x)
+        return _as(y, x)
+
+    def _run_compile(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The output, or None where the network cannot be compiled."""
+        from volseg.compiled_network import CompilationError, CompiledNetwork  # noqa: PLC0415
+
+        autocast = self._autocast_mode(x)
+        _use_channels_last(self._network)
+        try:
+            self._compiled = self._compiled or CompiledNetwork(self._network, model_cache(self._cache_dir) / "inductor")
+            with _autocast(autocast, x):
+                y = self._compiled(_to_channels_last(_plain(x)))
+        except CompilationError as error:
+            self._give_up("compile", error, x)
+            return None
+        self._announce(f"{_description(autocast)}, compiled,", x)
+        return _as(_to_float32(y), x)
 
     def _run_dft(self, x: torch.Tensor) -> torch.Tensor | None:
         """The output, or None where the network does not run with other convolutions."""
         with self._lock:  # weights are derived at the first forward
             try:
                 self._dft = self._dft or _Dft(self._network)
-                y = self._dft(x.as_tensor() if isinstance(x, MetaTensor) else x)
+                y = self._dft(_plain(x))
             except (RuntimeError, TypeError) as error:
-                self._give_up_dft(error)
+                self._give_up("dft", error, x)
                 return None
             except ValueError:  # the network refuses the input; it will say so again
                 return None
         self._announce(self._dft.description(), x)
-        return convert_to_dst_type(y, x)[0] if isinstance(x, MetaTensor) else y
-
-    def _give_up_dft(self, reason: object) -> None:
-        self._unusable.add("dft")
-        self._replace("dft", reason)
-        self._dft = None
+        return _as(y, x)
 
     def _run_torch(self, mode: str, x: torch.Tensor) -> Any:
-        dtype = torch.bfloat16
-        if mode == "cuda_amp" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            dtype = torch.float16
-        autocast = torch.autocast(x.device.type, dtype=dtype, enabled=mode in ("bf16", "cuda_amp"))
         x_as_is = x
         if mode != "eager":
             _use_channels_last(self._network)
-            x = x.contiguous(memory_format=_CHANNELS_LAST.get(x.ndim, torch.contiguous_format))
+            x = _to_channels_last(x)
         try:
-            with autocast:
+            with _autocast(mode, x):
                 y = self._network(x)
         except RuntimeError as error:
             if mode != "bf16":
                 raise
             y = self._network(x)  # raises again where bfloat16 was not to blame
-            self._unusable.add("bf16")
-            self._replace("bf16", error)
+            self._give_up("bf16", error, x_as_is)
             mode = "channels_last"
-        names = {
-            "bf16": "PyTorch bf16 channels-last",
-            "cuda_amp": f"PyTorch {str(dtype).removeprefix('torch.')} channels-last",
-        }
-        self._announce(names.get(mode, f"PyTorch float32 {mode}"), x_as_is)
+        self._announce(_description(mode), x_as_is)
         return _to_float32(y)
 
 
@@ -344,8 +414,8 @@ class _Dft:
 
     def _prepare(self, shape: tuple[int, ...]) -> None:
         """Copy the network when weights have changed, and check the copy."""
-        fingerprint = _fingerprint(self._network)
-        if fingerprint != self._fingerprint:
+        current = fingerprint(self._network)
+        if current != self._fingerprint:
             self._copy = replace_convolutions(self._network, self._dtype)
             for module in list(self._copy.modules()):
                 for name, child in list(module.named_children()):
@@ -353,11 +423,17 @@ class _Dft:
                         setattr(module, name, _WidePReLU(child))
                     elif type(child) is nn.InstanceNorm3d and not child.track_running_stats:
                         setattr(module, name, _ChannelsLastInstanceNorm(child))
-            self._fingerprint, self._work = fingerprint, {}
+            self._fingerprint, self._work = current, {}
         if shape not in self._work:
             example, _ = _example_shapes(shape)
             expected = _try_network(self._network, example)
             self._work[shape] = 1.0 if expected is None else self._examine(example, expected, shape)
+
+    def release(self) -> None:
+        """Give back the memory of the derived weights; they are derived again when they are needed."""
+        for module in self._copy.modules():
+            if isinstance(module, DftConv3d):
+                module.release()
 
     def description(self) -> str:
         size = sum(m.derived_bytes() for m in self._copy.modules() if isinstance(m, DftConv3d))
@@ -368,7 +444,7 @@ class _Dft:
         with count_work(self._copy, example, shape) as work:
             actual = self._infer(_noise(example))
         tolerance = BF16_TOLERANCE if self._dtype == torch.bfloat16 else CHECK_TOLERANCE
-        if actual.shape != expected.shape or (actual - expected).norm() > tolerance * expected.norm():
+        if actual.shape != expected.shape or not (actual - expected).norm() <= tolerance * expected.norm():
             raise _ConversionError(f"{type(self._network).__name__} gives other numbers at {example}")
         return work.ratio
 
@@ -456,12 +532,12 @@ class _OpenVINO:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Run a float32 tensor on the CPU; ``_ConversionError`` where that cannot be done."""
-        fingerprint = _fingerprint(self._network)
-        if fingerprint != self._fingerprint:
-            self._fingerprint = fingerprint
-            digest = _digest(self._network, self._ov.__version__)
-            if digest != self._digest:  # else the tensors moved but hold what they held
-                self._digest = digest
+        current = fingerprint(self._network)
+        if current != self._fingerprint:
+            self._fingerprint = current
+            content = digest(self._network, self._ov.__version__)
+            if content != self._digest:  # else the tensors moved but hold what they held
+                self._digest = content
                 self._forget()
         shape = tuple(x.shape)
         if shape in self._failed:
@@ -477,9 +553,10 @@ class _OpenVINO:
         return y
 
     def _infer(self, compiled: Any, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().contiguous()  # OpenVINO does not keep alive what it shares: a window of a volume is copied here
         y = torch.empty(tuple(compiled.output(0).shape))
         request = compiled.create_infer_request()  # a kept one would keep its output alive
-        request.set_input_tensor(0, self._ov.Tensor(x.detach().contiguous().numpy(), shared_memory=True))
+        request.set_input_tensor(0, self._ov.Tensor(x.numpy(), shared_memory=True))
         request.set_output_tensor(0, self._ov.Tensor(y.numpy(), shared_memory=True))
         request.infer()
         return y
@@ -509,8 +586,8 @@ class _OpenVINO:
         if expected is None:  # the network takes no other size
             example = shape
         for network in self._candidates(example, expected):
-            digest = _digest(network, self._ov.__version__)
-            key = hashlib.sha256(f"{digest} {example}".encode()).hexdigest()
+            content = digest(network, self._ov.__version__)
+            key = hashlib.sha256(f"{content} {example}".encode()).hexdigest()
             model = self._cache.load(key)
             try:
                 if model is not None and self._agrees(model, check, expected):
@@ -569,9 +646,7 @@ class _ModelCache:
     """Converted networks on disk, one folder each, complete or absent."""
 
     def __init__(self, folder: Path | None) -> None:
-        if folder is None:
-            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "volseg"
-        self.folder = folder / "openvino"
+        self.folder = model_cache(folder) / "openvino"
 
     def load(self, key: str) -> Any | None:
         path = self.folder / key / "model.xml"
@@ -592,9 +667,7 @@ class _ModelCache:
                 temporary.rename(self.folder / key)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-            entries = sorted(self.folder.iterdir(), key=lambda entry: entry.stat().st_mtime)
-            for entry in entries[:-CACHE_ENTRIES]:
-                shutil.rmtree(entry, ignore_errors=True)
+            keep_newest(self.folder, CACHE_ENTRIES)
         except (OSError, RuntimeError) as error:
             logger.debug("converted network not cached in %s: %s", self.folder, error)
 
@@ -650,37 +723,6 @@ def _try_network(network: nn.Module, shape: tuple[int, ...]) -> torch.Tensor | N
     return y
 
 
-def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    return chain(network.named_parameters(), network.named_buffers())
-
-
-def _fingerprint(network: nn.Module) -> tuple[Any, ...]:
-    """What changes when weights are loaded, replaced or updated: 1 ms for PDV-Net.
-
-    The sums are there for updates through ``.data``, which PyTorch does not count as a version.
-    """
-    tensors = [tensor.detach() for _, tensor in _tensors(network)]
-    return tuple((t.data_ptr(), -1 if t.is_inference() else t._version, float(t.sum()).hex()) for t in tensors)
-
-
-def _digest(network: nn.Module, openvino_version: str) -> str:
-    """SHA-256 of all that a converted network depends on but the shape: weights, architecture, code, versions."""
-    digest = hashlib.sha256(f"{type(network).__qualname__} {torch.__version__} {openvino_version}".encode())
-    files = set()
-    for name, module in network.named_modules():
-        settings = {k: v for k, v in vars(module).items() if k != "training" and isinstance(v, _SETTINGS)}
-        digest.update(f"{name} {type(module).__qualname__} {module.extra_repr()} {settings}".encode())
-        files.add(inspect.getmodule(type(module)))
-    paths = {getattr(module, "__file__", None) or "" for module in files}
-    for path in sorted(paths):
-        if path.endswith(".py"):
-            digest.update(Path(path).read_bytes())
-    for name, tensor in _tensors(network):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _use_channels_last(network: nn.Module) -> None:
     """Lay out the weights of convolutions channels-last, in place; shapes and values stay.
 
@@ -701,3 +743,34 @@ def _to_float32(y: Any) -> Any:
     if isinstance(y, torch.Tensor):
         return y.float()
     return type(y)(_to_float32(item) for item in y) if isinstance(y, list | tuple) else y
+
+
+def _plain(x: torch.Tensor) -> torch.Tensor:
+    return x.as_tensor() if isinstance(x, MetaTensor) else x
+
+
+def _as(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """An output with the metadata of the input, if it has any."""
+    return convert_to_dst_type(y, x)[0] if isinstance(x, MetaTensor) else y
+
+
+def _to_channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=_CHANNELS_LAST.get(x.ndim, torch.contiguous_format))
+
+
+def _autocast(mode: str, x: torch.Tensor) -> torch.autocast:
+    return torch.autocast(x.device.type, dtype=_autocast_dtype(mode), enabled=mode in ("bf16", "cuda_amp"))
+
+
+def _autocast_dtype(mode: str) -> torch.dtype:
+    emulated = mode == "cuda_amp" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if emulated else torch.bfloat16
+
+
+def _description(mode: str) -> str:
+    """How PyTorch runs the network in a mode."""
+    if mode == "bf16":
+        return "PyTorch bf16 channels-last"
+    if mode == "cuda_amp":
+        return f"PyTorch {str(_autocast_dtype(mode)).removeprefix('torch.')} channels-last"
+    return f"PyTorch float32 {mode}"

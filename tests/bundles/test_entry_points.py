@@ -17,6 +17,8 @@ NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")
 FOLDERS = ("repository", "bundles", "bundle", "unrelated", "unrelated, volseg installed")
 # what takes seconds and finds its bundle as all else does
 from_two_folders = pytest.mark.parametrize("checkout", ["bundle", "unrelated"], indirect=True)
+# of logits of the networks of the configs; V-Net and Res-UNet are narrower here
+LARGEST_DIFFERENCE = 1e-4
 BLOCKS = ("config_dirs", "bundle_root", "code_path", "initialize")
 
 
@@ -100,6 +102,11 @@ def example(bundle) -> torch.Tensor:
     return torch.randn(1, 1, *bundle.spatial_size, generator=torch.Generator().manual_seed(0))
 
 
+def larger(example: torch.Tensor) -> torch.Tensor:
+    """A size that the export has not seen."""
+    return torch.nn.functional.pad(example, (0, 16, 0, 0, 0, 16))
+
+
 def test_run_inference_with_weights_and_output_inside_the_bundle(bundle_command, checkout, phantom, bundle):
     output = checkout.bundle / "output"
     bundle_command("run", "--config_file", checkout.config("inference.json"), "--input", phantom["image"])
@@ -139,9 +146,8 @@ def test_ckpt_export_agrees_with_eager(bundle_command, checkout, weights, eager,
     bundle_command("ckpt_export", "network_def", "--filepath", target, "--ckpt_file", weights, *files)
     exported = torch.jit.load(target)
     with torch.no_grad():
-        assert (exported(example) - eager(example)).abs().max() < 1e-3
-        larger = torch.nn.functional.pad(example, (0, 16))  # a scripted network takes any size
-        assert (exported(larger) - eager(larger)).abs().max() < 1e-3
+        for x in (example, larger(example)):
+            assert (exported(x) - eager(x)).abs().max() <= LARGEST_DIFFERENCE
 
 
 def test_ckpt_export_by_tracing_agrees_with_eager(
@@ -154,8 +160,10 @@ def test_ckpt_export_by_tracing_agrees_with_eager(
         "--use_trace", "True", "--input_shape", list(example.shape),
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
+    exported = torch.jit.load(tmp_path / "model.ts")
     with torch.no_grad():
-        assert (torch.jit.load(tmp_path / "model.ts")(example) - eager(example)).abs().max() < 1e-3
+        for x in (example, larger(example)):
+            assert (exported(x) - eager(x)).abs().max() <= LARGEST_DIFFERENCE
 
 
 @from_two_folders
@@ -164,12 +172,14 @@ def test_onnx_export_agrees_with_eager(bundle_command, checkout, weights, eager,
     bundle_command(
         "onnx_export", "network_def", "--filepath", target, "--ckpt_file", weights,
         "--meta_file", checkout.config("metadata.json"), "--config_file", checkout.config("inference.json"),
-        "--use_trace", "True", "--input_shape", list(example.shape),
+        "--use_trace", "True", "--input_shape", list(example.shape), "--converter_kwargs",
+        "{'input_names':['image'],'output_names':['pred'],'dynamic_axes':{'image':[2,3,4]}}",
     )  # fmt: skip
     session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {session.get_inputs()[0].name: example.numpy()})
-    with torch.no_grad():
-        assert np.abs(output - eager(example).numpy()).max() < 1e-3
+    for x in (example, larger(example)):
+        (output,) = session.run(["pred"], {"image": x.numpy()})
+        with torch.no_grad():
+            assert np.abs(output - eager(x).numpy()).max() <= LARGEST_DIFFERENCE
 
 
 LOAD = """

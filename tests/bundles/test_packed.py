@@ -284,19 +284,20 @@ def overrides(bundle) -> dict[str, list[str]]:
     train = [*phantoms, *bundle.size_overrides, *short]
     exports = dict.fromkeys(("verify_net_in_out", "ckpt_export", "onnx_export"), network)
     common = {**exports, "inference": network, "train": train, "train+evaluate": phantoms}
+    common["inference+inference_trt"] = network
     if bundle.name == "pdvnet_lung":
         size = ["--spatial_size", "[32, 48, 24]"]  # the 2D U-Net halves four times
-        overlays = ("multi_gpu_train", "train_dense_vnet", "train_unet_2d")
+        overlays = ("multi_gpu_train", "train_amp", "train_dense_vnet", "train_unet_2d")
         sources = ("luna16", "totalsegmentator")
         own = {f"train+{overlay}": [*train, *size] for overlay in overlays}
     elif bundle.name == "vnet_prostate":
-        overlays = ("multi_gpu_train", "train_practical", "train_logistic")
+        overlays = ("multi_gpu_train", "train_amp", "train_practical", "train_logistic")
         sources = ("promise12", "msd_task05")
         own = {f"train+{overlay}": train for overlay in overlays}
     else:
         window = ["--window", "[8, 32, 48]"]
         sources = ("mitoem", "volumes")
-        common["inference"] = window
+        common["inference"] = common["inference+inference_trt"] = window
         common |= {name: [*common[name], *window] for name in ("train", "train+evaluate")}
         overlays = ("finetune", "train_h", "train_h+finetune")
         own = {f"train+{overlay}": common["train"] for overlay in overlays}

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from tools import REPOSITORY
-from tools.bench import augmentation, command, phantoms, resunet, vnet
+from tools.bench import augmentation, command, pdvnet, phantoms, resunet, vnet
 from tools.bench.measure import duration, interleave, summary
 from tools.bench.networks import agreement, time_forwards
+from tools.bench.peers import PDVNET_PEERS, RESUNET_PEERS, VNET_PEERS
 from tools.bench.processes import in_fresh_process, peak_memory_mb, peak_memory_of_command_mb
 from tools.bench.report import table, write_result, write_summary
 from volseg.errors import UserError
@@ -46,13 +47,30 @@ def rows_of(result):
     return {row["mode"]: row for row in result["rows"]}
 
 
-def test_the_network_is_fast_and_right():
-    result = committed("pdvnet_lung_network.json")
+# the mode that "auto" takes, and how many times faster than eager it is at least
+NETWORKS = {
+    "pdvnet_lung_network": ("openvino", 3.5),
+    "vnet_prostate_network": ("dft", 3),
+    "resunet_mitoem_r_network": ("openvino", 5.5),
+    "resunet_mitoem_h_network": ("openvino", 5.5),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_network_is_fast_and_right(name):
+    mode, ratio = NETWORKS[name]
+    result = committed(f"{name}.json")
     rows = rows_of(result)
     assert "bf16" in " ".join(result["machine"]["flags"]), "measured on a CPU without bfloat16"
-    assert rows["openvino"]["ratio"] >= 3
-    assert rows["openvino"]["agreement"] >= 0.999
-    assert rows["bf16"]["agreement"] >= 0.999
+    assert result["weights"].startswith("bundles/"), "measured with random weights"
+    assert rows[mode]["ratio"] >= ratio
+    assert rows[mode]["ratio"] == max(row["ratio"] for way, row in rows.items() if "CUDA" not in way)
+    assert {"eager", "channels_last", "bf16", "openvino", "compile"} <= rows.keys()
+    assert min(row["agreement"] for row in rows.values() if "agreement" in row) >= 0.999
+
+
+def test_openvino_needs_no_more_memory():
+    rows = rows_of(committed("pdvnet_lung_network.json"))
     assert rows["openvino"]["peak_mb"] <= rows["eager"]["peak_mb"]
     assert rows["openvino"]["added_mb"] <= 1500
 
@@ -77,16 +95,16 @@ def test_checkpointing_saves_memory_and_the_model_card_says_how_much():
     assert f"takes {whole['median_s']:.0f} s and {whole['peak_mb'] / 1000:.1f} GB from file to file" in card
 
 
-def test_vnet_is_fast_and_right():
+def test_the_mask_of_vnet_is_right():
     rows = rows_of(committed("vnet_prostate_network.json"))
-    assert rows["dft"]["ratio"] >= 3
-    assert rows["dft"]["dice"] >= 0.999
+    assert min(row["dice"] for row in rows.values() if "dice" in row) >= 0.999
 
 
-def test_resunet_is_fast_and_right():
-    rows = rows_of(committed("resunet_mitoem_r_network.json"))
-    assert rows["openvino"]["ratio"] >= 5
-    assert rows["openvino"]["agreement"] >= 0.999
+@pytest.mark.parametrize("name", ["vnet_prostate_network", "resunet_mitoem_h_network"])
+def test_a_missed_target_is_beyond_what_direct_convolutions_reach(name):
+    best = max(row["gflop_per_s"] for row in committed("cpu_peak.json")["rows"])
+    asked = committed(f"{name}.json")["note"].split(" GFLOP/s")[0].split()[-1]
+    assert float(asked) > best
 
 
 def test_deformation_is_fast():
@@ -99,7 +117,9 @@ def test_histogram_matching_is_fast():
 
 @pytest.mark.parametrize("name", command.BENCHMARKS)
 def test_what_ratios_refer_to_comes_first(name):
-    assert committed(f"{name}.json")["rows"][0]["ratio"] == 1
+    result = committed(f"{name}.json")
+    # of a pipeline's steps, which stand in its order, the network
+    assert rows_of(result)[result.get("reference", result["rows"][0]["mode"])]["ratio"] == 1
 
 
 def test_the_table_is_made_from_the_results():
@@ -243,6 +263,18 @@ def test_an_empty_mask_has_no_dice():
     assert "empty" in note
 
 
+def test_pdvnet_and_its_peer(monkeypatch, tmp_path):
+    monkeypatch.setattr(pdvnet, "BUNDLE", tmp_path)
+    monkeypatch.setattr(pdvnet, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    result = pdvnet.bench_network(1, seed=0, size=(32, 24, 16), modes=("eager", "channels_last"))
+    rows = rows_of(result)
+    assert [way for way in rows if "CUDA" not in way] == ["eager", "channels_last", *PDVNET_PEERS]
+    assert rows["channels_last"]["agreement"] > 0.99
+    assert "agreement" not in rows["MONAI UNet, eager"]
+    assert "5 times eager would be" in result["note"]
+    assert "convolutions to fewer than 16 channels" in result["note"]
+
+
 @pytest.fixture
 def here(monkeypatch, tmp_path):
     """A bundle without weights, and no processes of their own, which take seconds to start."""
@@ -253,10 +285,12 @@ def here(monkeypatch, tmp_path):
 def test_vnet_and_its_peer(here):
     result = vnet.bench_network(1, seed=0, size=(32, 16, 16), modes=("eager", "channels_last"))
     rows = rows_of(result)
-    assert list(rows) == ["eager", "channels_last", vnet.PEER]
+    assert [way for way in rows if "CUDA" not in way] == ["eager", "channels_last", *VNET_PEERS]
     assert rows["channels_last"]["agreement"] > 0.99
-    assert "agreement" not in rows[vnet.PEER]
-    assert rows[vnet.PEER]["peak_mb"] > 0
+    for peer in VNET_PEERS:
+        assert "agreement" not in rows[peer]
+        assert rows[peer]["peak_mb"] > 0
+        assert rows[peer]["gflop_per_s"] > 0
     assert result["weights"].startswith("random, seed 0;")
     assert "1x1x32x16x16" in result["input"]
 
@@ -300,10 +334,10 @@ def test_res_unets(bench, title, no_weights):
     result = bench(1, seed=0, size=(4, 80, 64), modes=("eager", "channels_last"))
     rows = rows_of(result)
     assert title in result["title"]
-    assert list(rows) == ["eager", "channels_last"]
+    assert [way for way in rows if "CUDA" not in way] == ["eager", "channels_last", *RESUNET_PEERS]
     assert rows["channels_last"]["agreement"] > 0.99
     assert rows["eager"]["peak_mb"] > 0
-    assert result["weights"] == "random, seed 0"
+    assert result["weights"] == "random, seed 0; MONAI's: random"
     assert "1x1x4x80x64" in result["input"]
     assert "of 20480 voxels" in result["note"]
 
@@ -334,7 +368,8 @@ def test_deformation_agrees_with_its_peer():
     after, _ = torch.get_num_threads(), torch.set_num_threads(threads)
     assert after == 2
     assert result["machine"]["threads"] == 1
-    assert list(rows_of(result)) == ["SimpleITK", "RandBSplineDeformd"]
+    assert list(rows_of(result)) == ["SimpleITK", "TorchIO", "RandBSplineDeformd"]
+    assert rows_of(result)["TorchIO"]["agreement"] == 1
     assert rows_of(result)["RandBSplineDeformd"]["agreement"] > 0.99
 
 

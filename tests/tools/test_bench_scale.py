@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import json
+from math import prod
 
 import numpy as np
 import pytest
 
 from tools import REPOSITORY
-from tools.bench.estimates import TEXT, estimate_table, replace_table
+from tools.bench.estimates import TEXT, VOLUMES, estimate_table, replace_table
+from tools.bench.measure import times
 from tools.bench.scale import decode_by_blocks, decode_whole, write_probabilities
-from volseg.blockwise.stored_array import open_array
+from volseg.blockwise.decoding_options import DEFAULT_BLOCK_SHAPE
+from volseg.blockwise.stored_array import block_chunks, open_array
 
 RESULT = REPOSITORY / "docs" / "benchmarks" / "blockwise_decoding.json"
 
@@ -98,3 +101,20 @@ def test_the_table_is_that_of_the_results_files(rows):
         pytest.skip("docs/benchmarks/blockwise_prediction.json does not exist: make bench-scale writes it")
     results = (json.loads(path.read_text(encoding="utf-8")) for path in (RESULT, prediction))
     assert estimate_table(*results) in TEXT.read_text(encoding="utf-8")
+
+
+def test_the_text_says_how_much_the_halo_cuts(rows):
+    row = rows["blocks, 2 workers, 100x4096x4096"]
+    voxels, cut_voxels = (round(row[key] / 1e6) for key in ("voxels", "voxels_in_cut_pieces"))
+    said = (
+        f"they are in {row['blocks_with_cut_pieces']} of {row['blocks']} blocks, {row['cut_pieces']} pieces with "
+        f"{cut_voxels} of {voxels:,} million voxels"
+    )
+    assert said in " ".join(TEXT.read_text(encoding="utf-8").split())
+
+
+def test_the_text_says_how_many_files_the_largest_volume_takes():
+    chunks = block_chunks(DEFAULT_BLOCK_SHAPE)
+    files = prod(-(-n // chunk) for n, chunk in zip(VOLUMES["1 TB"], chunks, strict=True))
+    said = f"chunks have {times(chunks)} voxels, so that an array of 1 TB is about {files / 1e6:.0f} million files"
+    assert said in " ".join(TEXT.read_text(encoding="utf-8").split())

@@ -9,15 +9,21 @@ import logging
 import pickle
 import sys
 import threading
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from monai.data import MetaTensor
+from packaging.requirements import Requirement
 from pdvnet_lung.network import PDVNet
 from torch import nn
 
 from volseg import runtime
+from volseg.errors import UserError
+from volseg.monte_carlo_dropout import MonteCarloDropoutInferer
 from volseg.runtime import MODES, accelerate, bfloat16_is_native
+from volseg.sliding_window import BlendedSlidingWindow
 
 SHAPE = (1, 1, 16, 24, 32)
 CPU_MODES = ("eager", "channels_last", "bf16", "dft", "openvino")
@@ -121,6 +127,18 @@ def test_modes_agree_with_the_network(network, mode, shape, caplog, monkeypatch)
 def test_openvino_in_float32_is_exact(network, monkeypatch):
     monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: False)
     assert_close(run(accelerate(network, mode="openvino"), image()), run(network, image()), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("mode", CPU_MODES)
+def test_parts_of_a_larger_volume(network, mode):
+    """Inputs that are not contiguous, as the windows of a sliding window are not."""
+    if mode == "openvino" and not HAS_OPENVINO:
+        pytest.skip("openvino is not installed")
+    fast, volume = accelerate(network, mode=mode), image((1, 1, 40, 48, 50))
+    expected = copy.deepcopy(network)
+    for window in (volume[..., 3:19, 5:37, 8:24], volume[..., 1:17, 2:34, 30:46], volume.transpose(2, 4)[..., 4:44]):
+        assert not window.is_contiguous()
+        assert_close(run(fast, window), run(expected, window))
 
 
 @pytest.mark.parametrize("mode", CPU_MODES)
@@ -260,7 +278,7 @@ def test_no_bfloat16_without_hardware(network, monkeypatch, caplog):
 
 
 def test_unknown_mode():
-    with pytest.raises(ValueError, match=r"mode must be one of auto, .* Received: 'fast'"):
+    with pytest.raises(UserError, match=r"mode must be one of auto, .* Received: 'fast'"):
         accelerate(Small(), mode="fast")
 
 
@@ -350,6 +368,43 @@ def test_copies_are_independent(network, copied):
     assert next(other.parameters()) is next(other._network.parameters())
 
 
+@pytest.mark.parametrize("mode", ["auto", "openvino", "dft", "compile", "bf16"])
+def test_monte_carlo_dropout_draws_anew(mode, large, monkeypatch, caplog):
+    if mode == "openvino" and not HAS_OPENVINO:
+        pytest.skip("openvino is not installed")
+    monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: True)
+    network = nn.Sequential(large, nn.Dropout(0.5)).eval()
+    fast, inferer = accelerate(network, mode=mode), MonteCarloDropoutInferer()
+    expected = run(copy.deepcopy(network), image())
+    if mode != "compile":
+        assert_close(run(fast, image()), expected, 0.03)  # an engine without dropout is there
+    with torch.no_grad():
+        first, second = (inferer(image(), fast.train()) for _ in range(2))
+    assert not torch.equal(first, second)
+    kept = (first != 0) & (second != 0)
+    assert 0.2 < kept.float().mean() < 0.3
+    assert (first[kept] - 2 * expected[kept]).abs().max() <= 0.06 * expected.abs().max()
+    assert not warnings_of(caplog)
+    if mode != "compile":
+        assert_close(run(fast.eval(), image()), expected, 0.03)
+
+
+@pytest.mark.parametrize("mode", CPU_MODES)
+def test_windows_slide(mode, monkeypatch, caplog):
+    if mode == "openvino" and not HAS_OPENVINO:
+        pytest.skip("openvino is not installed")
+    monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: True)
+    torch.manual_seed(0)
+    network = nn.Conv3d(1, 2, 3, padding=1).eval()
+    inferer = BlendedSlidingWindow(window=(4, 8, 10), overlap=(0.5, 0.25, 0.5))
+    x = image((1, 1, 6, 20, 15))
+    expected = inferer(x, copy.deepcopy(network))
+    with caplog.at_level(logging.INFO, "volseg.runtime"):
+        assert_close(inferer(x, accelerate(network, mode=mode)), expected)
+    assert not warnings_of(caplog)
+    assert len(caplog.messages) == 1
+
+
 def test_exports_are_the_networks(network):
     fast = accelerate(network, mode="openvino")
     run(fast, image())
@@ -407,7 +462,7 @@ def large(monkeypatch):
 @pytest.mark.parametrize("shape", [(1, 1, 32, 24, 16), (2, 1, 35, 20, 12)])
 def test_large_kernels_go_through_a_transform(large, shape, native, tolerance, monkeypatch, caplog):
     monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: native)
-    fast = accelerate(large, mode="auto")
+    fast = accelerate(large, mode="auto" if native else "dft")
     with caplog.at_level(logging.INFO, "volseg.runtime"):
         for _ in range(2):
             assert_close(run(fast, image(shape)), run(large, image(shape)), tolerance)
@@ -417,6 +472,16 @@ def test_large_kernels_go_through_a_transform(large, shape, native, tolerance, m
     assert len(caplog.messages) == 1
     assert "DFT convolutions, " in caplog.messages[0]
     assert type(large.conv) is nn.Conv3d
+
+
+def test_without_bfloat16_large_kernels_run_as_they_are(large, monkeypatch, caplog):
+    monkeypatch.setattr(runtime, "bfloat16_is_native", lambda: False)
+    fast = accelerate(large)
+    shape = (1, 1, 32, 24, 16)
+    with caplog.at_level(logging.INFO, "volseg.runtime"):
+        assert torch.equal(run(fast, image(shape)), run(large, image(shape)))
+    assert caplog.messages[0].startswith("PyTorch float32 eager on CPU")
+    assert fast._dft.description().endswith("0 MB of weights,")
 
 
 def test_small_kernels_and_small_images_do_not(large, monkeypatch):
@@ -533,6 +598,16 @@ def test_openvino_does_not_call_home(monkeypatch):
     runtime._import_openvino()
     assert seen == [("openvino", None)]
     assert "openvino_telemetry" not in sys.modules
+
+
+def test_the_extra_holds_the_version_of_the_pinned_set():
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (extra,) = map(Requirement, extras["openvino"])
+    lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    (pinned,) = (line.partition("==")[2] for line in lines if line.startswith("openvino=="))
+    assert extra.specifier.contains(pinned)
+    assert {specifier.operator for specifier in extra.specifier} == {">=", "<"}
 
 
 def test_bfloat16_is_native_says_yes_or_no():

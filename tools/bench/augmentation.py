@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import SimpleITK
 import torch
+import torchio
 from skimage.exposure import match_histograms
 
 from tools.bench.measure import circumstances, interleave, summary, times
@@ -38,20 +39,32 @@ def bench_bspline_deform(repetitions: int, seed: int, size: Sequence[int] = SIZE
     transform = SimpleITK.BSplineTransformInitializer(itk_image, MESH_SIZE, order=3)
     transform.SetParameters(deform.coefficients.double().permute(0, 3, 2, 1).flatten().tolist())  # x runs fastest
     masks: dict[str, torch.Tensor] = {}
+    # this affine makes TorchIO's physical axes, which point left and back, those of the voxels
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    subject = torchio.Subject(
+        image=torchio.ScalarImage(tensor=image, affine=affine), label=torchio.LabelMap(tensor=mask, affine=affine)
+    )
+    control_points = deform.coefficients.permute(1, 2, 3, 0).double().numpy()
+    elastic = torchio.ElasticDeformation(control_points, max_displacement=(1.0, 1.0, 1.0))  # of a warning only
 
     def peer() -> None:
         SimpleITK.Resample(itk_image, itk_image, transform, SimpleITK.sitkLinear, 0.0)
         warped = SimpleITK.Resample(itk_mask, itk_mask, transform, SimpleITK.sitkNearestNeighbor, 0)
         masks["SimpleITK"] = torch.from_numpy(SimpleITK.GetArrayViewFromImage(warped).T.copy())
 
+    def other_peer() -> None:
+        warped: Any = elastic(subject)
+        masks["TorchIO"] = warped["label"].data[0]
+
     def ours() -> None:
         masks["RandBSplineDeformd"] = deform({"image": image, "label": mask}, randomize=False)["label"][0]
 
     with one_thread():
-        seconds = interleave({"SimpleITK": peer, "RandBSplineDeformd": ours}, repetitions)
+        seconds = interleave({"SimpleITK": peer, "TorchIO": other_peer, "RandBSplineDeformd": ours}, repetitions)
         return {
             "title": f"B-spline deformation, {times(size)}",
-            "input": f"noise and a mask, mesh {times(MESH_SIZE)}, seed {seed}; SimpleITK {version('SimpleITK')}",
+            "input": f"noise and a mask, mesh {times(MESH_SIZE)}, seed {seed}; SimpleITK {version('SimpleITK')}, "
+            f"TorchIO {version('torchio')}",
             "weights": "none",
             **circumstances(),
             "rows": [

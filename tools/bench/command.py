@@ -8,7 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from tools import REPOSITORY
-from tools.bench import augmentation, pdvnet, phantoms, resunet, scale, vnet
+from tools.bench import (
+    augmentation,
+    cpu_peak,
+    decoding,
+    lobe_measures,
+    pdvnet,
+    phantoms,
+    resunet,
+    scale,
+    steps,
+    training_profile,
+    vnet,
+    without_bf16,
+)
 from tools.bench.report import write_result, write_summary
 from volseg.errors import UserError
 
@@ -18,15 +31,26 @@ __all__ = ["BENCHMARKS", "bench"]
 BENCHMARKS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]] = {
     "pdvnet_lung_network": (pdvnet.bench_network, None),
     "pdvnet_lung_end_to_end": (pdvnet.bench_end_to_end, 3),
+    "pdvnet_lung_steps": (steps.bench_pdvnet_lung, 3),
     "pdvnet_lung_training": (pdvnet.bench_training, 3),
     "chest_ct_phantom": (phantoms.bench_chest_ct, None),
     "vnet_prostate_network": (vnet.bench_network, None),
     "vnet_prostate_end_to_end": (vnet.bench_end_to_end, 3),
+    "vnet_prostate_steps": (steps.bench_vnet_prostate, None),
     "vnet_prostate_training": (vnet.bench_training, 1),
     "resunet_mitoem_r_network": (resunet.bench_network_r, None),
     "resunet_mitoem_h_network": (resunet.bench_network_h, None),
+    "resunet_mitoem_steps": (steps.bench_resunet_mitoem, 1),
     "resunet_mitoem_training": (resunet.bench_training, 3),
     "prostate_mri_phantom": (phantoms.bench_prostate_mri, None),
+    "lobe_measures": (lobe_measures.bench_lobe_measures, None),
+    "pdvnet_lung_without_bf16": (without_bf16.bench_pdvnet, 3),
+    "vnet_prostate_without_bf16": (without_bf16.bench_vnet, 3),
+    "resunet_mitoem_r_without_bf16": (without_bf16.bench_resunet_r, 3),
+    "resunet_mitoem_h_without_bf16": (without_bf16.bench_resunet_h, 3),
+    "cpu_peak": (cpu_peak.bench_cpu_peak, None),
+    "instance_decoding": (decoding.bench_instance_decoding, 3),
+    **{name: (profile, 4) for name, profile in training_profile.PROFILES.items()},
     "bspline_deform": (augmentation.bench_bspline_deform, None),
     "histogram_match": (augmentation.bench_histogram_match, None),
 }

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks of all bundles' networks have in common: weights, forward passes, steps, inference."""
+"""What the benchmarks of all bundles' networks have in common: ways to run, weights, forward passes, inference.
+
+A way is a mode of :func:`volseg.runtime.accelerate` on the CPU, the same on a GPU (``"CUDA, cuda_amp"``), or the name
+of a peer. The rows of GPUs appear where PyTorch finds one.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +19,38 @@ import nibabel as nib
 import psutil
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tools import REPOSITORY
 from tools.bench.measure import interleave, summary
+from tools.bench.peers import Peer, build_peer
 from tools.bench.processes import MEGABYTE, peak_memory_mb, peak_memory_of_command_mb
+from volseg.runtime import accelerate
 from volseg.weights import load_weights
 
 __all__ = [
     "agreement",
+    "build_way",
+    "count_operations",
     "first_forward",
     "load_trained",
     "make_importable",
     "most_likely",
+    "rows_of_ways",
+    "target_note",
     "time_forwards",
     "time_inference",
     "time_steps",
     "trained_weights",
+    "ways_here",
     "weights_source",
 ]
 
+CUDA = "CUDA, "
+CUDA_MODES = ("eager", "cuda_amp", "compile")
+GIGA = 1e9
 Build = Callable[[str, str], nn.Module]
-"""Makes the network for a mode, given the folder for converted networks; equal weights at every call."""
+"""Makes the network for a way, given the folder for converted networks; equal weights at every call."""
 
 
 def make_importable(bundle: Path) -> None:
@@ -68,29 +83,102 @@ def most_likely(output: torch.Tensor) -> torch.Tensor:
     return output.argmax(1)
 
 
+def ways_here(modes: Sequence[str], peers: Mapping[str, Peer], cuda: bool | None = None) -> tuple[str, ...]:
+    """All ways to be measured: modes on the CPU, peers and, where there is a GPU, modes on it.
+
+    Args:
+        modes: on the CPU, that which ratios refer to first.
+        peers: by their names.
+        cuda: whether there is a GPU; PyTorch is asked if not given.
+    """
+    cuda = torch.cuda.is_available() if cuda is None else cuda
+    return (*modes, *peers, *(f"{CUDA}{mode}" for mode in CUDA_MODES if cuda))
+
+
+def build_way(
+    way: str, cache: str, network: Callable[[], nn.Module], peers: Mapping[str, Peer], seed: int
+) -> nn.Module:
+    """The network as it runs in a way, or the peer of that name.
+
+    Args:
+        way: see the module's text.
+        cache: folder for converted networks.
+        network: makes the bundle's network, with its weights.
+        peers: by their names.
+        seed: of a peer's weights.
+    """
+    if way in peers:
+        return build_peer(peers[way], seed)
+    return accelerate(network(), _device(way), way.removeprefix(CUDA), cache)
+
+
 def time_forwards(
     build: Build,
-    modes: Sequence[str],
+    ways: Sequence[str],
     image: torch.Tensor,
     repetitions: int,
     decide: Callable[[torch.Tensor], torch.Tensor] = most_likely,
 ) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
-    """Seconds of the forward passes of each mode, taking turns, and the labels that ``decide`` made of the outputs."""
+    """Seconds of the forward passes of each way, taking turns, and the labels that ``decide`` made of the outputs.
+
+    On a GPU image and output stay there, and the clock stops when it has finished.
+    """
     labels: dict[str, torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as cache:
         # a network each: channels-last changes the layout of the weights that it runs with
-        networks = {mode: build(mode, cache) for mode in modes}
+        networks = {way: build(way, cache) for way in ways}
+        images = {device: image.to(device) for device in map(_device, ways)}
 
-        def step(mode: str) -> Callable[[], None]:
+        def step(way: str) -> Callable[[], None]:
             def run() -> None:
                 with torch.no_grad():
-                    output = networks[mode](image)
-                if mode not in labels:  # in the warm-up, which is not timed
-                    labels[mode] = decide(output)
+                    output = networks[way](images[_device(way)])
+                _wait_for(_device(way))
+                if way not in labels:  # in the warm-up, which is not timed
+                    labels[way] = decide(output).cpu()
 
             return run
 
-        return interleave({mode: step(mode) for mode in modes}, repetitions), labels
+        return interleave({way: step(way) for way in ways}, repetitions), labels
+
+
+def rows_of_ways(
+    seconds: Mapping[str, Sequence[float]],
+    memory: Mapping[str, Mapping[str, float]],
+    columns: Mapping[str, Mapping[str, float]],
+    operations: Mapping[str, int],
+) -> list[dict[str, Any]]:
+    """A row for each way, the first of which is what ratios refer to.
+
+    Args:
+        seconds: of the runs, the warm-up first.
+        memory: what :func:`first_forward` found.
+        columns: what else is known of a way, such as its agreement.
+        operations: of the network as it is written; of the bundle's network under the name of the first way.
+    """
+    reference = next(iter(seconds))
+    rows = []
+    for way, runs in seconds.items():
+        row: dict[str, Any] = {"mode": way, **summary(runs, seconds[reference])}
+        rate = operations.get(way, operations[reference]) / row["median_s"] / GIGA
+        rows.append({**row, **memory[way], "gflop_per_s": round(rate), **columns.get(way, {})})
+    return rows
+
+
+def count_operations(network: nn.Module, shape: Sequence[int]) -> int:
+    """Floating-point operations of the convolutions of a forward pass as written; a multiply-add is two.
+
+    The network is moved to the meta device, where nothing is computed.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.to("meta")(torch.empty(*shape, device="meta"))
+    return counter.get_total_flops()
+
+
+def target_note(operations: int, rows: Sequence[Mapping[str, Any]], target: float) -> str:
+    """What a target, a ratio to the first row, asks of the machine, to be compared with ``cpu_peak``."""
+    rate = target * operations / rows[0]["median_s"] / GIGA
+    return f"The network is {operations / GIGA:.0f} GFLOP; {target:g} times eager would be {rate:.0f} GFLOP/s"
 
 
 def agreement(labels: torch.Tensor, reference: torch.Tensor) -> dict[str, float]:
@@ -98,16 +186,32 @@ def agreement(labels: torch.Tensor, reference: torch.Tensor) -> dict[str, float]
     return {"agreement": round(float((labels == reference).float().mean()), 6)}
 
 
-def first_forward(build: Build, mode: str, shape: Sequence[int]) -> dict[str, float]:
-    """What the first forward in this process takes: seconds, peak memory, and what that adds to before."""
+def first_forward(build: Build, way: str, shape: Sequence[int]) -> dict[str, float]:
+    """What the first forward in this process takes: seconds, peak memory, and what that adds to before.
+
+    On a GPU also the peak of its memory.
+    """
     with tempfile.TemporaryDirectory() as cache, torch.no_grad():
-        network, image = build(mode, cache), torch.randn(*shape)
+        network, image = build(way, cache), torch.randn(*shape, device=_device(way))
         before_mb = psutil.Process().memory_info().rss / MEGABYTE
         start = time.perf_counter()
         network(image)
+        _wait_for(_device(way))
         seconds = time.perf_counter() - start
     peak_mb = peak_memory_mb()
-    return {"first_s": round(seconds, 2), "peak_mb": round(peak_mb), "added_mb": round(peak_mb - before_mb)}
+    found = {"first_s": round(seconds, 2), "peak_mb": round(peak_mb), "added_mb": round(peak_mb - before_mb)}
+    if _device(way) == "cuda":
+        found["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated() / MEGABYTE)
+    return found
+
+
+def _device(way: str) -> str:
+    return "cuda" if way.startswith(CUDA) else "cpu"
+
+
+def _wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def time_steps(step: Callable[[], object], steps: int) -> dict[str, Any]:

@@ -15,50 +15,63 @@ from tools import REPOSITORY
 from tools.bench.measure import circumstances, say, summary, times
 from tools.bench.networks import (
     agreement,
+    build_way,
+    count_operations,
     first_forward,
     load_trained,
     make_importable,
+    rows_of_ways,
+    target_note,
     time_forwards,
     time_inference,
     time_steps,
+    ways_here,
     weights_source,
 )
+from tools.bench.openvino_profile import describe_profile, openvino_profile
+from tools.bench.peers import PDVNET_PEERS, build_peer, describe_peers
 from tools.bench.processes import in_fresh_process
 from volseg.phantoms.chest_ct import chest_ct
-from volseg.runtime import accelerate
 
 __all__ = ["bench_end_to_end", "bench_network", "bench_training"]
 
 BUNDLE = REPOSITORY / "bundles" / "pdvnet_lung"
-MODES = ("eager", "channels_last", "bf16", "openvino")
+MODES = ("eager", "channels_last", "bf16", "openvino", "compile")
+TARGET = 5
 SIZE = (512, 512, 64)
+PARAMETERS = 824_922
+FIELD = (313, 313, 313)
 CT_SHAPE = (512, 512, 300)
 WINDOW_HU = (-1100.0, -400.0)
 
 
-def bench_network(repetitions: int, seed: int, size: Sequence[int] = SIZE) -> dict[str, Any]:
-    """Seconds, memory and agreement of PDV-Net's labels with plain PyTorch, in each mode."""
+def bench_network(
+    repetitions: int, seed: int, size: Sequence[int] = SIZE, modes: Sequence[str] = MODES
+) -> dict[str, Any]:
+    """Seconds and memory of PDV-Net in each mode and of MONAI's UNet; agreement of labels with plain PyTorch's."""
+    ways = ways_here(modes, PDVNET_PEERS)
+    say("openvino: profile in a process of its own")
+    profile = in_fresh_process(profile_of, tuple(size), seed)
     memory = {}
-    for mode in MODES:
-        say(f"{mode}: memory of a process of its own")
-        memory[mode] = in_fresh_process(first_forward_of, mode, tuple(size))
+    for way in ways:
+        say(f"{way}: memory of a process of its own")
+        memory[way] = in_fresh_process(first_forward_of, way, tuple(size))
     say(f"draw a phantom and bring it to {times(size)}")
     image = network_input(seed, size)
-    seconds, labels = time_forwards(partial(build, seed=seed), MODES, image, repetitions)
+    seconds, labels = time_forwards(partial(build, seed=seed), ways, image, repetitions)
+    # a peer is another network with weights of its own
+    columns = {way: agreement(labels[way], labels["eager"]) for way in ways if way not in PDVNET_PEERS}
+    operations = {way: count_operations(build_peer(peer, seed), image.shape) for way, peer in PDVNET_PEERS.items()}
+    operations["eager"] = count_operations(trained(seed), image.shape)
+    rows = rows_of_ways(seconds, memory, columns, operations)
     return {
         "title": f"PDV-Net, {times(size)}: the network alone",
         "input": f"phantom chest CT {seed}, {WINDOW_HU[0]:.0f} to {WINDOW_HU[1]:.0f} HU, as {times((1, 1, *size))}",
-        "weights": weights_source(BUNDLE, seed),
+        "weights": f"{weights_source(BUNDLE, seed)}; MONAI's: random",
+        "note": f"{target_note(operations['eager'], rows, TARGET)}. {describe_profile(profile)}. "
+        f"{describe_peers('PDV-Net', PARAMETERS, FIELD, PDVNET_PEERS)}",
         **circumstances(),
-        "rows": [
-            {
-                "mode": mode,
-                **summary(seconds[mode], seconds["eager"]),
-                **memory[mode],
-                **agreement(labels[mode], labels["eager"]),
-            }
-            for mode in MODES
-        ],
+        "rows": rows,
     }
 
 
@@ -95,9 +108,14 @@ def bench_training(repetitions: int, seed: int, size: Sequence[int] = SIZE) -> d
     }
 
 
-def build(mode: str, cache: str, seed: int = 0) -> nn.Module:
-    """PDV-Net as it runs in a mode."""
-    return accelerate(load_trained(pdvnet(seed), BUNDLE), mode=mode, cache_dir=cache)
+def build(way: str, cache: str, seed: int = 0) -> nn.Module:
+    """PDV-Net as it runs in a way, or MONAI's UNet."""
+    return build_way(way, cache, partial(trained, seed), PDVNET_PEERS, seed)
+
+
+def trained(seed: int) -> nn.Module:
+    """PDV-Net with the bundle's weights, where there are any."""
+    return load_trained(pdvnet(seed), BUNDLE)
 
 
 def pdvnet(seed: int, **arguments: Any) -> nn.Module:
@@ -117,9 +135,14 @@ def network_input(seed: int, size: Sequence[int]) -> torch.Tensor:
     return ((image - low) / (high - low) * 2 - 1).clip(-1, 1)
 
 
-def first_forward_of(mode: str, size: Sequence[int]) -> dict[str, float]:
-    """:func:`~tools.bench.networks.first_forward` of PDV-Net."""
-    return first_forward(build, mode, (1, 1, *size))
+def first_forward_of(way: str, size: Sequence[int]) -> dict[str, float]:
+    """:func:`~tools.bench.networks.first_forward` of PDV-Net or its peer."""
+    return first_forward(build, way, (1, 1, *size))
+
+
+def profile_of(size: Sequence[int], seed: int) -> dict[str, float]:
+    """:func:`~tools.bench.openvino_profile.openvino_profile` of PDV-Net."""
+    return openvino_profile(trained(seed), size)
 
 
 def training_steps(mode: str, size: Sequence[int], steps: int, seed: int) -> dict[str, Any]:

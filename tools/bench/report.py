@@ -19,8 +19,9 @@ INTRODUCTION = (
     "Made by `python -m tools bench` from the JSON files beside it. The ways to do the same thing ran in turn on "
     "one machine; times are medians. Ratio: how many times faster than the first row. Peak: memory of the whole "
     "process, of which added: beyond what it held before the first input. First: the first input in a process, "
-    "with whatever is prepared for it. Agreement: voxels with the label of the first row. Dice: of the mask with that "
-    "of the first row.\n"
+    "with whatever is prepared for it. GFLOP/s: operations of the convolutions as the network is written, a second, "
+    "whether or not all of them were done. Agreement: voxels with the label of the first row. Dice: of the mask with "
+    "that of the first row. Share: of the whole, a case from file to files or a training iteration.\n"
 )
 
 
@@ -60,12 +61,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "first": ("first_s", lambda value: f"{value:.1f} s"),
         "peak": ("peak_mb", lambda value: f"{value / 1000:.2f} GB"),
         "added": ("added_mb", lambda value: f"{value / 1000:.2f} GB"),
+        "GPU peak": ("gpu_peak_mb", lambda value: f"{value / 1000:.2f} GB"),
+        "GFLOP/s": ("gflop_per_s", lambda value: f"{value:.0f}"),
         "rate": ("megavoxels_per_s", lambda value: f"{value:.2f} million voxels/s"),
         "agreement": ("agreement", lambda value: f"{100 * value:.3f} %"),
         "dice": ("dice", lambda value: f"{value:.4f}"),
+        "share": ("share", lambda value: f"{100 * value:.1f} %"),
     }
     shown = {name: column for name, column in optional.items() if any(column[0] in row for row in rows)}
-    lines = [["mode", "median (min to max, n)", "ratio", *shown]]
+    lines = [["step" if "share" in shown else "mode", "median (min to max, n)", "ratio", *shown]]
     lines += [["---"] * len(lines[0])]
     for row in rows:
         cells = [text(row[key]) if key in row else "" for key, text in shown.values()]
@@ -79,24 +83,30 @@ def _spread(row: dict[str, Any]) -> str:
     return f"{middle} {unit} ({low} to {high}, {row['n']})"
 
 
+def _compared(row: dict[str, Any]) -> str:
+    return f"{100 * row['share']:.1f} %" if "share" in row else f"{row['ratio']:.1f} x"
+
+
 def draw(result: dict[str, Any], path: Path) -> None:
     """Plot seconds and peak memory of the rows of a result."""
     rows = result["rows"][::-1]
     names = [row["mode"] for row in rows]
     times_s = [row["median_s"] for row in rows]
     spread = [[row["median_s"] - row["min_s"] for row in rows], [row["max_s"] - row["median_s"] for row in rows]]
-    panels = 2 if "peak_mb" in rows[0] else 1
+    panels = 2 if all("peak_mb" in row for row in rows) else 1
     figure, axes = plt.subplots(
-        1, panels, figsize=(1 + 4 * panels, 0.8 + 0.5 * len(rows)), sharey=True, squeeze=False, layout="constrained"
+        1, panels, figsize=(2 + 4 * panels, 0.8 + 0.5 * len(rows)), sharey=True, squeeze=False, layout="constrained"
     )
     left, *right = axes[0]
-    bars = left.barh(names, times_s, xerr=spread, color="#3b6ea5", error_kw={"lw": 1})
-    left.bar_label(bars, [f"{duration(row['median_s'])}, {row['ratio']:.1f} x" for row in rows], padding=6)
-    left.set(xlabel="seconds (median, extremes)", xlim=(0, 1.35 * max(row["max_s"] for row in rows)))
+    # of a pipeline's steps the one that the others are compared with stands out
+    colours = ["#a55a3b" if row["mode"] == result.get("reference") else "#3b6ea5" for row in rows]
+    bars = left.barh(names, times_s, xerr=spread, color=colours, error_kw={"lw": 1})
+    left.bar_label(bars, [f"{duration(row['median_s'])}, {_compared(row)}" for row in rows], padding=6)
+    left.set(xlabel="seconds (median, extremes)", xlim=(0, 1.5 * max(row["max_s"] for row in rows)))
     for memory in right:
         bars = memory.barh(names, [row["peak_mb"] / 1000 for row in rows], color="#a55a3b")
         memory.bar_label(bars, fmt="%.2f GB", padding=4)
-        memory.set(xlabel="peak memory of the process, GB", xlim=(0, 1.3 * max(r["peak_mb"] for r in rows) / 1000))
+        memory.set(xlabel="peak memory of the process, GB", xlim=(0, 1.4 * max(r["peak_mb"] for r in rows) / 1000))
     for panel in axes[0]:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(result["title"], fontsize=10)

@@ -14,23 +14,31 @@ from tools import REPOSITORY
 from tools.bench.measure import circumstances, say, summary, times
 from tools.bench.networks import (
     agreement,
+    build_way,
+    count_operations,
     first_forward,
     load_trained,
     make_importable,
+    rows_of_ways,
+    target_note,
     time_forwards,
     time_steps,
+    ways_here,
     weights_source,
 )
+from tools.bench.peers import RESUNET_PEERS, build_peer, describe_peers
 from tools.bench.processes import in_fresh_process
 from volseg.losses import WeightedBCELoss
 from volseg.phantoms.electron_microscopy import electron_microscopy
-from volseg.runtime import accelerate
 
 __all__ = ["bench_network_h", "bench_network_r", "bench_training"]
 
 BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
-MODES = ("eager", "channels_last", "bf16", "openvino")
+MODES = ("eager", "channels_last", "bf16", "openvino", "compile")
+TARGET = 8
 SIZE = (32, 256, 256)
+PARAMETERS = {"R": 1_534_194, "H": 2_080_066}
+FIELD = (37, 333, 333)
 TRAINING_SIZE = (16, 96, 96)
 BATCH_SIZE = 2
 WEIGHTS = {"R": "model.pt", "H": "model_h.pt"}
@@ -74,38 +82,41 @@ def bench_training(repetitions: int, seed: int, size: Sequence[int] = TRAINING_S
 def _bench_network(
     variant: str, repetitions: int, seed: int, size: Sequence[int], modes: Sequence[str]
 ) -> dict[str, Any]:
+    ways = ways_here(modes, RESUNET_PEERS)
     memory = {}
-    for mode in modes:
-        say(f"{mode}: memory of a process of its own")
-        memory[mode] = in_fresh_process(first_forward_of, variant, mode, tuple(size))
+    for way in ways:
+        say(f"{way}: memory of a process of its own")
+        memory[way] = in_fresh_process(first_forward_of, variant, way, tuple(size))
     say(f"draw a phantom of {times(size)}")
     image = network_input(seed, size)
-    make = partial(build, variant, seed=seed)
-    seconds, labels = time_forwards(make, modes, image, repetitions, above_half)
+    seconds, labels = time_forwards(partial(build, variant, seed=seed), ways, image, repetitions, above_half)
     mask, boundary = (int(channel.sum()) for channel in labels["eager"][0])
+    # a peer is another network with weights of its own
+    columns = {way: agreement(labels[way], labels["eager"]) for way in ways if way not in RESUNET_PEERS}
+    operations = {way: count_operations(build_peer(peer, seed), image.shape) for way, peer in RESUNET_PEERS.items()}
+    operations["eager"] = count_operations(trained(variant, seed), image.shape)
+    rows = rows_of_ways(seconds, memory, columns, operations)
+    name = f"Res-UNet-{variant}"
     return {
-        "title": f"Res-UNet-{variant}, {times(size)}: the network alone",
+        "title": f"{name}, {times(size)}: the network alone",
         "input": f"phantom electron microscopy {seed}, pixels of 32 nm, 0 to 1, as {times((1, 1, *size))}",
-        "weights": weights_source(BUNDLE, seed, WEIGHTS[variant]),
+        "weights": f"{weights_source(BUNDLE, seed, WEIGHTS[variant])}; MONAI's: random",
         "note": f"Labels: mask and boundary at a probability of 0.5; those of eager have {mask} and {boundary} of "
-        f"{image.numel()} voxels",
+        f"{image.numel()} voxels. {target_note(operations['eager'], rows, TARGET)}. "
+        f"{describe_peers(name, PARAMETERS[variant], FIELD, RESUNET_PEERS)}",
         **circumstances(),
-        "rows": [
-            {
-                "mode": mode,
-                **summary(seconds[mode], seconds["eager"]),
-                **memory[mode],
-                **agreement(labels[mode], labels["eager"]),
-            }
-            for mode in modes
-        ],
+        "rows": rows,
     }
 
 
-def build(variant: str, mode: str, cache: str, seed: int = 0) -> nn.Module:
-    """Res-UNet-R or Res-UNet-H as it runs in a mode."""
-    network = load_trained(resunet(variant, seed), BUNDLE, WEIGHTS[variant])
-    return accelerate(network, mode=mode, cache_dir=cache)
+def build(variant: str, way: str, cache: str, seed: int = 0) -> nn.Module:
+    """Res-UNet-R or Res-UNet-H as it runs in a way, or MONAI's DynUNet."""
+    return build_way(way, cache, partial(trained, variant, seed), RESUNET_PEERS, seed)
+
+
+def trained(variant: str, seed: int) -> nn.Module:
+    """Res-UNet-R or Res-UNet-H with the bundle's weights, where there are any."""
+    return load_trained(resunet(variant, seed), BUNDLE, WEIGHTS[variant])
 
 
 def resunet(variant: str, seed: int) -> nn.Module:
@@ -129,9 +140,9 @@ def above_half(logits: torch.Tensor) -> torch.Tensor:
     return logits > 0
 
 
-def first_forward_of(variant: str, mode: str, size: Sequence[int]) -> dict[str, float]:
-    """:func:`~tools.bench.networks.first_forward` of Res-UNet-R or Res-UNet-H."""
-    return first_forward(partial(build, variant), mode, (1, 1, *size))
+def first_forward_of(variant: str, way: str, size: Sequence[int]) -> dict[str, float]:
+    """:func:`~tools.bench.networks.first_forward` of Res-UNet-R, Res-UNet-H or their peer."""
+    return first_forward(partial(build, variant), way, (1, 1, *size))
 
 
 def training_steps(mode: str, size: Sequence[int], steps: int, seed: int) -> dict[str, Any]:

@@ -16,27 +16,35 @@ from tools import REPOSITORY
 from tools.bench.measure import circumstances, say, summary, times
 from tools.bench.networks import (
     agreement,
+    build_way,
+    count_operations,
     first_forward,
     load_trained,
     make_importable,
+    rows_of_ways,
+    target_note,
     time_forwards,
     time_inference,
     time_steps,
     trained_weights,
+    ways_here,
     weights_source,
 )
+from tools.bench.peers import VNET_PEERS, build_peer, describe_peers
 from tools.bench.processes import in_fresh_process
+from volseg.dft_convolution import count_work, replace_convolutions
 from volseg.metrics.overlap import confusion_counts, dice_per_label
 from volseg.phantoms.prostate_mri import prostate_mri
-from volseg.runtime import accelerate
 from volseg.weights import recorded_values
 
 __all__ = ["bench_end_to_end", "bench_network", "bench_training"]
 
 BUNDLE = REPOSITORY / "bundles" / "vnet_prostate"
-MODES = ("eager", "channels_last", "bf16", "openvino", "dft")
-PEER = "MONAI VNet, eager"
+MODES = ("eager", "channels_last", "bf16", "openvino", "dft", "compile")
+TARGET = 8
 SIZE = (128, 128, 64)
+PARAMETERS = 65_175_314
+FIELD = (548, 548, 548)
 SPACING_MM = (1.0, 1.0, 1.5)
 MRI_SHAPE = (384, 384, 24)
 BATCH_SIZE = 2
@@ -46,7 +54,7 @@ def bench_network(
     repetitions: int, seed: int, size: Sequence[int] = SIZE, modes: Sequence[str] = MODES
 ) -> dict[str, Any]:
     """Seconds and memory of V-Net in each mode and of MONAI's; agreement and Dice of masks with plain PyTorch's."""
-    ways = (*modes, PEER)
+    ways = ways_here(modes, VNET_PEERS)
     memory = {}
     for way in ways:
         say(f"{way}: memory of a process of its own")
@@ -54,18 +62,20 @@ def bench_network(
     say(f"draw a phantom and bring it to {times(size)}")
     image = network_input(seed, size)
     seconds, masks = time_forwards(partial(build, seed=seed), ways, image, repetitions)
-    del masks[PEER]  # another network with weights of its own
-    columns, note = compare_masks(masks)
+    # a peer is another network with weights of its own
+    columns, note = compare_masks({way: mask for way, mask in masks.items() if way not in VNET_PEERS})
+    operations = {way: count_operations(build_peer(peer, seed), image.shape) for way, peer in VNET_PEERS.items()}
+    operations["eager"] = count_operations(trained(seed), image.shape)
+    rows = rows_of_ways(seconds, memory, columns, operations)
     return {
         "title": f"V-Net, {times(size)}: the network alone",
         "input": f"phantom prostate MRI {seed}, z-scored, as {times((1, 1, *size))} at {times(SPACING_MM)} mm",
-        "weights": f"{describe_weights(seed)}; MONAI's VNet, with fewer convolutions: random",
-        "note": note,
+        "weights": f"{describe_weights(seed)}; MONAI's: random",
+        "note": f"{note}. {target_note(operations['eager'], rows, TARGET)}; "
+        f"{work_left(seed, size):.0%} of the operations are left with DFT convolutions. "
+        f"{describe_peers('V-Net', PARAMETERS, FIELD, VNET_PEERS)}",
         **circumstances(),
-        "rows": [
-            {"mode": way, **summary(seconds[way], seconds["eager"]), **memory[way], **columns.get(way, {})}
-            for way in ways
-        ],
+        "rows": rows,
     }
 
 
@@ -99,15 +109,23 @@ def bench_training(repetitions: int, seed: int, size: Sequence[int] = SIZE) -> d
 
 
 def build(way: str, cache: str, seed: int = 0) -> nn.Module:
-    """V-Net as it runs in a mode, or MONAI's."""
-    if way == PEER:
-        from monai.networks.nets import VNet  # noqa: PLC0415 (all of MONAI's networks come with it)
+    """V-Net as it runs in a way, or one of MONAI's."""
+    return build_way(way, cache, partial(trained, seed), VNET_PEERS, seed)
 
-        torch.manual_seed(seed)
-        return VNet(out_channels=2, act="prelu", bias=True).eval()
+
+def trained(seed: int) -> nn.Module:
+    """V-Net with the bundle's weights, where there are any, and the normalisation that they learnt with."""
     weights = trained_weights(BUNDLE)
     network = vnet(seed, norm=recorded_values(weights, {"norm": None})["norm"] if weights else None)
-    return accelerate(load_trained(network, BUNDLE), mode=way, cache_dir=cache)
+    return load_trained(network, BUNDLE)
+
+
+def work_left(seed: int, size: Sequence[int]) -> float:
+    """Which part of the operations V-Net needs with the convolutions of :mod:`volseg.dft_convolution`."""
+    network, example = replace_convolutions(trained(seed)), (1, 1, 32, 32, 32)
+    with torch.no_grad(), count_work(network, example, (1, 1, *size)) as work:
+        network(torch.zeros(example))
+    return work.ratio
 
 
 def vnet(seed: int, **arguments: Any) -> nn.Module:

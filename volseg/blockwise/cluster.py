@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from dask.system import CPU_COUNT
@@ -79,7 +81,10 @@ def _local(workers: int | None, devices: list[str]) -> SpecCluster:
 
 @contextmanager
 def _running(scheduler: str) -> Iterator[Client]:
-    given = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
+    is_file = scheduler.endswith(".json")
+    if is_file:
+        _wait_for(Path(scheduler))
+    given = {"scheduler_file": scheduler} if is_file else {"address": scheduler}
     try:
         client = Client(**given, timeout=CONNECT_TIMEOUT_S)
     except (OSError, ValueError) as error:
@@ -91,3 +96,18 @@ def _running(scheduler: str) -> Iterator[Client]:
     with client:
         logger.info("scheduler %s, dashboard: %s", scheduler, client.dashboard_link)
         yield client
+
+
+def _wait_for(scheduler_file: Path) -> None:
+    """Wait for the file of a scheduler that may be starting; Dask itself would wait without end."""
+    if scheduler_file.exists():
+        return
+    logger.info("waiting up to %g s for a scheduler to write %s", CONNECT_TIMEOUT_S, scheduler_file)
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    while not scheduler_file.exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"scheduler: no such file. Received: {scheduler_file}, which nothing wrote in {CONNECT_TIMEOUT_S} s. "
+                "Give the file that dask scheduler --scheduler-file writes, or the scheduler's address."
+            )
+        time.sleep(0.1)

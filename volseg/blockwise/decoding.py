@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
+from volseg.blockwise.block_array import BlockArray
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.component_merge import SharedVoxels, merge_components
+from volseg.blockwise.decoding_options import DEFAULT_BLOCK_SHAPE, DEFAULT_HALO, DecodingOptions
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.global_components import GlobalComponents
 from volseg.blockwise.instance_files import local_file, write_instance_files
@@ -41,12 +43,9 @@ from volseg.blockwise.stored_array import (
 )
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
-from volseg.postprocessing import FACES, FACES_EDGES_CORNERS, DecodingMethod, check_decoding
+from volseg.postprocessing import FACES, FACES_EDGES_CORNERS, DecodingMethod
 
 __all__ = ["DEFAULT_BLOCK_SHAPE", "DEFAULT_HALO", "BlockwiseInstances", "decode_blockwise"]
-
-DEFAULT_BLOCK_SHAPE = (64, 512, 512)
-DEFAULT_HALO = (32, 64, 64)  # of a watershed: about one mitochondrion at 30 x 8 x 8 nm
 
 _COMPONENTS, _PAIRS, _IDS, _LABELS, _SIZES = "components", "pairs", "ids", "labels", "sizes"
 
@@ -123,42 +122,32 @@ def decode_blockwise(
         progress: show a bar for each stage.
 
     Raises:
-        ValueError: an unknown method, a window of even width, lengths that are none.
-        UserError: inputs that are not alike or cannot be read; the output holds another run, or cannot be written; a
-            worker died: one line, that names the block where there is one.
+        UserError: options that are none, see :class:`volseg.blockwise.decoding_options.DecodingOptions`; inputs that
+            are not alike or cannot be read; the output holds another run, or cannot be written; a worker died: one
+            line, that names the block where there is one.
     """
-    check_decoding(method, dilation)
+    options = DecodingOptions(
+        method, mask_threshold, boundary_threshold, foreground_threshold, min_size, dilation, block_shape, halo
+    )
     mask, boundary = _opened(mask), _opened(boundary)
     _check_probabilities(mask, boundary)
-    if len(halo) != 3 or any(length < 0 for length in halo):
-        raise ValueError(f"halo must be three lengths of 0 or more. Received: {tuple(halo)}")
-    halo_z, halo_y, halo_x = (int(length) for length in halo)
-    dilation_z, dilation_y, dilation_x = (int(width) for width in dilation)
+    halo_z, halo_y, halo_x = options.halo
+    dilation_z, dilation_y, dilation_x = options.dilation
     if voxel_size_nm is None:
         voxel_size_nm = getattr(mask, "voxel_size_nm", None)
     decoding = _Decoding(
         output=str(local_folder(output) or output).rstrip("/"),
-        grid=BlockGrid(mask.shape, block_shape),
+        grid=BlockGrid(mask.shape, options.block_shape),
         client=client,
         progress=progress,
     )
-    # whatever is of no effect with the method is left out, so that changing it disturbs nothing
     parameters = {
         "mask": array_name(mask),
         "boundary": array_name(boundary),
         "dtype": [str(mask.dtype), str(boundary.dtype)],
         "shape": decoding.grid.shape,
         "block_shape": decoding.grid.block_shape,
-        "method": method,
-        "mask_threshold": float(mask_threshold),
-        "boundary_threshold": float(boundary_threshold),
-        **(
-            {"foreground_threshold": float(foreground_threshold), "halo": [halo_z, halo_y, halo_x]}
-            if method == "watershed"
-            else {}
-        ),
-        **({"dilation": [dilation_z, dilation_y, dilation_x]} if method == "connected_components" else {}),
-        "min_size": int(min_size),
+        **options.parameters(),
         "voxel_size_nm": None if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm],
     }
     with decoding.finished.run(parameters):
@@ -180,7 +169,7 @@ def decode_blockwise(
         else:
             function = InstanceGrowth(decoding.grid, components, (dilation_z, dilation_y, dilation_x), labels)
         decoding.run(_LABELS, function)
-        return decoding.write(labels, min_size, voxel_size_nm, method == "watershed")
+        return decoding.write(labels, options.min_size, voxel_size_nm, method == "watershed")
 
 
 class _Decoding:
@@ -195,11 +184,12 @@ class _Decoding:
     def run(self, stage: str, function: BlockFunction, grid: BlockGrid | None = None) -> None:
         self.done += run_stage(self.client, stage, function, grid or self.grid, self.finished, self.progress)
 
-    def array(self, stage: str) -> Any:
+    def array(self, stage: str) -> BlockArray:
         """The array that a stage writes to, uint32 (D, H, W)."""
         chunks = block_chunks(self.grid.block_shape)
         begun = bool(self.finished.numbers(stage))
-        return open_or_create_array(f"{self.work}/{stage}.zarr", self.grid.shape, np.uint32, chunks, begun)
+        array = open_or_create_array(f"{self.work}/{stage}.zarr", self.grid.shape, np.uint32, chunks, begun)
+        return BlockArray(array, self.grid, self.finished, stage)
 
     def components(
         self, mask: VoxelArray, boundary: VoxelArray, mask_threshold: float, boundary_threshold: float, method: str
@@ -226,11 +216,12 @@ class _Decoding:
         finer: Any = None
         for number, level in enumerate(levels):
             stage, grid = f"level_{number}", BlockGrid(level.shape, self.grid.block_shape)
-            array = create_level(location, number, grid, bool(self.finished.numbers(stage)))
+            level_array = create_level(location, number, grid, bool(self.finished.numbers(stage)))
+            array = BlockArray(level_array, grid, self.finished, stage)
             final = FinalLabels(labels, self.finished, _SIZES, array)
             self.run(stage, CoarserLevel(finer, level.step, array) if number else final, grid)
             finer = array
-        write_pyramid_metadata(location, levels, voxel_size_nm)
+        write_pyramid_metadata(location, levels, voxel_size_nm, is_labels=True)
         csv, parquet = write_instance_files(f"{self.output}/instances", kept, voxel_size_nm)
         statistics = {
             "instances": len(kept.ids),

@@ -127,6 +127,23 @@ class FinishedBlocks:
         except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
             raise self._damaged(file, block, " ".join(str(error).split()) or type(error).__name__) from error
 
+    def remove(self, stage: str, block: Block) -> None:
+        """Count a block as not finished.
+
+        Raises:
+            UserError: its file cannot be removed.
+        """
+        file_system, folder = open_storage(self.folder)
+        try:
+            if file_system.exists(f"{folder}/{_file(stage, block)}"):
+                file_system.rm_file(f"{folder}/{_file(stage, block)}")
+        except OSError as error:
+            raise self._not_written(self.file(stage, block), error) from error
+
+    def file(self, stage: str, block: Block) -> str:
+        """Path or URL of the file that counts a block as finished."""
+        return f"{self.folder}/{_file(stage, block)}"
+
     def _check_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Write the run's parameters, or compare them with those that are there."""
         wanted = json.loads(json.dumps(parameters))  # tuples come back as lists

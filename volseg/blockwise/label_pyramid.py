@@ -151,7 +151,10 @@ class CoarserLevel:
 
 
 def write_pyramid_metadata(
-    location: str, levels: Sequence[PyramidLevel], voxel_size_nm: Sequence[float] | None
+    location: str,
+    levels: Sequence[PyramidLevel],
+    voxel_size_nm: Sequence[float] | None,
+    is_labels: bool = False,
 ) -> None:
     """Make the folder of the levels an OME-Zarr image; written last, so that an unfinished one is none.
 
@@ -159,6 +162,7 @@ def write_pyramid_metadata(
         location: path or URL.
         levels: all of them.
         voxel_size_nm: along z, y, x; None writes scales without a unit.
+        is_labels: the voxels are ids, which viewers then colour each by itself.
 
     Raises:
         UserError: it cannot be written.
@@ -180,12 +184,10 @@ def write_pyramid_metadata(
         "datasets": datasets,
         "type": "nearest",
     }
+    ome: dict[str, Any] = {"version": VERSION, "multiscales": [multiscale]}
+    if is_labels:
+        ome["image-label"] = {"version": VERSION}
     try:
-        optional_module("zarr").open_group(
-            node_store(location),
-            mode="a",
-            zarr_format=3,
-            attributes={"ome": {"version": VERSION, "multiscales": [multiscale]}},
-        )
+        optional_module("zarr").open_group(node_store(location), mode="a", zarr_format=3, attributes={"ome": ome})
     except ZARR_ERRORS as error:
         raise UserError(f"{location}: cannot be written. Received: {error}. Check space and rights.") from error

@@ -14,12 +14,15 @@ import numpy as np
 from dask.system import CPU_COUNT
 from distributed import Client
 
+from volseg.blockwise.block_array import BlockArray
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.cluster import connect
-from volseg.blockwise.decoding import DEFAULT_BLOCK_SHAPE, decode_blockwise
+from volseg.blockwise.decoding import decode_blockwise
+from volseg.blockwise.decoding_options import DEFAULT_BLOCK_SHAPE, DecodingOptions
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.grey_range import BYTES, GreyRange
 from volseg.blockwise.label_pyramid import AXES, pyramid_levels, write_pyramid_metadata
+from volseg.blockwise.option_checks import check_windows, three_whole_numbers
 from volseg.blockwise.prediction import Activation, window_work
 from volseg.blockwise.prediction_stage import PredictionStage
 from volseg.blockwise.stages import run_stage
@@ -31,6 +34,9 @@ from volseg.sliding_window import BlendedSlidingWindow
 from volseg.storage import open_storage
 
 __all__ = ["predict_blockwise", "segment_blockwise"]
+
+_PREDICTION, _SEGMENTATION = "prediction", "segmentation"
+_DECODED = ("instances.ome.zarr", "instances.csv", "instances.parquet", "statistics.json", "preview.png", "decoding")
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +77,18 @@ def predict_blockwise(
         for each channel's name the path or URL of its image, ``NAME.ome.zarr``.
 
     Raises:
-        UserError: another run is at work there or had other parameters, or a block fails: one line that names it.
+        UserError: windows or blocks that are none; another run is at work there or had other parameters, or a block
+            fails: one line that names it.
     """
+    check_windows(windows)
+    block_shape = three_whole_numbers("block_shape", block_shape, 1, "[64,512,512]")
     shape = open_volume.source().shape
     grid = BlockGrid(shape, block_shape)
     images = {name: f"{output}/{name}.ome.zarr" for name in channels if name is not None}
     finished = FinishedBlocks(f"{output}/finished")
     parameters = prediction_parameters(open_volume, network, windows, grid, channels, grey_range, activation)
     with finished.run(parameters):
-        is_begun, chunks = bool(finished.numbers("prediction")), block_chunks(grid.block_shape)
+        is_begun, chunks = bool(finished.numbers(_PREDICTION)), block_chunks(grid.block_shape)
         arrays = {
             name: open_or_create_array(f"{image}/0", shape, np.uint8, chunks, is_begun, dimension_names=AXES)
             for name, image in images.items()
@@ -87,7 +96,7 @@ def predict_blockwise(
         logger.info("prediction: %.2f times the windows of the whole volume", window_work(shape, block_shape, windows))
         outputs = tuple(None if name is None else arrays[name] for name in channels)
         stage = PredictionStage(open_volume, network, windows, grey_range, activation, outputs)
-        run_stage(client, "prediction", stage, grid, finished, progress)
+        run_stage(client, _PREDICTION, stage, grid, finished, progress)
         for image in images.values():
             write_pyramid_metadata(image, pyramid_levels(shape, None, max(shape)), voxel_size_nm)
             remove_partial_chunks(image)
@@ -112,7 +121,8 @@ def segment_blockwise(
     """Predict mask and boundary of a volume and decode them to instances: both stages with what they need between them.
 
     Called again with the same arguments, a run that ended at any moment goes on with what is missing, and one that is
-    complete does nothing.
+    complete does nothing. With others of the decoding, probabilities that were kept are decoded anew, and what was
+    decoded before is replaced.
 
     Args:
         open_volume: of the volume, with its path or URL.
@@ -122,7 +132,7 @@ def segment_blockwise(
         network: with two outputs, mask and boundary.
         windows: see :func:`predict_blockwise`.
         decoding: arguments of :func:`volseg.blockwise.decoding.decode_blockwise` from ``method`` to ``halo``, but for
-            ``block_shape``.
+            ``block_shape``; see :class:`volseg.blockwise.decoding_options.DecodingOptions`.
         block_shape: voxels of a block (D, H, W) of the decoding.
         prediction_block_shape: of the prediction, where larger blocks save windows; None: the same.
         grey_range: of the whole volume.
@@ -136,21 +146,37 @@ def segment_blockwise(
         ``statistics.json``.
 
     Raises:
-        UserError: another run is at work there or had other parameters; a block or a worker fails: one line.
+        UserError: options that are none; another run is at work there or had other parameters, or another decoding
+            without its probabilities; a block or a worker fails: one line.
     """
+    options = DecodingOptions(**decoding, block_shape=block_shape)
+    check_windows(windows)
     output = str(output).rstrip("/")
-    predicted_shape = block_shape if prediction_block_shape is None else prediction_block_shape
+    predicted_shape = (
+        options.block_shape
+        if prediction_block_shape is None
+        else three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
+    )
     grid = BlockGrid(open_volume.source().shape, predicted_shape)
     channels = ("mask", "boundary")
-    finished = FinishedBlocks(f"{output}/finished")
-    parameters = {
-        **prediction_parameters(open_volume, network, windows, grid, channels, grey_range, "sigmoid"),
-        "decoding": {**decoding, "block_shape": list(block_shape)},
-        "voxel_size_nm": None if voxel_size_nm is None else list(voxel_size_nm),
+    parameters = prediction_parameters(open_volume, network, windows, grid, channels, grey_range, "sigmoid")
+    wanted = {
+        **options.parameters(),
+        "block_shape": list(BlockGrid(grid.shape, options.block_shape).block_shape),
+        "voxel_size_nm": None if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm],
     }
-    whole = BlockGrid(grid.shape, grid.shape)[0]
+    finished = FinishedBlocks(f"{output}/finished")
+    predicted = FinishedBlocks(f"{output}/probabilities/finished")
     with finished.run(parameters):
-        if not finished.numbers("segmentation"):
+        record = _DecodingRecord(finished, grid)
+        are_kept = len(predicted.numbers(_PREDICTION)) == len(grid)
+        found, is_complete = record.read()
+        if found is not None and found != wanted:
+            _log_other_decoding(output, found, wanted, is_complete, are_kept)
+        if found == wanted and is_complete:
+            if keep_probabilities and not are_kept:
+                logger.warning("%s: the run is complete, and its probabilities were not kept", output)
+        else:
             with connect(scheduler, workers, gpus=network.device != "cpu") as client:
                 # elsewhere workers have the threads that they were started with
                 threads = None if client is None or scheduler else max(1, CPU_COUNT // len(client.cluster.workers))
@@ -167,21 +193,29 @@ def segment_blockwise(
                     client,
                     progress,
                 )
+            if found != wanted:
+                # without a record the next run starts over, too, should this one end while it removes
+                record.remove()
+                for name in _DECODED:
+                    _remove(f"{output}/{name}")
+                record.write(wanted, is_complete=False)
             # workers of its own: those before hold the network's memory, and are no more than GPUs
             with connect(scheduler, workers) as client:
-                mask, boundary = (open_array(f"{images[name]}/0") for name in channels)
+                arrays = (open_array(f"{images[name]}/0") for name in channels)
+                mask, boundary = (BlockArray(array, grid, predicted, _PREDICTION) for array in arrays)
                 decode_blockwise(
                     mask,
                     boundary,
                     output,
-                    **decoding,
-                    block_shape=block_shape,
+                    **asdict(options),
                     voxel_size_nm=voxel_size_nm,
                     client=client,
                     progress=progress,
                 )
-            finished.write("segmentation", whole, {})
-        for folder in ("decoding", *(() if keep_probabilities else ("probabilities",))):
+            record.write(wanted, is_complete=True)
+        # the manifest first: what is left of a removal that was interrupted must not pass for probabilities
+        removed = () if keep_probabilities else ("probabilities/finished", "probabilities")
+        for folder in ("decoding", *removed):
             _remove(f"{output}/{folder}")
         return _read_json(f"{output}/statistics.json")
 
@@ -211,8 +245,46 @@ def prediction_parameters(
     }
 
 
+class _DecodingRecord:
+    """Which decoding stands in a folder of results, or is under way there."""
+
+    def __init__(self, finished: FinishedBlocks, grid: BlockGrid) -> None:
+        self.finished, self.whole = finished, BlockGrid(grid.shape, grid.shape)[0]
+
+    def read(self) -> tuple[dict[str, Any] | None, bool]:
+        """Its parameters, None where there is none, and whether it is complete."""
+        if not self.finished.has(_SEGMENTATION, self.whole):
+            return None, False
+        parameters, is_complete = self.finished.read(_SEGMENTATION, self.whole, "parameters", "is_complete")
+        return json.loads(str(parameters)), bool(is_complete)
+
+    def write(self, parameters: Mapping[str, Any], is_complete: bool) -> None:
+        arrays = {"parameters": np.array(json.dumps(parameters)), "is_complete": np.array(is_complete)}
+        self.finished.write(_SEGMENTATION, self.whole, arrays)
+
+    def remove(self) -> None:
+        self.finished.remove(_SEGMENTATION, self.whole)
+
+
+def _log_other_decoding(
+    output: str, found: Mapping[str, Any], wanted: Mapping[str, Any], is_complete: bool, are_kept: bool
+) -> None:
+    """Say that what was decoded with other options is replaced; refuse it where probabilities are gone."""
+    changed = [key for key in dict.fromkeys((*wanted, *found)) if found.get(key) != wanted.get(key)]
+    received, expected = (
+        ", ".join(f"{key} {options[key]}" for key in changed if key in options) for options in (wanted, found)
+    )
+    if is_complete and not are_kept:
+        raise UserError(
+            f"{output}: holds instances of another decoding, whose probabilities were not kept. Received: {received}. "
+            f"Expected: {expected}. Choose another folder; with --keep_probabilities True later runs there only decode."
+        )
+    logger.info("%s: decoding anew with %s (was %s)%s", output, received, expected,
+                "; its probabilities are used again" if are_kept else "")  # fmt: skip
+
+
 def _remove(location: str) -> None:
-    """Remove a folder if it is there."""
+    """Remove a file or folder if it is there."""
     file_system, folder = open_storage(location)
     try:
         if file_system.exists(folder):

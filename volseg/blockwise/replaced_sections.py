@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from volseg.blockwise.stored_array import VoxelArray, open_or_create_array, read_region
+from volseg.blockwise.block_array import BlockArray
+from volseg.blockwise.block_grid import BlockGrid
+from volseg.blockwise.finished_blocks import FinishedBlocks
+from volseg.blockwise.stored_array import VoxelArray, open_array, open_or_create_array, read_region
 
-__all__ = ["ReplacedSections", "Replacements"]
+__all__ = ["RESTORATION", "ReplacedSections", "Replacements"]
+
+RESTORATION = "restoration"  # the stage that makes the sections, each of them a block
 
 _CHUNK = (1, 512, 512)
 
@@ -23,11 +28,21 @@ class Replacements:
 
     Attributes:
         plan: of each its index along z and those of the two sections that it is made from.
-        location: Zarr array (number of sections, H, W).
+        location: Zarr array (number of sections, H, W); the manifest is ``finished`` beside it.
     """
 
     plan: tuple[tuple[int, int, int], ...]
     location: str
+
+    @property
+    def finished(self) -> FinishedBlocks:
+        """The manifest of the new sections."""
+        return FinishedBlocks(f"{self.location.rpartition('/')[0]}/finished")
+
+    def open(self) -> BlockArray:
+        """The new sections, for reading."""
+        array = open_array(self.location)
+        return BlockArray(array, BlockGrid(array.shape, (1, *array.shape[1:])), self.finished, RESTORATION)
 
     def open_or_create(self, volume: VoxelArray, is_begun: bool) -> Any:
         """The array, for writing; ``is_begun``: sections of it are finished already."""

@@ -13,8 +13,7 @@ import numpy as np
 from distributed import Client
 
 from volseg.blockwise.block_grid import Block, BlockGrid
-from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.replaced_sections import Replacements
+from volseg.blockwise.replaced_sections import RESTORATION, Replacements
 from volseg.blockwise.stages import run_stage
 from volseg.blockwise.stored_array import write_region
 from volseg.blockwise.volume_opener import VolumeOpener
@@ -57,7 +56,7 @@ def replace_sections(
     volume = open_volume.source()
     replacements = Replacements(tuple((int(a), int(b), int(c)) for a, b, c in plan), f"{output}/sections.zarr")
     grid = BlockGrid((len(replacements.plan), *volume.shape[1:]), (1, *volume.shape[1:]))
-    finished = FinishedBlocks(f"{output}/finished")
+    finished = replacements.finished
     parameters = {
         **open_volume.parameters(),
         "plan": replacements.plan,
@@ -66,9 +65,9 @@ def replace_sections(
         **network.parameters(),
     }
     with finished.run(parameters):
-        array = replacements.open_or_create(volume, bool(finished.numbers("restoration")))
+        array = replacements.open_or_create(volume, bool(finished.numbers(RESTORATION)))
         stage = _SectionStage(open_volume, network, function, dict(arguments), replacements, array)
-        run_stage(client, "restoration", stage, grid, finished, progress)
+        run_stage(client, RESTORATION, stage, grid, finished, progress)
     return replace(open_volume, replacements=replacements)
 
 

@@ -172,17 +172,21 @@ def read_region(array: VoxelArray, region: tuple[slice, ...]) -> np.ndarray:
     """Voxels of a region.
 
     Raises:
-        UserError: a chunk is damaged, or the storage fails.
+        UserError: a chunk is damaged, or the storage fails; of a :class:`volseg.blockwise.block_array.BlockArray` it
+            says which file of the manifest is to be removed.
     """
     try:
         return np.asarray(array[region])
     except UserError:
         raise
     except ZARR_ERRORS as error:
-        raise UserError(
-            f"{array_name(array)}: a chunk cannot be read. Received: {_said(error)}. Expected: a whole chunk; restore "
-            "it, or remove what was written and run again."
-        ) from error
+        how_to_mend = getattr(array, "how_to_mend", None)
+        advice = (
+            how_to_mend(region)
+            if how_to_mend
+            else "Restore the chunk from a copy; do not remove it: what is missing reads as zero."
+        )
+        raise UserError(f"{array_name(array)}: a chunk cannot be read. Received: {_said(error)}. {advice}") from error
 
 
 def write_region(array: Any, region: tuple[slice, ...], voxels: np.ndarray) -> None:

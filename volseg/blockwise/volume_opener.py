@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from volseg.blockwise.replaced_sections import ReplacedSections, Replacements
-from volseg.blockwise.stored_array import open_array
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.volume_formats.zarr_volume import ZarrVolume
 
@@ -47,7 +46,7 @@ class VolumeOpener:
         if self.replacements is None:
             return self.source()
         sections = [section for section, _, _ in self.replacements.plan]
-        return ReplacedSections(self.source(), sections, open_array(self.replacements.location))
+        return ReplacedSections(self.source(), sections, self.replacements.open())
 
     def parameters(self) -> dict[str, Any]:
         """What tells the volume from others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "itk_pixel_type",
     "nifti_channel",
     "open_nifti",
+    "quiet_itk",
     "read_itk",
     "read_metaimage_grid",
     "read_nifti",
@@ -32,6 +34,17 @@ __all__ = [
 ]
 
 _NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+
+
+@lru_cache(maxsize=1)
+def quiet_itk() -> Any:
+    """ITK's package, which from now on keeps its warnings to itself.
+
+    It writes them (slice distances that differ by a micrometre, for one) straight to the terminal. To tell it loads
+    its libraries, half a second that a reader of NIfTI does not need.
+    """
+    itk.ProcessObject.SetGlobalWarningDisplay(False)
+    return itk
 
 
 def open_nifti(path: Path) -> Any:
@@ -80,7 +93,7 @@ def read_itk(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
         UserError: it cannot be read.
     """
     try:
-        image = itk.imread(path, itk_pixel_type(path))
+        image = quiet_itk().imread(path, itk_pixel_type(path))
     except RuntimeError as error:  # what ITK's wrapping raises for every failure of reading
         raise unreadable(path, error) from error
     axes, origin_mm = np.asarray(itk.array_from_matrix(image.GetDirection())), list(image.GetOrigin())
@@ -129,7 +142,7 @@ def read_metaimage_grid(path: Path) -> VoxelGrid:
 
 def _read_header(path: Path) -> Any:
     """ITK's reader of a file, its header read."""
-    reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    reader = quiet_itk().ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     try:
         if reader is None:
             raise RuntimeError("no header that ITK knows")

@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
+from monai.utils import MAX_SEED
 from torch.utils.data import Dataset, DistributedSampler
+
+from volseg.augment_batch import AugmentBatch
 
 __all__ = ["EpochSeed"]
 
@@ -17,7 +20,8 @@ __all__ = ["EpochSeed"]
 class EpochSeed:
     """Seed every random generator at the start of each epoch, so that a resumed training repeats an unbroken one.
 
-    Shuffling, random transforms and dropout of epoch ``n`` draw from ``seed + n``, whatever was drawn before.
+    Shuffling, random transforms and dropout of epoch ``n`` draw from ``seed + n``, whatever was drawn before. A trainer
+    that augments batches has its transforms seeded too, with numbers that no epoch's data set gets.
 
     Args:
         seed: of the training.
@@ -40,5 +44,8 @@ class EpochSeed:
         np.random.seed(seed)
         torch.manual_seed(seed)  # all devices
         set_rnd(self.dataset, seed)
+        prepare_batch = getattr(engine, "prepare_batch", None)  # of a trainer, not of every engine
+        if isinstance(prepare_batch, AugmentBatch):
+            prepare_batch.set_random_state(-seed % MAX_SEED)
         if self.sampler is not None:
             self.sampler.set_epoch(engine.state.epoch)

@@ -24,7 +24,7 @@ from volseg.files import write_json
 from volseg.instance_preview import save_instance_preview
 from volseg.instance_table import instance_table, write_instance_table
 
-__all__ = ["InstanceResults", "case_name", "free_case_name", "voxel_warnings"]
+__all__ = ["InstanceResults", "case_name", "checked_voxel_size", "free_case_name", "voxel_warnings"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class InstanceResults:
         trained_voxel_size_nm: Sequence[float] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.voxel_size_nm = None if voxel_size_nm is None else _checked_voxel_size(voxel_size_nm)
+        self.voxel_size_nm = None if voxel_size_nm is None else checked_voxel_size(voxel_size_nm)
         self.trained_voxel_size_nm = trained_voxel_size_nm
         self.preview = preview
         self.cases: list[dict[str, Any]] = []
@@ -144,7 +144,12 @@ def free_case_name(path: str, used: Container[str]) -> str:
     return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in used)
 
 
-def _checked_voxel_size(sizes: Sequence[float]) -> tuple[float, ...]:
+def checked_voxel_size(sizes: Sequence[float]) -> tuple[float, ...]:
+    """Three lengths in nm along z, y, x.
+
+    Raises:
+        UserError: they are none.
+    """
     if not isinstance(sizes, Sequence) or len(sizes) != 3 or not all(_is_length(size) for size in sizes):
         raise UserError(
             f"voxel_size_nm: three lengths in nm are needed, along z, y, x. Received: {sizes}. Give it as [30,8,8]."

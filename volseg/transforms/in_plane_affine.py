@@ -70,7 +70,7 @@ class RandInPlaneAffined(RandInPlaned):
             matrix = rotation_matrix(self.R.uniform(0, 2 * math.pi))
         if rescale:
             matrix = matrix / torch.from_numpy(self.R.uniform(self.smallest_scale, self.largest_scale, size=(2, 1)))
-        self.positions = linear_positions(matrix, size)
+        self.positions = linear_positions(matrix.to(self.device), size)
 
     def move(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
         return resample_in_plane(volume, self.positions, nearest)

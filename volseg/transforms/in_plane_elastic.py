@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from scipy.ndimage import gaussian_filter
 
 from volseg.transforms.in_plane_resample import RandInPlaned, pixel_positions, resample_in_plane
 
@@ -62,8 +61,25 @@ class RandInPlaneElasticd(RandInPlaned):
         _, *size = data
         noise = self.R.uniform(-1, 1, (2, *size))
         # noise that goes on periodically is equally strong everywhere: a mirrored one is stronger at the border
-        smooth = gaussian_filter(noise, self.sigma_pixels, axes=(1, 2), mode="wrap")
-        self.positions = pixel_positions(size) + self.alpha_pixels * torch.from_numpy(smooth)
+        smooth = _smooth_periodically(torch.from_numpy(noise).to(self.device), self.sigma_pixels)
+        self.positions = pixel_positions(size, self.device) + self.alpha_pixels * smooth
 
     def move(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
         return resample_in_plane(volume, self.positions, nearest)
+
+
+def _smooth_periodically(noise: torch.Tensor, sigma_pixels: float) -> torch.Tensor:
+    """SciPy's ``gaussian_filter(noise, sigma_pixels, axes=(1, 2), mode="wrap")`` of ``(C, H, W)``, on any device."""
+    # a periodic convolution is a product of Fourier transforms; those of the symmetric kernels are real
+    along_y, along_x = (_gaussian(n, sigma_pixels).to(noise.device) for n in noise.shape[1:])
+    transfer = torch.fft.fft(along_y).real[:, None] * torch.fft.rfft(along_x).real
+    return torch.fft.irfft2(torch.fft.rfft2(noise) * transfer, s=noise.shape[1:])
+
+
+def _gaussian(length: int, sigma_pixels: float) -> torch.Tensor:
+    """A Gaussian around pixel 0 of a ring of pixels, cut at four standard deviations, float64 ``(length,)``."""
+    reach = int(4 * sigma_pixels + 0.5)
+    distance = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-(distance.double() ** 2) / (2 * sigma_pixels**2))
+    ring = torch.zeros(length, dtype=torch.float64)
+    return ring.index_add_(0, distance % length, weights / weights.sum())

@@ -27,8 +27,10 @@ __all__ = [
 class RandInPlaned(RandomizableTransform, MapTransform):
     """What random transforms that move sections in their plane have in common.
 
-    A subclass draws for a size (D, H, W) in :meth:`randomize` and moves one volume in :meth:`move`. The geometry in the
-    meta data stays that of the input, and there is no inverse. A call with ``randomize=False`` repeats the last draw.
+    A subclass draws for a size (D, H, W) in :meth:`randomize` and moves one volume in :meth:`move`. Numbers are drawn
+    on the host, the same for all devices; positions are computed on ``device``, that of the volumes. The geometry in
+    the meta data stays that of the input, and there is no inverse. A call with ``randomize=False`` repeats the last
+    draw.
 
     Args:
         keys: entries ``(1, D, H, W)`` on one grid.
@@ -47,6 +49,7 @@ class RandInPlaned(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.label_keys = ensure_tuple(label_keys)
+        self.device = torch.device("cpu")
 
     @abstractmethod
     def move(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
@@ -71,6 +74,7 @@ class RandInPlaned(RandomizableTransform, MapTransform):
         if len(sizes) > 1:
             raise ValueError(f"entries {keys} must lie on one grid. Received: sizes {sorted(sizes)}")
         if randomize:
+            self.device = volumes[0].device
             self.randomize(sizes.pop())
         if not self._do_transform:
             return d
@@ -107,9 +111,9 @@ def resample_in_plane(volume: torch.Tensor, positions: torch.Tensor, nearest: bo
     return moved.reshape(*volume.shape[:2], *positions.shape[1:])
 
 
-def pixel_positions(size: Sequence[int]) -> torch.Tensor:
+def pixel_positions(size: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
     """Positions of the pixels of a section of ``size`` (H, W) themselves, ``(2, H, W)``, y and x, float64."""
-    axes = [torch.arange(n, dtype=torch.float64) for n in size]
+    axes = [torch.arange(n, dtype=torch.float64, device=device) for n in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
@@ -121,10 +125,10 @@ def linear_positions(matrix: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         size: H, W.
 
     Returns:
-        ``(2, H, W)`` in pixels, float64.
+        ``(2, H, W)`` in pixels, float64, on the matrix's device.
     """
-    middle = torch.tensor([(n - 1) / 2 for n in size], dtype=torch.float64).reshape(2, 1, 1)
-    return torch.einsum("ab,bhw->ahw", matrix, pixel_positions(size) - middle) + middle
+    middle = torch.tensor([(n - 1) / 2 for n in size], dtype=torch.float64, device=matrix.device).reshape(2, 1, 1)
+    return torch.einsum("ab,bhw->ahw", matrix, pixel_positions(size, matrix.device) - middle) + middle
 
 
 def rotation_matrix(angle: float) -> torch.Tensor:

@@ -67,12 +67,14 @@ class RandMisalignmentd(RandInPlaned):
         self.is_shift = bool(self.R.rand() < 0.5)
         if self.is_shift:
             shift = self.R.randint(-self.max_shift_pixels, self.max_shift_pixels + 1, size=2)
-            self.positions = pixel_positions(size) - torch.from_numpy(shift).reshape(2, 1, 1)
+            moved_by = torch.from_numpy(shift).to(self.device).reshape(2, 1, 1)
+            self.positions = pixel_positions(size, self.device) - moved_by
         else:
             # a point at this radius moves by the chord, which is the largest shift for the largest angle
             radius = math.hypot(*(n - 1 for n in size)) / 2
             largest = 2 * math.asin(min(1.0, self.max_shift_pixels / max(2 * radius, 1)))
-            self.positions = linear_positions(rotation_matrix(self.R.uniform(-largest, largest)), size)
+            matrix = rotation_matrix(self.R.uniform(-largest, largest))
+            self.positions = linear_positions(matrix.to(self.device), size)
 
     def move(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
         moved = volume.clone()

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
-from scipy.ndimage import distance_transform_cdt
 from skimage.draw import line
 
 from volseg.transforms.grey_values import RandGreyValuesd
@@ -71,14 +69,30 @@ class RandMissingPartsd(RandGreyValuesd):
             section += 1
 
     def change(self, image: torch.Tensor) -> torch.Tensor:
-        for section, (start, end) in self.lines.items():
-            pixels = image[:, section]
-            band = torch.from_numpy(self._band(pixels.shape[1:], start, end)).to(image.device)
-            pixels[:] = torch.where(band, pixels.mean(dim=(1, 2), keepdim=True), pixels)
+        if self.lines:
+            for section, band in zip(self.lines, self._bands(image.shape[2:], image.device), strict=True):
+                pixels = image[:, section]
+                pixels[:] = torch.where(band, pixels.mean(dim=(1, 2), keepdim=True), pixels)
         return image
 
-    def _band(self, size: Sequence[int], start: tuple[int, int], end: tuple[int, int]) -> np.ndarray:
-        """Pixels of a section of H, W that lie near the line, bool ``(H, W)``."""
-        off_line = np.ones(size, dtype=bool)
-        off_line[line(*start, *end)] = False
-        return distance_transform_cdt(off_line, metric="taxicab") <= self.half_width_pixels
+    def _bands(self, size: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Pixels of H, W that lie near the line of each section that is hit, bool ``(n, H, W)``."""
+        distance = torch.full((len(self.lines), *size), sum(size), dtype=torch.int32)  # farther than any pixel
+        for section, (start, end) in zip(distance, self.lines.values(), strict=True):
+            section[line(*start, *end)] = 0
+        distance = distance.to(device)
+        for axis in (1, 2):
+            distance = _nearest_along(distance, axis)
+        return distance <= self.half_width_pixels
+
+
+def _nearest_along(distance: torch.Tensor, axis: int) -> torch.Tensor:
+    """Smallest sum of a pixel's distance and the steps to that pixel along an axis: city-block distances, in two axes.
+
+    SciPy's ``distance_transform_cdt`` on any device.
+    """
+    steps = torch.arange(distance.shape[axis], dtype=distance.dtype, device=distance.device)
+    steps = steps.reshape([-1 if i == axis else 1 for i in range(distance.ndim)])
+    before = (distance - steps).cummin(axis).values + steps
+    after = (distance + steps).flip(axis).cummin(axis).values.flip(axis) - steps
+    return torch.minimum(before, after)

@@ -77,5 +77,5 @@ class RandMissingSectiond(RandomizableTransform, MapTransform):
             self.randomize(depth)
         for key in keys:
             volume = convert_to_tensor(d[key], track_meta=False)
-            d[key], *_ = convert_to_dst_type(volume[:, self.kept], dst=d[key])
+            d[key], *_ = convert_to_dst_type(volume[:, self.kept.to(volume.device)], dst=d[key])
         return d

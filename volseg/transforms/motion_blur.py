@@ -61,8 +61,8 @@ class RandMotionBlurd(RandGreyValuesd):
             self.along_x = self.R.rand() < 0.5
 
     def change(self, image: torch.Tensor) -> torch.Tensor:
-        image[:, self.sections] = self._blur(image[:, self.sections])
-        return image
+        sections = torch.tensor(self.sections, device=image.device)
+        return image.index_copy_(1, sections, self._blur(image.index_select(1, sections)))
 
     def _blur(self, sections: torch.Tensor) -> torch.Tensor:
         """Blur all of ``(C, n, H, W)``."""

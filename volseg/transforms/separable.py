@@ -32,10 +32,12 @@ def resample(volume: torch.Tensor, spatial_size: Sequence[int], weights: Weights
     Returns:
         float32 ``spatial_size``.
     """
-    volume = volume.float()
+    # in the order of memory, which a volume turned to another orientation has kept: products of others copy it first
+    order = sorted(range(3), key=volume.stride, reverse=True)
+    volume, sizes = volume.float().permute(order), [spatial_size[axis] for axis in order]
     # the axis that shrinks most goes first and leaves less to do for the others
-    for axis in sorted(range(3), key=lambda a: spatial_size[a] / volume.shape[a]):
-        size, new_size = volume.shape[axis], spatial_size[axis]
+    for axis in sorted(range(3), key=lambda a: sizes[a] / volume.shape[a]):
+        size, new_size = volume.shape[axis], sizes[axis]
         if size == new_size:
             continue
         matrix = weights(size, new_size).to(volume)
@@ -45,7 +47,7 @@ def resample(volume: torch.Tensor, spatial_size: Sequence[int], weights: Weights
             volume = matrix @ volume
         else:  # (X, Y, Z) @ (Z, Z')
             volume = volume @ matrix.T
-    return volume
+    return volume.permute([order.index(axis) for axis in range(3)])
 
 
 def area_weights(size: int, new_size: int) -> torch.Tensor:

@@ -18,20 +18,25 @@ from resunet_mitoem.noisy_sections import SectionAssessment, assess_sections, fi
 from resunet_mitoem.restoration import write_section_table
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.cluster import connect
+from volseg.blockwise.decoding_options import DecodingOptions
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.instance_files import local_file
+from volseg.blockwise.option_checks import check_windows, three_whole_numbers
 from volseg.blockwise.pipeline import segment_blockwise
 from volseg.blockwise.section_replacement import replace_sections
 from volseg.blockwise.stored_array import local_folder, open_array
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
-from volseg.handlers.instance_results import free_case_name, voxel_warnings
+from volseg.errors import UserError
+from volseg.handlers.instance_results import checked_voxel_size, free_case_name, voxel_warnings
 from volseg.instance_preview import save_instance_preview
 from volseg.sliding_window import BlendedSlidingWindow
 
 __all__ = ["Restorer", "segment_volumes", "volume_list"]
 
 logger = logging.getLogger(__name__)
+
+SLAB_BYTES = 2**28  # of sections that the search for noisy ones reads at once
 
 MAKE_SECTION = "resunet_mitoem.restore.interpolate_section"
 
@@ -46,6 +51,9 @@ class Restorer:
         sections: the noisy ones; None looks for them.
         tile_size: see :func:`resunet_mitoem.restore.interpolate_section`.
         device: see :class:`~volseg.blockwise.worker_network.WorkerNetwork`.
+
+    Raises:
+        UserError: ``sections`` is no list of whole numbers.
     """
 
     def __init__(
@@ -58,6 +66,10 @@ class Restorer:
         device: str = "auto",
     ) -> None:
         self.network = WorkerNetwork.of(network, weights, code_paths=tuple(code_paths), device=device, runtime="eager")
+        if sections is not None and not (
+            isinstance(sections, list | tuple) and all(isinstance(section, int) for section in sections)
+        ):
+            raise UserError(f"sections: a list of whole numbers is needed. Received: {sections!r}. Give it as [3,17].")
         self.sections = None if sections is None else list(sections)
         self.tile_size = tile_size
 
@@ -90,7 +102,10 @@ class Restorer:
         with finished.run({**open_volume.parameters(), "sections": self.sections}):
             if not finished.numbers("search"):
                 if self.sections is None:
-                    assessments = assess_sections(volume, slab_depth=volume.chunks[0])
+                    # chunks may be shards, of gigabytes in whole sections
+                    section_bytes = volume.dtype.itemsize * volume.shape[1] * volume.shape[2]
+                    slab_depth = max(1, min(volume.chunks[0], SLAB_BYTES // section_bytes))
+                    assessments = assess_sections(volume, slab_depth=slab_depth)
                 else:
                     given = find_noisy_sections(volume, self.sections)
                     assessments = [
@@ -165,8 +180,14 @@ def segment_volumes(
         the statistics of each volume.
 
     Raises:
-        UserError: no weights, a volume or a block fails: one line.
+        UserError: options that are none, before any work; no weights, a volume or a block fails: one line.
     """
+    DecodingOptions(**decoding, block_shape=block_shape)
+    check_windows(windows)
+    if prediction_block_shape is not None:
+        three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
+    if voxel_size_nm is not None:
+        voxel_size_nm = checked_voxel_size(voxel_size_nm)
     on_worker = WorkerNetwork.of(network, weights, code_paths=tuple(code_paths), device=device, runtime=runtime)
     on_worker.check()
     folder = str(local_folder(output_dir) or output_dir).rstrip("/")

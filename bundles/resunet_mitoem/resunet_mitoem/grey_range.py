@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,14 @@ from volseg.data.chunked_volume import ChunkedVolume
 __all__ = ["find_grey_range"]
 
 SAMPLED_CHUNKS = 256
+PIECE_BYTES = 2**28  # of a chunk, which may be a shard of gigabytes
 
 
 def find_grey_range(volume: ChunkedVolume) -> GreyRange:
     """The range that :class:`~resunet_mitoem.intensity.ScaleGreyValuesd` gives the whole volume.
 
     8-bit images are not read. Of others the percentiles are those of all voxels up to 2^24 of them; of larger volumes
-    those of as many voxels of 256 chunks, drawn alike each time.
+    those of as many voxels of 256 chunks, drawn alike each time, of each at most 256 MB from its middle.
 
     Raises:
         UserError: the volume cannot be read.
@@ -44,14 +46,31 @@ def _sample(volume: ChunkedVolume) -> NDArray[np.generic]:
     counts = [-(-n // chunk) for n, chunk in zip(volume.shape, volume.chunks, strict=True)]
     total = math.prod(counts)
     drawn = np.random.default_rng(0).choice(total, min(total, SAMPLED_CHUNKS), replace=False)
+    piece = _bounded(volume.chunks, PIECE_BYTES // volume.dtype.itemsize)
+    # an odd step does not stay in a few columns, as rows mostly have even lengths
+    step = -(-math.prod(piece) * len(drawn) // SAMPLE) | 1
     parts = []
     for position in zip(*np.unravel_index(np.sort(drawn), counts), strict=True):
-        starts = [int(place) * chunk for place, chunk in zip(position, volume.chunks, strict=True)]
-        z, y, x = (slice(start, start + chunk) for start, chunk in zip(starts, volume.chunks, strict=True))
-        # an odd step does not stay in a few columns, as rows mostly have even lengths
-        step = -(-math.prod(volume.chunks) * len(drawn) // SAMPLE) | 1
-        parts.append(volume[z, y, x].ravel()[::step])
+        z, y, x = (
+            _middle(int(place) * chunk, min((int(place) + 1) * chunk, n), length)
+            for place, chunk, n, length in zip(position, volume.chunks, volume.shape, piece, strict=True)
+        )
+        parts.append(volume[z, y, x].ravel()[::step].copy())  # a view would keep the whole piece
     return np.concatenate(parts)
+
+
+def _bounded(shape: Sequence[int], voxels: int) -> tuple[int, int, int]:
+    """The largest part (D, H, W) of a shape that has so many voxels: of fewer sections, then of fewer rows."""
+    depth, height, width = shape
+    width = min(width, voxels)
+    height = min(height, max(1, voxels // width))
+    return min(depth, max(1, voxels // (height * width))), height, width
+
+
+def _middle(start: int, stop: int, length: int) -> slice:
+    """So many of the indices from ``start`` to ``stop``, or all if there are no more, from their middle."""
+    first = start + max(0, stop - start - length) // 2
+    return slice(first, min(stop, first + length))
 
 
 def _is_grey_in_colors(sample: NDArray[np.generic]) -> bool:

@@ -8,20 +8,25 @@ The order of the steps is: widen the boundaries of the whole label volume, crop 
 
 Windows end at the border of a section, which gives the same as reflection: all that a mirrored window sees is in the
 window already.
+
+Arrays stay arrays and tensors stay tensors, on the device where they are: NumPy and PyTorch call what is needed here
+alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.utils import convert_to_dst_type, convert_to_numpy
+from monai.utils import convert_to_dst_type, convert_to_tensor
 
 __all__ = ["MitochondriaTargetsd", "WidenBoundariesd", "boundary_target", "mask_target", "widen_boundaries"]
+
+Label = TypeVar("Label", np.ndarray, torch.Tensor)
 
 
 class WidenBoundariesd(MapTransform):
@@ -64,11 +69,11 @@ class MitochondriaTargetsd(MapTransform):
         for key in self.key_iterator(d):
             label = _instances(d[key])
             boundary = boundary_target(label, self.half_width, self.between_background)
-            d[key] = torch.from_numpy(np.stack([mask_target(label), boundary], dtype=np.float32))
+            d[key] = torch.stack([torch.as_tensor(part).float() for part in (mask_target(label), boundary)])
         return d
 
 
-def widen_boundaries(label: np.ndarray) -> np.ndarray:
+def widen_boundaries(label: Label) -> Label:
     """Part instances that touch: set to 0 each voxel whose 3x3 window in its section holds two or more of them.
 
     Args:
@@ -81,18 +86,19 @@ def widen_boundaries(label: np.ndarray) -> np.ndarray:
         ValueError: the label is no integer array ``(D, H, W)``.
     """
     _check_label(label)
-    widened = label.copy()
-    for section, source in zip(widened, label, strict=True):
-        section[_section_boundary(source, half_width=1, between_background=False)] = 0
-    return widened
+
+    def widen(section: Label) -> Label:
+        return _library(label).where(_boundary(section, half_width=1, between_background=False), 0, section)
+
+    return _by_section(widen, label)
 
 
-def mask_target(label: np.ndarray) -> np.ndarray:
+def mask_target(label: Label) -> Label:
     """Mask (uint8, 1 on instances) of a label ``(D, H, W)`` with widened boundaries."""
-    return (label > 0).astype(np.uint8)
+    return _as_bytes(label > 0)
 
 
-def boundary_target(label: np.ndarray, half_width: int = 2, between_background: bool = True) -> np.ndarray:
+def boundary_target(label: Label, half_width: int = 2, between_background: bool = True) -> Label:
     """Boundary of instances: a band on both sides of their outlines within each section.
 
     Args:
@@ -111,49 +117,74 @@ def boundary_target(label: np.ndarray, half_width: int = 2, between_background: 
     Source: the option "4-2-1" of the released code, "4-2-0" without background.
     """
     _check_label(label)
-    boundary = np.empty(label.shape, dtype=np.uint8)
-    # one section at a time: it stays in the cache, and a volume of thousands of sections needs no copies of itself
-    for section, source in zip(boundary, label, strict=True):
-        section[:] = _section_boundary(source, half_width, between_background)
-    return boundary
+    return _by_section(lambda section: _as_bytes(_boundary(section, half_width, between_background)), label)
 
 
-def _section_boundary(section: np.ndarray, half_width: int, between_background: bool) -> np.ndarray:
-    """Where the window of a voxel of a section ``(H, W)`` holds an instance and something else."""
-    highest = _window_extremum(np.maximum, section, half_width)
+def _library(label: np.ndarray | torch.Tensor) -> Any:
+    return torch if isinstance(label, torch.Tensor) else np
+
+
+def _as_bytes(is_one: Label) -> Label:
+    return is_one.to(torch.uint8) if isinstance(is_one, torch.Tensor) else is_one.astype(np.uint8)
+
+
+def _by_section(function: Callable[[Label], Label], label: Label) -> Label:
+    """Apply a function to the sections of ``(D, H, W)``."""
+    # one at a time stays in the processor's cache; a GPU has no use for that and pays for each call
+    if isinstance(label, torch.Tensor) and label.device.type != "cpu":
+        return function(label)
+    return _library(label).stack([function(section) for section in label])
+
+
+def _boundary(sections: Label, half_width: int, between_background: bool) -> Label:
+    """Where the window of a voxel of sections ``(..., H, W)`` holds an instance and something else."""
+    library = _library(sections)
+    highest = _window_extremum(library.maximum, sections, half_width)
     if not between_background:
         # background must not be the minimum; an instance that has the type's highest value itself does no harm
-        section = np.where(section > 0, section, np.iinfo(section.dtype).max)
-    return (highest > 0) & (_window_extremum(np.minimum, section, half_width) < highest)
+        sections = library.where(sections > 0, sections, library.iinfo(sections.dtype).max)
+    return (highest > 0) & (_window_extremum(library.minimum, sections, half_width) < highest)
 
 
-def _window_extremum(extremum: np.ufunc, section: np.ndarray, half_width: int) -> np.ndarray:
-    """Running minimum or maximum of ``(H, W)``: one axis after the other is the square window."""
+def _window_extremum(extremum: Callable[..., Any], sections: Label, half_width: int) -> Label:
+    """Running minimum or maximum of ``(..., H, W)``: one axis after the other is the square window."""
     # not scipy.ndimage: its filters compute in float64, which cannot tell 64-bit labels apart, and are slower
-    for axis in (0, 1):
-        source = np.moveaxis(section, axis, 0)
-        result = source.copy(order="K")
+    library = _library(sections)
+    for axis in (-2, -1):
+        source = library.moveaxis(sections, axis, 0)
+        result = library.asarray(source, copy=True)
         for shift in range(1, half_width + 1):
             extremum(result[:-shift], source[shift:], out=result[:-shift])
             extremum(result[shift:], source[:-shift], out=result[shift:])
-        section = np.moveaxis(result, 0, axis)
-    return section
+        sections = library.moveaxis(result, 0, axis)
+    return sections
 
 
-def _instances(label: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Integer array ``(D, H, W)`` of a label ``(1, D, H, W)`` that transforms may have turned into floats."""
-    array = convert_to_numpy(label)[0]
-    if np.issubdtype(array.dtype, np.integer):
-        return array
-    instances = array.astype(np.int64)
-    if (instances != array).any():
+def _instances(label: np.ndarray | torch.Tensor) -> Any:
+    """Integers ``(D, H, W)`` of a label ``(1, D, H, W)`` that transforms may have turned into floats."""
+    if isinstance(label, torch.Tensor):
+        volume: Any = convert_to_tensor(label, track_meta=False)[0]
+        if not volume.dtype.is_floating_point:
+            return volume
+        instances = volume.long()
+    else:
+        volume = label[0]
+        if np.issubdtype(volume.dtype, np.integer):
+            return volume
+        instances = volume.astype(np.int64)
+    if (instances != volume).any():
         raise ValueError(
             "Instance labels must be whole numbers. "
-            f"Received: {float(array[instances != array][0])}. Interpolate labels with mode='nearest'."
+            f"Received: {float(volume[instances != volume][0])}. Interpolate labels with mode='nearest'."
         )
     return instances
 
 
-def _check_label(label: np.ndarray) -> None:
-    if label.ndim != 3 or not np.issubdtype(label.dtype, np.integer):
-        raise ValueError(f"Labels must be an integer array (D, H, W). Received: {label.dtype} of shape {label.shape}.")
+def _check_label(label: np.ndarray | torch.Tensor) -> None:
+    if isinstance(label, torch.Tensor):
+        is_integer = not label.dtype.is_floating_point and label.dtype != torch.bool
+    else:
+        is_integer = np.issubdtype(label.dtype, np.integer)
+    if label.ndim != 3 or not is_integer:
+        shape = tuple(label.shape)
+        raise ValueError(f"Labels must be an integer array (D, H, W). Received: {label.dtype} of shape {shape}.")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 
 import pytest
@@ -195,34 +194,3 @@ def test_receptive_field(network):
 def test_arguments_that_make_no_network(options, message):
     with pytest.raises(ValueError, match=message):
         PDVNet(**options)
-
-
-@pytest.fixture(scope="module")
-def small() -> PDVNet:
-    """A network of the same plan with few layers, which exports fast, and statistics other than the initial ones."""
-    torch.manual_seed(0)
-    network = PDVNet(growth_rates=(2, 3, 4), num_layers=(2, 2, 2), dropout=0.2, checkpointing=True)
-    with torch.no_grad():
-        network(torch.randn(2, 1, 16, 24, 8))
-    return network.eval()
-
-
-def test_torch_export(small):
-    example, x = torch.randn(2, 1, 1, 32, 24, 16)
-    exported = torch.export.export(copy.deepcopy(small), (example,)).module()
-    with torch.no_grad():
-        assert (exported(x) - small(x)).abs().max() < 1e-4
-
-
-def test_torch_jit_trace(small):
-    example, x = torch.randn(2, 1, 1, 32, 24, 16)
-    traced = torch.jit.trace(copy.deepcopy(small), example)
-    with torch.no_grad():
-        assert (traced(x) - small(x)).abs().max() < 1e-4
-
-
-def test_torch_jit_script(small):
-    x = torch.randn(1, 1, 32, 24, 16)
-    scripted = torch.jit.script(copy.deepcopy(small))
-    with torch.no_grad():
-        assert (scripted(x) - small(x)).abs().max() < 1e-4

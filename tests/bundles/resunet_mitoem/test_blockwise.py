@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from resunet_mitoem.blockwise import Restorer
 from resunet_mitoem.grey_range import find_grey_range
 from resunet_mitoem.intensity import ScaleGreyValuesd
 from resunet_mitoem.interpolation import SectionInterpolationNetwork
 from resunet_mitoem.restore import restore_sections
 
+from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.postprocessing import decode_instances
@@ -120,9 +123,34 @@ def test_noisy_sections_are_replaced_first(segment, bundle, image, tmp_path):
         assert [row["section"] for row in csv.DictReader(file) if row["noisy"] == "1"] == ["4"]
 
 
-def test_other_parameters_in_the_same_folder_are_one_line(segment, bundle, refused_line):
+def test_another_prediction_in_the_same_folder_is_one_line(segment, bundle, refused_line):
     assert segment("--input", bundle.phantom["image"]).returncode == 0
-    refused_line(segment("--input", bundle.phantom["image"], "--min_size", 21), "min_size", "21", "another")
+    refused_line(segment("--input", bundle.phantom["image"], "--window", [8, 32, 32]), "window", "another")
+
+
+def test_another_decoding_takes_the_probabilities_that_were_kept(segment, bundle, refused_line, thresholds, tmp_path):
+    arguments = ("--input", bundle.phantom["image"], "--min_size")
+    assert segment(*arguments, 40).returncode == 0
+    process = segment(*arguments, 21, "--keep_probabilities", False)
+    assert process.returncode == 0, process.stderr
+    assert "min_size 21 (was min_size 40); its probabilities are used again" in process.stdout + process.stderr
+    with (tmp_path / "out" / "test_0" / "instances.csv").open(encoding="utf-8") as file:
+        assert 21 <= min(int(row["voxels"]) for row in csv.DictReader(file)) < 40
+    refused_line(segment(*arguments, 40), "not kept", "min_size 40", "min_size 21")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("decoding", "nonsense"),
+        ("voxel_size_nm", [30, 8]),
+        ("sections", 3),
+    ],
+)
+def test_options_that_are_none_are_one_line_before_work(segment, bundle, refused_line, tmp_path, option, value):
+    process = segment("--input", bundle.phantom["image"], "--restore", True, f"--{option}", value)
+    refused_line(process, option, f"Received: {value!r}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_of_another_network_are_one_line(segment, bundle, refused_line, tmp_path):
@@ -169,6 +197,42 @@ def test_grey_range_of_a_large_volume_comes_from_some_of_its_chunks(tmp_path, mo
     low, high = np.percentile(values, (0.1, 99.9))
     assert abs(found.low - low) < 600
     assert abs(found.high - high) < 600
+
+
+def test_pieces_of_large_chunks_are_read(tmp_path, monkeypatch):
+    """Chunks may be shards of gigabytes: of each a part from its middle is read, with all columns while that fits."""
+    monkeypatch.setattr("resunet_mitoem.grey_range.SAMPLE", 500)
+    monkeypatch.setattr("resunet_mitoem.grey_range.PIECE_BYTES", 2 * 320)
+    values = np.zeros((8, 40, 48), np.uint16)
+    values[:, 13:27] = np.random.default_rng(0).integers(100, 60000, (8, 14, 48))
+    with create_ome_zarr(tmp_path / "a.ome.zarr", values.shape, np.uint16, None, chunks=(8, 40, 32)) as array:
+        array[:] = values
+    volume = open_chunked_volume(tmp_path / "a.ome.zarr")
+    read = []
+    monkeypatch.setattr(type(volume), "_read", lambda self, block: read.append(block) or values[block])
+    found = find_grey_range(volume)
+    # 320 voxels are 10 rows of 32; the last chunk along x has 16 columns
+    assert read == [(slice(3, 4), slice(15, 25), slice(0, 32)), (slice(3, 4), slice(15, 25), slice(32, 48))]
+    assert 100 <= found.low < found.high < 60000
+
+
+def test_sections_are_searched_in_slabs_that_fit_into_memory(bundle, image, tmp_path, monkeypatch):
+    """What is found is that of whole chunks."""
+    spoilt = image.copy()
+    spoilt[5] = 0
+    with create_ome_zarr(tmp_path / "a.ome.zarr", spoilt.shape, np.uint8, None, chunks=spoilt.shape) as array:
+        array[:] = spoilt
+    weights = tmp_path / "interpolation.pt"
+    save_weights(weights, SectionInterpolationNetwork((4, 6)), {})
+    network = partial(SectionInterpolationNetwork, (4, 6))
+    tables = []
+    for name, sections in (("whole", len(image)), ("slabs", 3), ("one", 0)):
+        monkeypatch.setattr("resunet_mitoem.blockwise.SLAB_BYTES", sections * image[0].size + 1)
+        restorer = Restorer(network, weights, device="cpu")
+        plan = restorer._plan(VolumeOpener.of(tmp_path / "a.ome.zarr"), str(tmp_path / name))
+        assert (5, 4, 6) in plan
+        tables.append((tmp_path / name / "sections.csv").read_bytes())
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_grey_images_stored_in_colour_are_8_bit_images(tmp_path):

@@ -140,14 +140,6 @@ def test_fewer_levels_need_fewer_halvings():
 
 
 @BOTH
-def test_scripted_network_agrees(network_type):
-    network = make(network_type).eval()
-    x = torch.rand(1, 1, 5, 16, 48)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.jit.script(network)(x), network(x))
-
-
-@BOTH
 def test_plain_residual_blocks_in_place_of_the_anisotropic_ones(network_type):
     plain = make(network_type, channels=(2, 3, 4), block="residual")
     assert not any(isinstance(m, AnisotropicConvBlock) for m in plain.modules())

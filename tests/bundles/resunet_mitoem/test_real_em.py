@@ -91,7 +91,7 @@ def probabilities(sections: tuple[Sections, Sections], tmp_path_factory: pytest.
             NormalizeIntensityd("image", subtrahend=grey_values.mean(), divisor=grey_values.std()),
         ]
     )
-    inferer = AutocastInferer(on_cpu=True)
+    inferer = AutocastInferer()
     network = trained(case, scale, inferer)
     image = scale({"image": held_out.image[None]})["image"][None]
     window = BlendedSlidingWindow(window=(8, 128, 128), overlap=(0, 0.25, 0.25), padding=(0, 0, 0), divisor=(1, 4, 4))

@@ -246,14 +246,14 @@ def test_other_parameters_are_refused(tmp_path, probabilities):
         (np.zeros((3, 4)), np.zeros((3, 4)), {}, r"\(mask\). Received: float64 of shape \(3, 4\)"),
         (np.zeros((2, 3, 4)), np.zeros((2, 3, 4), np.int32), {}, r"\(boundary\). Received: int32"),
         (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"method": "flood"}, "method must be one of .* Received: 'flood'"),
-        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"dilation": (1, 7, 6)}, r"odd widths\. Received: \(1, 7, 6\)"),
-        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"halo": (1, -7, 6)}, r"0 or more\. Received: \(1, -7, 6\)"),
-        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"block_shape": (1, 0, 6)}, r"above 0\. Received: \(1, 0, 6\)"),
+        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"dilation": (1, 7, 6)}, r"odd widths .*Received: \(1, 7, 6\)"),
+        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"halo": (1, -7, 6)}, r"0 or more.* Received: \(1, -7, 6\)"),
+        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"block_shape": (1, 0, 6)}, r"1 or more.* Received: \(1, 0, 6\)"),
         ("no/such/folder", np.zeros((2, 3, 4)), {}, "no such file or folder"),
         ("memory://nothing", np.zeros((2, 3, 4)), {}, "memory://nothing: cannot be read"),
     ],
 )
 def test_bad_input(tmp_path, mask, boundary, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         decode_blockwise(mask, boundary, tmp_path / "out", progress=False, **options)
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -151,14 +152,22 @@ def test_a_truncated_chunk_of_the_input_names_array_and_block(tmp_path, folder):
 
 
 @pytest.mark.parametrize("spoil", [lambda content: content[:-7], lambda content: b"", lambda content: b"{}" + content])
-def test_a_damaged_chunk_of_the_run_names_array_and_block(tmp_path, folder, spoil):
+def test_a_damaged_chunk_of_the_run_names_the_file_that_mends_it(tmp_path, folder, undisturbed, spoil):
     decode(folder, tmp_path)
     work = tmp_path / "decoding"
     shutil.rmtree(work / "finished" / "labels")
     chunk = work / "components.zarr" / "c" / "1" / "1" / "1"
     chunk.write_bytes(spoil(chunk.read_bytes()))
-    with pytest.raises(UserError, match=r"^labels, block .*components\.zarr: a chunk cannot be read\. Received: \S"):
+    with pytest.raises(
+        UserError, match=r"^labels, block .*components\.zarr: a chunk cannot be read\. Received: \S"
+    ) as e:
         decode(folder, tmp_path)
+    # only what the line names is wrong, and is done again
+    (named,) = re.findall(r"Remove (\S+) and run again", str(e.value))
+    assert named == str(work / "finished" / "components" / "00000017.npz")
+    Path(named).unlink()
+    decode(folder, tmp_path)
+    assert results(tmp_path) == undisturbed["connected_components"][0]
 
 
 def test_a_flipped_bit_of_a_chunk_does_not_pass(tmp_path, folder):

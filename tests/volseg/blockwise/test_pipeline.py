@@ -7,7 +7,9 @@ import dataclasses
 import functools
 import http.server
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -179,6 +181,63 @@ def test_weights_that_are_missing_are_told_before_work(volume, network, tmp_path
     with pytest.raises(UserError, match=r"lost\.pt: no weights there"):
         predict_blockwise(volume, tmp_path / "out", lost, WINDOWS, BLOCK_SHAPE)
     assert not (tmp_path / "out").exists()
+
+
+def test_options_that_are_none_are_told_before_work(volume, network, tmp_path):
+    def refused(decoding, message, windows=WINDOWS, *shapes):
+        with pytest.raises(UserError, match=message):
+            segment_blockwise(volume, tmp_path / "out", network, windows, decoding, *shapes, workers=0)
+        assert not (tmp_path / "out").exists()
+
+    refused({**DECODING, "method": "flood"}, "Received: 'flood'")
+    refused({**DECODING, "halo": (8, 8)}, r"^halo: .*Received: \(8, 8\)")
+    refused(DECODING, r"^window: .*Received: \(6, 32\)", BlendedSlidingWindow((6, 32)))
+    refused(DECODING, r"^block_shape: .*Received: \(4, 0, 24\)", WINDOWS, (4, 0, 24))
+    refused(DECODING, r"^prediction_block_shape: .*Received: \(4, 24\)", WINDOWS, BLOCK_SHAPE, (4, 24))
+
+
+def test_a_damaged_chunk_of_probabilities_is_mended_by_the_file_that_the_line_names(volume, network, tmp_path):
+    def run(name, method="connected_components"):
+        decoding = {**DECODING, "method": method}
+        segment_blockwise(volume, tmp_path / name, network, WINDOWS, decoding, BLOCK_SHAPE, workers=0,
+                          keep_probabilities=True, progress=False)  # fmt: skip
+
+    run("out")
+    chunk = max((tmp_path / "out" / "probabilities" / "mask.ome.zarr" / "0" / "c").rglob("*"))
+    expected = chunk.read_bytes()
+    chunk.write_bytes(expected[:-3])
+    with pytest.raises(
+        UserError, match=r"mask\.ome\.zarr/0: a chunk cannot be read.*Do not remove the chunk"
+    ) as caught:
+        run("out", "watershed")
+    (named,) = re.findall(r"Remove (\S*/probabilities/finished/prediction/\d+\.npz) and run again", str(caught.value))
+    Path(named).unlink()
+    run("out", "watershed")
+    run("whole", "watershed")
+    assert chunk.read_bytes() == expected
+    for name in ("instances.ome.zarr", "probabilities/mask.ome.zarr"):
+        assert files_of(tmp_path / "out" / name) == files_of(tmp_path / "whole" / name)
+
+
+def test_a_scheduler_file_that_nobody_writes_is_one_line(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr("volseg.blockwise.cluster.CONNECT_TIMEOUT_S", 0.3)
+    missing = str(tmp_path / "typo.json")
+    with (
+        caplog.at_level(logging.INFO, "volseg.blockwise.cluster"),
+        pytest.raises(UserError, match=r"typo\.json, which nothing wrote in 0\.3 s"),
+        connect(missing),
+    ):
+        pass
+    assert f"waiting up to 0.3 s for a scheduler to write {missing}" in caplog.text
+
+
+def test_a_scheduler_that_is_just_starting_is_waited_for(tmp_path):
+    with connect(workers=1) as client:
+        file = tmp_path / "scheduler.json"
+        identity = json.dumps({"address": client.scheduler.address})
+        threading.Timer(0.5, file.write_text, [identity]).start()
+        with connect(str(file)) as second:
+            assert second.scheduler.address == client.scheduler.address
 
 
 def test_a_scheduler_that_is_none_is_one_line(monkeypatch):

@@ -109,6 +109,36 @@ def test_scale_slope_of_nifti(tmp_path):
     np.testing.assert_allclose(load_volume(tmp_path / "a.nii")[0], 2.0 * VOXELS - 24)
 
 
+@pytest.mark.parametrize("package", ["isal", "none"])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_compressed_nifti_of_any_header(tmp_path, monkeypatch, package, byte_order):
+    if package == "isal":
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setattr("volseg.data.volume_reader.find_spec", lambda name: None)
+    noise = np.random.default_rng(0).integers(-1000, 1000, (35, 6, 66)).astype(np.int16)
+    image = nib.Nifti1Image(noise, expected_affine(), nib.Nifti1Header(endianness=byte_order))
+    image.header.set_slope_inter(0.5, -24)
+    nib.save(image, tmp_path / "a.nii.gz")
+    volume = load_volume(tmp_path / "a.nii.gz")
+    assert volume.is_contiguous()
+    np.testing.assert_array_equal(volume[0], 0.5 * noise - 24)
+    np.testing.assert_allclose(volume.affine, expected_affine(), atol=2e-5)
+
+
+@pytest.mark.parametrize("byte", [0, 255])
+def test_damaged_nifti(tmp_path, byte):
+    pytest.importorskip("isal")  # nibabel by itself does not look at the checksum
+    noise = np.random.default_rng(0).integers(-1000, 1000, (21, 22, 23)).astype(np.int16)
+    path = write(tmp_path / "a.nii.gz", noise)
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    content[half : half + 400] = bytes([byte]) * 400
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.nii\.gz: not readable as a volume, damaged or truncated\. "):
+        load_volume(path)
+
+
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.mha"])
 def test_fourth_axis(tmp_path, name):
     series = np.stack([VOXELS, VOXELS + 1], axis=-1)

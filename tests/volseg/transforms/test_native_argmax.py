@@ -17,7 +17,7 @@ from volseg.data.volume_reader import load_volume
 from volseg.metrics.overlap import confusion_counts, dice_per_label
 from volseg.transforms.check_labels import CheckLabelsd
 from volseg.transforms.grid_resize import GridResized
-from volseg.transforms.native_argmax import NativeArgmaxd
+from volseg.transforms.native_argmax import NativeArgmaxd, interpolated_argmax
 from volseg.transforms.soft_target import SoftTargetd
 
 # voxel axes run to posterior, superior, left
@@ -45,6 +45,7 @@ def logits(channels: int, size: tuple[int, ...]) -> torch.Tensor:
         (NATIVE, (11, 9, 6)),  # the native grid, turned to RAS
         ((5, 37, 4), (8, 3, 7)),  # more slices (along the second axis) than are decided at a time
         ((5, 37, 4), (2, 8, 50)),
+        ((66, 3, 70), (30, 13, 3)),  # more along the other two
     ],
 )
 def test_equals_inverting_all_channels_at_once(native, size):
@@ -61,6 +62,19 @@ def test_equals_inverting_all_channels_at_once(native, size):
     torch.testing.assert_close(chosen, channels.amax(dim=0, keepdim=True), rtol=0, atol=1e-6)
     assert (labels.as_tensor() == channels.argmax(dim=0, keepdim=True)).float().mean() > 0.99
     assert set(labels.unique().tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("size", [(140, 70, 40), (130, 60, 9)])
+def test_blocks_of_one_class_are_decided_as_the_others(size):
+    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in (35, 32, 20)), indexing="ij")
+    ball = 0.2 - (x - 0.6).square() - y.square() - (z + 0.2).square()
+    edge = 0.1 - (x - 0.6).abs() - y.abs()
+    scores = 20 * torch.stack([torch.zeros_like(x), ball, edge, x - 2])  # the last one is nowhere the best
+    labels = interpolated_argmax(scores, size)
+    assert labels.unique().tolist() == [0, 1, 2]
+    assert not labels[:64].any()
+    expected = F.interpolate(scores.softmax(0)[None], size=size, mode="trilinear", align_corners=False)[0]
+    torch.testing.assert_close(expected.gather(0, labels[None].long())[0], expected.amax(0), rtol=0, atol=1e-6)
 
 
 def test_geometry_is_that_of_the_file():

@@ -71,3 +71,11 @@ def test_result_is_float_and_the_identity_keeps_every_voxel():
     same = area_average(volume, (2, 3, 4))
     assert same.dtype == torch.float32
     assert torch.equal(same, volume.float())
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
+def test_the_order_in_memory_does_not_matter(order):
+    volume = torch.randn(7, 11, 5, generator=torch.Generator().manual_seed(0))
+    stored = volume.permute(order).contiguous().permute([order.index(axis) for axis in range(3)])
+    close(area_average(stored, (3, 4, 5)), area_average(volume, (3, 4, 5)))
+    close(resample(stored, (9, 4, 6), linear_weights), resample(volume, (9, 4, 6), linear_weights))

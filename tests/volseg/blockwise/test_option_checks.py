@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that are none are told in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from volseg.blockwise.decoding_options import DecodingOptions
+from volseg.blockwise.option_checks import check_windows
+from volseg.errors import UserError
+from volseg.sliding_window import BlendedSlidingWindow
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "flood"}, r"^decoding: .*watershed\. Received: 'flood'"),
+        ({"mask_threshold": 1.01}, r"^mask_threshold: .*from 0 to 1.*Received: 1\.01"),
+        ({"boundary_threshold": "0.8"}, r"^boundary_threshold: .*Received: '0\.8'"),
+        ({"foreground_threshold": float("nan")}, r"^foreground_threshold: .*Received: nan"),
+        ({"min_size": 1.5}, r"^min_size: .*Received: 1\.5"),
+        ({"min_size": -1}, r"^min_size: .*0 or more.*Received: -1"),
+        ({"min_size": None}, r"^min_size: .*Received: None"),
+        ({"dilation": [1, 7, 6]}, r"^dilation: three odd widths.*Received: \(1, 7, 6\)"),
+        ({"dilation": 7}, r"^dilation: three .*Received: 7"),
+        ({"halo": [8, -1, 8]}, r"^halo: .*0 or more.*Received: \[8, -1, 8\]"),
+        ({"halo": [8, 16]}, r"^halo: .*Received: \[8, 16\]"),
+        ({"block_shape": [16, 0, 64]}, r"^block_shape: .*1 or more.*Received: \[16, 0, 64\]"),
+        ({"block_shape": [16, 2.5, 64]}, r"^block_shape: .*Received: \[16, 2\.5, 64\]"),
+        ({"block_shape": [16, True, 64]}, r"^block_shape: .*Received: \[16, True, 64\]"),
+    ],
+)
+def test_decoding(options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        DecodingOptions(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_parameters_leave_out_what_has_no_effect():
+    components = DecodingOptions(halo=[1, 2, 3], min_size=20.0)
+    assert components.parameters() == DecodingOptions(foreground_threshold=0.1, min_size=20).parameters()
+    watershed = DecodingOptions("watershed", halo=[1, 2, 3])
+    assert watershed.parameters()["halo"] == [1, 2, 3]
+    assert watershed.parameters() == DecodingOptions("watershed", halo=(1, 2, 3), dilation=(1, 1, 1)).parameters()
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        ({"window": [16, 64]}, r"^window: .*Received: \(16, 64\)"),
+        ({"window": [16, 64, 0]}, r"^window: .*1 or more.*Received: \(16, 64, 0\)"),
+        ({"overlap": [0, 0.5, 1]}, r"^window_overlap: .*below 1.*Received: \(0, 0\.5, 1\)"),
+        ({"overlap": [0.5]}, r"^window_overlap: "),
+        ({"padding": [0, -0.5, 0]}, r"^window_padding: .*Received: \(0, -0\.5, 0\)"),
+    ],
+)
+def test_windows(windows, message):
+    with pytest.raises(UserError, match=message):
+        check_windows(BlendedSlidingWindow(**windows))
+    check_windows(BlendedSlidingWindow())

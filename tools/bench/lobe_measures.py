@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All measures of five lobes beside MONAI's functions for the same."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from tools.bench.measure import circumstances, duration, say, times
+from volseg.metrics.case_report import label_measures
+from volseg.phantoms.chest_ct import chest_ct
+
+__all__ = ["LOBES", "bench_lobe_measures", "monai_measures", "warped"]
+
+SHAPE = (512, 512, 250)
+SPACING_MM = (0.7, 0.75, 1.25)
+LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}
+TOLERANCE_MM = 3.0
+# largest displacement of the prediction along each axis
+WARP_VOXELS = (5.0, 4.0, 3.0)
+
+Measures = dict[str, dict[str, float]]
+
+
+def bench_lobe_measures(
+    repetitions: int,
+    seed: int,
+    shape: Sequence[int] = SHAPE,
+    spacing_mm: Sequence[float] = SPACING_MM,
+    warp_voxels: Sequence[float] = WARP_VOXELS,
+) -> dict[str, Any]:
+    """Seconds of :func:`volseg.metrics.case_report.label_measures`, and once those of MONAI; how far the values differ.
+
+    Args:
+        repetitions: timed runs after one that is not timed; MONAI's functions run once, on the whole volume.
+        seed: number of the phantom.
+        shape: of the label maps (X, Y, Z).
+        spacing_mm: along X, Y, Z.
+        warp_voxels: how far the prediction's outlines lie from the truth's at most, along each axis.
+    """
+    say(f"draw a phantom of {times(shape)}")
+    x, y, z = shape
+    x_mm, y_mm, z_mm = spacing_mm
+    truth = chest_ct(seed, shape=(x, y, z), spacing_mm=(x_mm, y_mm, z_mm), orientation="RAS").label
+    prediction = warped(truth, warp_voxels)
+    affine = np.diag([*spacing_mm, 1.0])
+
+    start = time.perf_counter()
+    expected = monai_measures(prediction, truth, spacing_mm, TOLERANCE_MM)
+    monai_s = time.perf_counter() - start
+    say(f"MONAI: {duration(monai_s)}")
+    seconds = []
+    for _ in range(repetitions + 1):
+        start = time.perf_counter()
+        measured = label_measures(prediction, truth, affine, LOBES, TOLERANCE_MM)
+        seconds.append(time.perf_counter() - start)
+        say(f"label_measures: {duration(seconds[-1])}")
+    dice = [values["dice"] for values in measured.values()]
+    rows = {"MONAI, whole volume": [monai_s], "label_measures": seconds[1:]}
+    return {
+        "title": f"All measures of five lobes, {times(shape)}",
+        "input": f"lobes of phantom chest CT {seed} at {times(spacing_mm)} mm, and the same displaced by up to "
+        f"{times(warp_voxels)} voxels",
+        "weights": "none",
+        "note": "Dice, 95th percentile of the Hausdorff distance, average symmetric surface distance, surface Dice and "
+        f"volumes of each lobe, Dice from {min(dice):.3f} to {max(dice):.3f}. MONAI: compute_dice, "
+        "compute_hausdorff_distance, compute_average_surface_distance and compute_surface_dice of one lobe after the "
+        f"other. Largest relative difference of a value: {largest_difference(measured, expected):.1e}",
+        **circumstances(),
+        "rows": [
+            {
+                "mode": mode,
+                "median_s": round(median(runs), 4),
+                "min_s": round(min(runs), 4),
+                "max_s": round(max(runs), 4),
+                "n": len(runs),
+                "ratio": round(monai_s / median(runs), 2),
+            }
+            for mode, runs in rows.items()
+        ],
+        "largest_relative_difference": largest_difference(measured, expected),
+    }
+
+
+def monai_measures(
+    prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
+) -> Measures:
+    """What MONAI's functions say of each lobe of two label maps ``(X, Y, Z)``, called like ``label_measures`` does."""
+    from monai.metrics import (  # noqa: PLC0415 (seconds of the start-up time)
+        compute_average_surface_distance,
+        compute_dice,
+        compute_hausdorff_distance,
+        compute_surface_dice,
+    )
+
+    measures: Measures = {}
+    options: dict[str, Any] = {"include_background": True}
+    in_mm = {**options, "spacing": list(spacing_mm)}
+    for label, name in LOBES.items():
+        found, true = (torch.from_numpy(lobes == label)[None, None].float() for lobes in (prediction, truth))
+        values = {
+            "dice": compute_dice(found, true, **options),
+            "hausdorff_95_mm": compute_hausdorff_distance(found, true, percentile=95, **in_mm),
+            "average_symmetric_surface_distance_mm": compute_average_surface_distance(
+                found, true, symmetric=True, **in_mm
+            ),
+            f"surface_dice_{tolerance_mm:g}mm": compute_surface_dice(found, true, [tolerance_mm], **in_mm),
+        }
+        measures[name] = {measure: value.item() for measure, value in values.items()}
+    return measures
+
+
+def largest_difference(measured: Mapping[str, Mapping[str, float]], expected: Measures) -> float:
+    """The largest difference of a value from the expected one, as a part of that; values that are both NaN agree."""
+    return max(
+        abs(measured[lobe][name] - value) / abs(value) if value else abs(measured[lobe][name])
+        for lobe, values in expected.items()
+        for name, value in values.items()
+        if not (math.isnan(value) and math.isnan(measured[lobe][name]))
+    )
+
+
+def warped(labels: np.ndarray, voxels: Sequence[float]) -> np.ndarray:
+    """A label map ``(X, Y, Z)`` displaced along waves, by up to ``voxels`` along each axis."""
+    sizes = labels.shape
+    x, y = np.ogrid[: sizes[0], : sizes[1]]
+    result = np.empty_like(labels)
+    for z in range(sizes[2]):
+        axes: tuple[Any, ...] = (x, y, z)
+        along_x, along_y, along_z = (2 * np.pi * at / n for at, n in zip(axes, sizes, strict=True))
+        waves = (np.sin(3 * along_y + along_z), np.sin(2 * along_x + 2 * along_z), np.cos(5 * along_z))
+        source = (
+            np.clip(np.rint(at + most * wave), 0, n - 1).astype(np.intp)
+            for at, most, wave, n in zip(axes, voxels, waves, sizes, strict=True)
+        )
+        result[..., z] = labels[tuple(source)]
+    return result

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of options before hours of work, with errors of one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from volseg.errors import UserError
+from volseg.sliding_window import BlendedSlidingWindow
+
+__all__ = ["check_windows", "number", "three_whole_numbers", "whole_number"]
+
+
+def three_whole_numbers(name: str, values: object, least: int, example: str) -> tuple[int, int, int]:
+    """Three whole numbers along z, y, x.
+
+    Args:
+        name: of the option.
+        values: what was given for it.
+        least: the lowest that is allowed.
+        example: what may be given, for the error.
+
+    Raises:
+        UserError: not three whole numbers of ``least`` or more.
+    """
+    z, y, x = _three(name, values, f"whole numbers of {least} or more", example, lambda value: _is_whole(value, least))
+    return int(z), int(y), int(x)
+
+
+def number(name: str, value: object, low: float, high: float) -> float:
+    """A number from ``low`` to ``high``.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not _is_between(value, low, high):
+        raise UserError(f"{name}: a number from {low:g} to {high:g} is needed. Received: {value!r}. Give one.")
+    return float(value)
+
+
+def whole_number(name: str, value: object, least: int) -> int:
+    """A whole number of ``least`` or more.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not _is_whole(value, least):
+        raise UserError(f"{name}: a whole number, {least} or more, is needed. Received: {value!r}. Give one.")
+    return int(float(value))
+
+
+def check_windows(windows: BlendedSlidingWindow) -> None:
+    """Refuse windows that cannot be laid.
+
+    Raises:
+        UserError: lengths, overlaps or continuations that are none.
+    """
+    three_whole_numbers("window", windows.window, 1, "[100,256,256]")
+    _three("window_overlap", windows.overlap, "parts of the window, 0 or more and below 1", "[0.25,0.5,0.5]",
+           lambda part: _is_between(part, 0, math.nextafter(1, 0)))  # fmt: skip
+    _three("window_padding", windows.padding, "parts of the window from 0 to 1", "[0,0.5,0.5]",
+           lambda part: _is_between(part, 0, 1))  # fmt: skip
+
+
+def _three(
+    name: str, values: object, expected: str, example: str, is_right: Callable[[object], bool]
+) -> tuple[Any, ...]:
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(is_right(value) for value in values):
+        raise UserError(
+            f"{name}: three {expected} are needed, along z, y, x. Received: {values}. Give it as {example}."
+        )
+    return tuple(values)
+
+
+def _is_between(value: object, low: float, high: float) -> TypeGuard[Real]:
+    return isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+
+
+def _is_whole(value: object, least: int) -> TypeGuard[Real]:
+    return _is_between(value, least, math.inf) and float(value) % 1 == 0
