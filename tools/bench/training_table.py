@@ -24,7 +24,7 @@ TABLES = {"paper": "", "phantom": "_phantom"}
 
 
 def profile_tables(folder: Path) -> dict[str, str]:
-    """Markdown tables by their names: at the paper's size, and of the training on phantoms.
+    """Markdown tables by their names: at the paper's size, and of the training on phantoms; a column for each result.
 
     Args:
         folder: of the results files of :data:`tools.bench.training_profile.PROFILES`.
@@ -34,9 +34,9 @@ def profile_tables(folder: Path) -> dict[str, str]:
         columns = {}
         for bundle in NETWORKS:
             path = folder / f"{bundle}_training_profile{suffix}.json"
-            columns[NETWORKS[bundle]] = {
-                row["mode"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
-            }
+            if path.is_file():
+                rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+                columns[NETWORKS[bundle]] = {row["mode"]: row for row in rows}
         lines = [["", *columns], ["---"] * (1 + len(columns))]
         for part in (ITERATION, *PARTS, REST, LOADER, AMP):
             if any(part in rows for rows in columns.values()):
