@@ -32,8 +32,13 @@ def start(tmp_path):
     (tmp_path / "unrelated").mkdir()
     started = []
 
-    def start_command(*arguments, **options):
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    def start_command(*arguments, before_start=lambda: None, **options):
+        def listen():
+            # A shell without job control lets what it starts in the background ignore Ctrl-C.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            before_start()
+
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": listen} | options
         process = subprocess.Popen(
             [sys.executable, "-m", "volseg", *map(str, arguments)],
             cwd=tmp_path / "unrelated",
@@ -253,7 +258,7 @@ def small_disk():
 
 def test_full_disk_while_the_zip_comes(run, registry, server, bundle_dir):
     release(registry, payload=PAYLOAD)
-    status, stdout, stderr = run("download", NAME, server.url, bundle_dir, preexec_fn=small_disk)
+    status, stdout, stderr = run("download", NAME, server.url, bundle_dir, before_start=small_disk)
     assert (status, stdout) == (1, "")
     assert is_one_line(stderr)
     assert "cannot be written. Received: File too large. Check space and rights." in stderr
@@ -268,7 +273,7 @@ def test_full_disk_while_the_zip_is_unpacked(run, registry, bundle_dir):
     release(registry, payload=PAYLOAD)
     bundle_dir.mkdir()
     (bundle_dir / PART).write_bytes((registry / ZIP).read_bytes())
-    status, stdout, stderr = run("download", NAME, registry, bundle_dir, preexec_fn=small_disk)
+    status, stdout, stderr = run("download", NAME, registry, bundle_dir, before_start=small_disk)
     assert (status, stdout) == (1, "")
     assert is_one_line(stderr)
     assert "File too large" in stderr
