@@ -22,18 +22,18 @@ want the same cores, that can take longer than the work itself; fewer threads ar
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
+
+from volseg.network_copy import copy_sharing_weights
 
 __all__ = ["DftConv3d", "Work", "count_work", "is_eligible", "replace_convolutions", "tile_length"]
 
@@ -210,15 +210,12 @@ def replace_convolutions(network: nn.Module, dtype: torch.dtype = torch.float32)
     """
     if is_eligible(network):
         return DftConv3d(network, dtype)  # type: ignore[arg-type]
-    # deepcopy takes from its memo what is there
-    twin = copy.deepcopy(network, {id(t): t for t in chain(network.parameters(), network.buffers())})
+    twin = copy_sharing_weights(network)
     for module in list(twin.modules()):
         for name, child in list(module.named_children()):
             if is_eligible(child):
                 setattr(module, name, DftConv3d(child, dtype))  # type: ignore[arg-type]
     for module in twin.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
         if isinstance(module, _ConvNd) and not isinstance(module, DftConv3d):
             layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(
                 module.weight.ndim, torch.contiguous_format

@@ -50,15 +50,16 @@ def save_preview(
     image, labels = (nib.apply_orientation(volume, to_ras) for volume in (image, labels))
     spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])]
 
-    views = _views(labels, spacing_mm)
-    planes = _planes(labels)
+    extents = _extents(labels)
+    views = _views(extents, labels.shape, spacing_mm)
+    planes = _planes(extents)
     # widths in mm, so that all pictures have one scale
     widths = [_length(views[1 if axis == 0 else 0]) * spacing_mm[1 if axis == 0 else 0] for _, axis, _ in planes]
     figure = Figure(figsize=(13, 4.2), facecolor="black", layout="constrained")
     panels = figure.subplots(1, 4, gridspec_kw={"width_ratios": widths})
     for axes, (plane, axis, index) in zip(panels, planes, strict=True):
         horizontal, vertical = (a for a in range(3) if a != axis)
-        picture = [np.take(volume, index, axis=axis).T for volume in (image, labels)]
+        picture = [np.moveaxis(volume, axis, 0)[index].T for volume in (image, labels)]  # views: take copies all first
         view = views[horizontal]
         if axis != 0:  # x runs to the patient's right-hand side of the picture: turn it round
             picture = [p[:, ::-1] for p in picture]
@@ -83,29 +84,34 @@ def save_preview(
         figure.savefig(temporary, dpi=110)
 
 
-def _views(labels: np.ndarray, spacing_mm: np.ndarray) -> list[tuple[float, float]]:
-    """First and last edge along each axis of what is drawn: the labels with a margin, or all where there are none."""
-    views = []
-    for axis, size in enumerate(labels.shape):
-        found = np.flatnonzero((labels > 0).any(axis=tuple(a for a in range(3) if a != axis)))
-        margin = MARGIN_MM / spacing_mm[axis]
-        first, last = (found[0] - margin, found[-1] + margin) if found.size else (0, size - 1)
-        views.append((max(first, 0) - 0.5, min(last, size - 1) + 0.5))
-    return views
+def _extents(labels: np.ndarray) -> list[tuple[int, int]]:
+    """First and last labelled index along each axis; of the whole image where nothing is labelled."""
+    columns = np.any(labels, axis=2)  # (X, Y)
+    occupied = (np.any(columns, axis=1), np.any(columns, axis=0), np.any(labels, axis=(0, 1)))
+    labelled = [np.flatnonzero(indices) for indices in occupied]
+    if not labelled[0].size:
+        return [(0, size - 1) for size in labels.shape]
+    return [(int(indices[0]), int(indices[-1])) for indices in labelled]
+
+
+def _views(
+    extents: Sequence[tuple[int, int]], shape: Sequence[int], spacing_mm: np.ndarray
+) -> list[tuple[float, float]]:
+    """First and last edge along each axis of what is drawn: what is labelled with a margin."""
+    margins = MARGIN_MM / spacing_mm
+    return [
+        (max(first - margin, 0) - 0.5, min(last + margin, size - 1) + 0.5)
+        for (first, last), size, margin in zip(extents, shape, margins, strict=True)
+    ]
 
 
 def _length(view: tuple[float, float]) -> float:
     return view[1] - view[0]
 
 
-def _planes(labels: np.ndarray) -> Sequence[tuple[str, int, int]]:
-    """Name, axis and index of the planes to draw in a label map in RAS order ``(X, Y, Z)``."""
-    middle = []
-    for axis in range(3):
-        found = np.flatnonzero((labels > 0).any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = (found[0], found[-1]) if found.size else (0, labels.shape[axis] - 1)
-        middle.append((int(first), int(last)))
-    (left, right), (back, front), (low, high) = middle
+def _planes(extents: Sequence[tuple[int, int]]) -> Sequence[tuple[str, int, int]]:
+    """Name, axis and index of the planes to draw, axes in RAS order."""
+    (left, right), (back, front), (low, high) = extents
     return (
         ("axial", 2, (low + high) // 2),
         ("coronal", 1, (back + front) // 2),

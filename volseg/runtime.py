@@ -22,18 +22,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
 from monai.utils import convert_to_dst_type
 from torch import nn
 
+from volseg import shared_dense_block, toom_cook_convolution
 from volseg.dft_convolution import DftConv3d, count_work, is_eligible, replace_convolutions
 from volseg.errors import UserError
+from volseg.linear_upsampling import double_linearly
 from volseg.model_cache import keep_newest, model_cache
 from volseg.network_state import digest, fingerprint
-from volseg.toom_cook_convolution import PolyphaseNetwork, is_applicable
+from volseg.shared_dense_block import share_dense_blocks
+from volseg.toom_cook_convolution import PolyphaseNetwork
 
 if TYPE_CHECKING:  # they import what a run without them does not need
     from volseg.compiled_network import CompiledNetwork
@@ -56,9 +59,6 @@ _ISA_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE
 # and checking take about 1 s, once; an input of 64 x 64 x 64 takes 45 ms in PyTorch's bfloat16 and 21 ms in OpenVINO.
 # The conversion pays for itself after some forty inputs of that size, but within the first one of 512 x 512 x 64.
 SMALL_VOXELS = 64**3
-# From this size on an input is a volume, not one of many patches: the 0.4 GB that OpenVINO keeps between two calls at
-# 512 x 512 x 64 are then worth more to the steps that follow than the few per cent of time that getting them costs.
-LARGE_VOXELS = 160**3
 COMPILED_SHAPES = 2
 CACHE_ENTRIES = 8
 # float32 results of OpenVINO differ from PyTorch's by about 1e-6 of the range; a wrong conversion by far more.
@@ -91,7 +91,8 @@ def accelerate(
         mode: ``"eager"`` (plain float32), ``"channels_last"`` (float32), ``"bf16"`` (channels-last and autocast on the
             CPU), ``"dft"`` (the same, or float32, with large kernels as in :mod:`volseg.dft_convolution`; keeps up to
             4.6 times their weights in memory), ``"openvino"`` (bfloat16 where the CPU has it, else float32; 3x3x3
-            convolutions as in :mod:`volseg.toom_cook_convolution` where the network allows that), ``"compile"``
+            convolutions as in :mod:`volseg.toom_cook_convolution` and dense blocks as in
+            :mod:`volseg.shared_dense_block` where the network allows that), ``"compile"``
             (channels-last, bfloat16 as in ``"bf16"`` or ``"cuda_amp"``, and ``torch.compile``; needs a C++ compiler on
             the CPU, Triton on a GPU), ``"cuda_amp"`` (channels-last and autocast), ``"tensorrt"`` (float16, see
             :mod:`volseg.tensorrt_network`; where it cannot run, ``"auto"``), or ``"auto"``: on a CPU ``"dft"`` where
@@ -497,6 +498,13 @@ class _ChannelsLastInstanceNorm(nn.InstanceNorm3d):
         return y.movedim(1, -1).view(x.movedim(1, -1).shape).movedim(-1, 1)
 
 
+class _FixedModel(NamedTuple):
+    """What OpenVINO compiled for one shape, and whether its output is still to be enlarged by two."""
+
+    compiled: Any
+    doubles: bool
+
+
 class _OpenVINO:
     """A network in OpenVINO, compiled for the shapes that it last met.
 
@@ -527,7 +535,7 @@ class _OpenVINO:
 
     def _forget(self) -> None:
         self._models: dict[tuple[int, ...], Any] = {}
-        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[int, ...], _FixedModel] = OrderedDict()
         self._failed: dict[tuple[int, ...], str] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -543,25 +551,22 @@ class _OpenVINO:
         if shape in self._failed:
             raise _ConversionError(self._failed[shape])
         try:
-            compiled = self._compile(shape)
-            y = self._infer(compiled, x)
-            if x.shape[2:].numel() >= LARGE_VOXELS:
-                compiled.release_memory()
+            y = self._infer(self._compile(shape), x)
         except self._errors as error:
             self._failed[shape] = str(error)
             raise _ConversionError(str(error)) from error
         return y
 
-    def _infer(self, compiled: Any, x: torch.Tensor) -> torch.Tensor:
+    def _infer(self, fixed: _FixedModel, x: torch.Tensor) -> torch.Tensor:
         x = x.detach().contiguous()  # OpenVINO does not keep alive what it shares: a window of a volume is copied here
-        y = torch.empty(tuple(compiled.output(0).shape))
-        request = compiled.create_infer_request()  # a kept one would keep its output alive
+        y = torch.empty(tuple(fixed.compiled.output(0).shape))
+        request = fixed.compiled.create_infer_request()  # a kept one would keep its output alive
         request.set_input_tensor(0, self._ov.Tensor(x.numpy(), shared_memory=True))
         request.set_output_tensor(0, self._ov.Tensor(y.numpy(), shared_memory=True))
         request.infer()
-        return y
+        return double_linearly(y) if fixed.doubles else y
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:
+    def _compile(self, shape: tuple[int, ...]) -> _FixedModel:
         if shape in self._compiled:
             self._compiled.move_to_end(shape)
             return self._compiled[shape]
@@ -570,12 +575,16 @@ class _OpenVINO:
         self._compiled[shape] = self._fixed(self._model(shape), shape, self.precision)
         return self._compiled[shape]
 
-    def _fixed(self, model: Any, shape: tuple[int, ...], precision: str) -> Any:
+    def _fixed(self, model: Any, shape: tuple[int, ...], precision: str) -> _FixedModel:
         model = model.clone()
         model.reshape(list(shape))
+        last = model.get_results()[0].input_value(0).get_node()
+        doubles = _doubles_linearly(last)
+        if doubles:
+            model = self._ov.Model([last.input_value(0)], model.get_parameters())
         # PyTorch's thread count honours OMP_NUM_THREADS and torch.set_num_threads
         config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        return _core().compile_model(model, "CPU", config)
+        return _FixedModel(_core().compile_model(model, "CPU", config), doubles)
 
     def _model(self, shape: tuple[int, ...]) -> Any:
         """The network in OpenVINO's form with free sizes, from memory, from disk, or converted."""
@@ -608,13 +617,16 @@ class _OpenVINO:
         return model
 
     def _candidates(self, shape: tuple[int, ...], expected: torch.Tensor | None) -> Iterator[nn.Module]:
-        """A copy of the network that needs fewer multiplications, if there may be one, and the network.
+        """Copies of the network that need fewer multiplications, where there may be some, and the network.
 
-        A layer that is no convolution may still look across planes, or want more of them: the copy is to be checked.
+        Other layers may not allow what was done to the convolutions: a copy is to be checked.
         """
-        if expected is not None and is_applicable(self._network, shape):
+        if expected is not None:
             with suppress(RuntimeError, TypeError):  # cannot be copied
-                yield PolyphaseNetwork(self._network)
+                if toom_cook_convolution.is_applicable(self._network, shape):
+                    yield PolyphaseNetwork(self._network)
+                elif shared_dense_block.is_applicable(self._network):
+                    yield share_dense_blocks(self._network, _noise(shape))
         yield self._network
 
     def _convert(self, network: nn.Module, shape: tuple[int, ...]) -> Any:
@@ -691,6 +703,21 @@ def _import_openvino() -> Any:
 @lru_cache(maxsize=1)
 def _core() -> Any:
     return _import_openvino().Core()
+
+
+def _doubles_linearly(node: Any) -> bool:
+    """Whether a node of a model with fixed shapes does what :func:`double_linearly` does, and faster than OpenVINO."""
+    if node.get_type_name() != "Interpolate":
+        return False
+    attributes = node.get_attributes()
+    before, after = (list(output.get_shape()) for output in (node.input_value(0), node.output(0)))
+    return (
+        attributes["mode"] == "linear_onnx"
+        and attributes["coordinate_transformation_mode"].endswith("half_pixel")
+        and not attributes["antialias"]
+        and after == [*before[:2], *(2 * size for size in before[2:])]
+        and len(before) == 5
+    )
 
 
 def _example_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from volseg.preview import LABEL_COLOURS, _planes, save_preview
+from volseg.preview import LABEL_COLOURS, _extents, _planes, save_preview
 
 SIZE_RAS = (12, 20, 8)  # to the patient's right, front, top
 SPACING_RAS = (1.5, 0.7, 2.5)
@@ -53,12 +53,12 @@ def marked_volume() -> tuple[np.ndarray, np.ndarray]:
 def test_planes_go_through_the_middle_of_the_labels():
     labels = np.zeros((20, 30, 40), np.uint8)
     labels[4:9, 10:21, 30:33] = 2
-    planes = _planes(labels)
+    planes = _planes(_extents(labels))
     assert planes == (("axial", 2, 31), ("coronal", 1, 15), ("sagittal, right", 0, 7), ("sagittal, left", 0, 5))
 
 
 def test_planes_without_labels_go_through_the_middle_of_the_image():
-    planes = _planes(np.zeros((9, 31, 41), np.uint8))
+    planes = _planes(_extents(np.zeros((9, 31, 41), np.uint8)))
     assert planes == (("axial", 2, 20), ("coronal", 1, 15), ("sagittal, right", 0, 6), ("sagittal, left", 0, 2))
 
 
