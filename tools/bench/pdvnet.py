@@ -28,7 +28,6 @@ from tools.bench.networks import (
     ways_here,
     weights_source,
 )
-from tools.bench.openvino_profile import describe_profile, openvino_profile
 from tools.bench.peers import PDVNET_PEERS, build_peer, describe_peers
 from tools.bench.processes import in_fresh_process
 from volseg.phantoms.chest_ct import chest_ct
@@ -50,8 +49,6 @@ def bench_network(
 ) -> dict[str, Any]:
     """Seconds and memory of PDV-Net in each mode and of MONAI's UNet; agreement of labels with plain PyTorch's."""
     ways = ways_here(modes, PDVNET_PEERS)
-    say("openvino: profile in a process of its own")
-    profile = in_fresh_process(profile_of, tuple(size), seed)
     memory = {}
     for way in ways:
         say(f"{way}: memory of a process of its own")
@@ -68,7 +65,7 @@ def bench_network(
         "title": f"PDV-Net, {times(size)}: the network alone",
         "input": f"phantom chest CT {seed}, {WINDOW_HU[0]:.0f} to {WINDOW_HU[1]:.0f} HU, as {times((1, 1, *size))}",
         "weights": f"{weights_source(BUNDLE, seed)}; MONAI's: random",
-        "note": f"{target_note(operations['eager'], rows, TARGET)}. {describe_profile(profile)}. "
+        "note": f"{target_note(operations['eager'], rows, TARGET)}. "
         f"{describe_peers('PDV-Net', PARAMETERS, FIELD, PDVNET_PEERS)}",
         **circumstances(),
         "rows": rows,
@@ -138,11 +135,6 @@ def network_input(seed: int, size: Sequence[int]) -> torch.Tensor:
 def first_forward_of(way: str, size: Sequence[int]) -> dict[str, float]:
     """:func:`~tools.bench.networks.first_forward` of PDV-Net or its peer."""
     return first_forward(build, way, (1, 1, *size))
-
-
-def profile_of(size: Sequence[int], seed: int) -> dict[str, float]:
-    """:func:`~tools.bench.openvino_profile.openvino_profile` of PDV-Net."""
-    return openvino_profile(trained(seed), size)
 
 
 def training_steps(mode: str, size: Sequence[int], steps: int, seed: int) -> dict[str, Any]:
