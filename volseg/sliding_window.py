@@ -12,14 +12,17 @@ import torch
 from monai.data.utils import dense_patch_slices
 from monai.inferers import Inferer, sliding_window_inference
 
+from volseg.errors import UserError
+from volseg.option_checks import three_parts, three_whole_numbers
+
 __all__ = ["BlendedSlidingWindow", "WindowAxis", "gaussian_blend_weight"]
 
 # What is flipped, and whether rows and columns change places, by the number of predictions that are averaged. The
 # axes are those of (B, C, D, H, W).
-_AUGMENTATIONS: dict[int, list[tuple[tuple[int, ...], bool]]] = {
-    0: [((), False)],
-    4: [((2,) * z, bool(t)) for z, t in product((0, 1), repeat=2)],
-    16: [((2,) * z + (3,) * y + (4,) * x, bool(t)) for z, y, x, t in product((0, 1), repeat=4)],
+_AUGMENTATIONS: dict[str, list[tuple[tuple[int, ...], bool]]] = {
+    "0": [((), False)],
+    "4": [((2,) * z, bool(t)) for z, t in product((0, 1), repeat=2)],
+    "16": [((2,) * z + (3,) * y + (4,) * x, bool(t)) for z, y, x, t in product((0, 1), repeat=4)],
 }
 
 
@@ -100,7 +103,7 @@ class BlendedSlidingWindow(Inferer):
         padding: how far a volume larger than the window is continued at each end, as a part of the window.
         divisor: what the network's input sizes must be divisible by.
         test_time_augmentation: number of predictions whose mean is taken: 0 (one, as it is), 4 (flips along z,
-            transposed sections) or 16 (flips along y and x too).
+            transposed sections) or 16 (flips along y and x too), or the same in letters.
         batch_size: windows that run at once.
         progress: show a bar of the windows.
 
@@ -109,7 +112,7 @@ class BlendedSlidingWindow(Inferer):
         ``(B, K, D, H, W)`` on the CPU. They are accumulated in float32, at 4 (K + 1) bytes a voxel.
 
     Raises:
-        ValueError: another number of augmentations.
+        UserError: a window, overlap or padding that is none, or another number of augmentations.
     """
 
     def __init__(
@@ -118,16 +121,21 @@ class BlendedSlidingWindow(Inferer):
         overlap: Sequence[float] = (0.25, 0.5, 0.5),
         padding: Sequence[float] = (0.0, 0.5, 0.5),
         divisor: Sequence[int] = (1, 16, 16),
-        test_time_augmentation: int = 0,
+        test_time_augmentation: int | str = 0,
         batch_size: int = 1,
         progress: bool = False,
     ) -> None:
         super().__init__()
-        if test_time_augmentation not in _AUGMENTATIONS:
-            raise ValueError(f"test_time_augmentation must be 0, 4 or 16. Received: {test_time_augmentation}")
-        self.window, self.overlap = tuple(window), tuple(overlap)
-        self.padding, self.divisor = tuple(padding), tuple(divisor)
-        self.augmentations = _AUGMENTATIONS[test_time_augmentation]
+        if str(test_time_augmentation) not in _AUGMENTATIONS:
+            raise UserError(
+                f"test_time_augmentation: the mean is taken of 4 or 16 predictions, or 0 for one. "
+                f"Received: {test_time_augmentation!r}. Give 0, 4 or 16."
+            )
+        self.window = three_whole_numbers("window", window, 1, "[100,256,256]")
+        self.overlap = three_parts("window_overlap", overlap, "[0.25,0.5,0.5]", below_one=True)
+        self.padding = three_parts("window_padding", padding, "[0,0.5,0.5]")
+        self.divisor = tuple(divisor)
+        self.augmentations = _AUGMENTATIONS[str(test_time_augmentation)]
         self.batch_size = batch_size
         self.progress = progress
 

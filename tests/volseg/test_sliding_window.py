@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from volseg.errors import UserError
 from volseg.sliding_window import BlendedSlidingWindow, gaussian_blend_weight
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "data" / "mito" / "golden" / "targets_and_decoding.npz"
@@ -92,6 +93,20 @@ def test_augmentation_averages_over_flips_and_transpositions():
     torch.testing.assert_close(out[0, 0, 0, 5, 5], torch.tensor(plain))
 
 
-def test_other_numbers_of_augmentations_are_refused():
-    with pytest.raises(ValueError, match=r"0, 4 or 16\. Received: 8"):
-        BlendedSlidingWindow(test_time_augmentation=8)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 16}, r"^window: three .*Received: 16\. Give it as \[100,256,256\]"),
+        ({"window": [16, 64]}, r"^window: .*Received: \[16, 64\]"),
+        ({"window": [16, 64, 0]}, r"^window: .*1 or more.*Received: \[16, 64, 0\]"),
+        ({"overlap": [0, 0.5, 1]}, r"^window_overlap: .*below 1.*Received: \[0, 0\.5, 1\]"),
+        ({"overlap": 0.5}, r"^window_overlap: "),
+        ({"padding": [0, -0.5, 0]}, r"^window_padding: .*Received: \[0, -0\.5, 0\]"),
+        ({"test_time_augmentation": 8}, r"^test_time_augmentation: .*Received: 8\. Give 0, 4 or 16"),
+        ({"test_time_augmentation": "8"}, r"^test_time_augmentation: .*Received: '8'\. Give 0, 4 or 16"),
+    ],
+)
+def test_options_that_are_none(options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        BlendedSlidingWindow(**options)
+    assert "\n" not in str(caught.value)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from volseg.blockwise.option_checks import number, three_whole_numbers, whole_number
 from volseg.errors import UserError
+from volseg.option_checks import number, three_whole_numbers, whole_number
 from volseg.postprocessing import DecodingMethod
 
 __all__ = ["DEFAULT_BLOCK_SHAPE", "DEFAULT_HALO", "DecodingOptions"]

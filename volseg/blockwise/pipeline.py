@@ -22,7 +22,6 @@ from volseg.blockwise.decoding_options import DEFAULT_BLOCK_SHAPE, DecodingOptio
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.grey_range import BYTES, GreyRange
 from volseg.blockwise.label_pyramid import AXES, pyramid_levels, write_pyramid_metadata
-from volseg.blockwise.option_checks import check_windows, three_whole_numbers
 from volseg.blockwise.prediction import Activation, window_work
 from volseg.blockwise.prediction_stage import PredictionStage
 from volseg.blockwise.stages import run_stage
@@ -30,6 +29,7 @@ from volseg.blockwise.stored_array import block_chunks, open_array, open_or_crea
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.errors import UserError
+from volseg.option_checks import three_whole_numbers
 from volseg.sliding_window import BlendedSlidingWindow
 from volseg.storage import open_storage
 
@@ -77,10 +77,9 @@ def predict_blockwise(
         for each channel's name the path or URL of its image, ``NAME.ome.zarr``.
 
     Raises:
-        UserError: windows or blocks that are none; another run is at work there or had other parameters, or a block
+        UserError: blocks that are none; another run is at work there or had other parameters, or a block
             fails: one line that names it.
     """
-    check_windows(windows)
     block_shape = three_whole_numbers("block_shape", block_shape, 1, "[64,512,512]")
     shape = open_volume.source().shape
     grid = BlockGrid(shape, block_shape)
@@ -150,7 +149,6 @@ def segment_blockwise(
             without its probabilities; a block or a worker fails: one line.
     """
     options = DecodingOptions(**decoding, block_shape=block_shape)
-    check_windows(windows)
     output = str(output).rstrip("/")
     predicted_shape = (
         options.block_shape

@@ -21,7 +21,6 @@ from volseg.blockwise.cluster import connect
 from volseg.blockwise.decoding_options import DecodingOptions
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.instance_files import local_file
-from volseg.blockwise.option_checks import check_windows, three_whole_numbers
 from volseg.blockwise.pipeline import segment_blockwise
 from volseg.blockwise.section_replacement import replace_sections
 from volseg.blockwise.stored_array import local_folder, open_array
@@ -30,6 +29,7 @@ from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.errors import UserError
 from volseg.handlers.instance_results import checked_voxel_size, free_case_name, voxel_warnings
 from volseg.instance_preview import save_instance_preview
+from volseg.option_checks import three_whole_numbers
 from volseg.sliding_window import BlendedSlidingWindow
 
 __all__ = ["Restorer", "segment_volumes", "volume_list"]
@@ -183,7 +183,6 @@ def segment_volumes(
         UserError: options that are none, before any work; no weights, a volume or a block fails: one line.
     """
     DecodingOptions(**decoding, block_shape=block_shape)
-    check_windows(windows)
     if prediction_block_shape is not None:
         three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
     if voxel_size_nm is not None:

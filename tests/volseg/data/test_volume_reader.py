@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import itk
@@ -10,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
 
@@ -124,6 +126,29 @@ def test_compressed_nifti_of_any_header(tmp_path, monkeypatch, package, byte_ord
     assert volume.is_contiguous()
     np.testing.assert_array_equal(volume[0], 0.5 * noise - 24)
     np.testing.assert_allclose(volume.affine, expected_affine(), atol=2e-5)
+
+
+@pytest.mark.parametrize("voxel_type", ["u1", "i1", "<u2", ">i2", ">u4", "<i8", ">f4", "<f8"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_voxels_of_any_type(tmp_path, name, voxel_type):
+    voxels = np.arange(35 * 6 * 66).reshape(35, 6, 66) % 127
+    header = nib.Nifti1Header(endianness=">" if voxel_type[0] == ">" else "<")
+    header.set_data_dtype(np.dtype(voxel_type))
+    header.set_slope_inter(1, 0)
+    nib.save(nib.Nifti1Image(voxels.astype(voxel_type), expected_affine(), header), tmp_path / name)
+    volume = load_volume(tmp_path / name)
+    assert volume.dtype == torch.float32
+    np.testing.assert_array_equal(volume[0], voxels)
+
+
+def test_header_of_more_than_the_file_can_hold(tmp_path):
+    pytest.importorskip("isal")
+    header = nib.load(write(tmp_path / "a.nii")).header
+    header["dim"][1:4] = 30000
+    path = tmp_path / "b.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(1000)))
+    with pytest.raises(UserError, match=r"b\.nii\.gz: .*damaged or truncated\. .* more than the file can hold"):
+        load_volume(path)
 
 
 @pytest.mark.parametrize("byte", [0, 255])

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that are none are told in one line."""
+"""Options of the decoding that are none are told in one line."""
 
 from __future__ import annotations
 
 import pytest
 
 from volseg.blockwise.decoding_options import DecodingOptions
-from volseg.blockwise.option_checks import check_windows
 from volseg.errors import UserError
-from volseg.sliding_window import BlendedSlidingWindow
 
 
 @pytest.mark.parametrize(
@@ -42,19 +40,3 @@ def test_parameters_leave_out_what_has_no_effect():
     watershed = DecodingOptions("watershed", halo=[1, 2, 3])
     assert watershed.parameters()["halo"] == [1, 2, 3]
     assert watershed.parameters() == DecodingOptions("watershed", halo=(1, 2, 3), dilation=(1, 1, 1)).parameters()
-
-
-@pytest.mark.parametrize(
-    ("windows", "message"),
-    [
-        ({"window": [16, 64]}, r"^window: .*Received: \(16, 64\)"),
-        ({"window": [16, 64, 0]}, r"^window: .*1 or more.*Received: \(16, 64, 0\)"),
-        ({"overlap": [0, 0.5, 1]}, r"^window_overlap: .*below 1.*Received: \(0, 0\.5, 1\)"),
-        ({"overlap": [0.5]}, r"^window_overlap: "),
-        ({"padding": [0, -0.5, 0]}, r"^window_padding: .*Received: \(0, -0\.5, 0\)"),
-    ],
-)
-def test_windows(windows, message):
-    with pytest.raises(UserError, match=message):
-        check_windows(BlendedSlidingWindow(**windows))
-    check_windows(BlendedSlidingWindow())

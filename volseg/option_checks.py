@@ -11,9 +11,8 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from volseg.errors import UserError
-from volseg.sliding_window import BlendedSlidingWindow
 
-__all__ = ["check_windows", "number", "three_whole_numbers", "whole_number"]
+__all__ = ["number", "three_parts", "three_whole_numbers", "whole_number"]
 
 
 def three_whole_numbers(name: str, values: object, least: int, example: str) -> tuple[int, int, int]:
@@ -54,17 +53,22 @@ def whole_number(name: str, value: object, least: int) -> int:
     return int(float(value))
 
 
-def check_windows(windows: BlendedSlidingWindow) -> None:
-    """Refuse windows that cannot be laid.
+def three_parts(name: str, values: object, example: str, below_one: bool = False) -> tuple[float, float, float]:
+    """Three parts of a length along z, y, x, from 0 to 1.
+
+    Args:
+        name: of the option.
+        values: what was given for it.
+        example: what may be given, for the error.
+        below_one: whether the whole is too much.
 
     Raises:
-        UserError: lengths, overlaps or continuations that are none.
+        UserError: not three such parts.
     """
-    three_whole_numbers("window", windows.window, 1, "[100,256,256]")
-    _three("window_overlap", windows.overlap, "parts of the window, 0 or more and below 1", "[0.25,0.5,0.5]",
-           lambda part: _is_between(part, 0, math.nextafter(1, 0)))  # fmt: skip
-    _three("window_padding", windows.padding, "parts of the window from 0 to 1", "[0,0.5,0.5]",
-           lambda part: _is_between(part, 0, 1))  # fmt: skip
+    high = math.nextafter(1, 0) if below_one else 1
+    expected = "parts, 0 or more and below 1," if below_one else "parts from 0 to 1"
+    z, y, x = _three(name, values, expected, example, lambda value: _is_between(value, 0, high))
+    return float(z), float(y), float(x)
 
 
 def _three(
