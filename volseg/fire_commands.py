@@ -33,6 +33,7 @@ def run(commands: Mapping[str, Callable[..., None]], name: str) -> None:
                 )
             _check_options(arguments[0], commands[arguments[0]], arguments[1:])
             if not {"--help", "-h"} & set(arguments):  # what follows would be seen in the help
+                _check_required(arguments[0], commands[arguments[0]], arguments[1:])
                 _take_text_as_text(commands[arguments[0]])
         fire.Fire(dict(commands), name=name)
         sys.stdout.flush()
@@ -65,6 +66,21 @@ def _check_options(command: str, function: Callable[..., None], arguments: Seque
         if not ({option, option.removeprefix("no")} & {*parameters, "help", "h"} or is_shortcut):
             known = ", ".join(f"--{parameter}" for parameter in parameters)
             raise UserError(f"{command}: no such option. Received: {argument}. Give one of {known}.")
+
+
+def _check_required(command: str, function: Callable[..., None], arguments: Sequence[str]) -> None:
+    """Refuse a command line that is too short however it is read: Fire answers it with many lines of usage."""
+    parameters = inspect.signature(function).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    options = [argument for argument in arguments if re.match("--|-[a-zA-Z]", argument)]
+    named = {option.lstrip("-").partition("=")[0].replace("-", "_") for option in options}
+    missing = [name for name in required if not {name, name[0]} & named]
+    values = len(arguments) - len(options)
+    if values < len(missing):
+        raise UserError(
+            f"{command}: {missing[values]} is missing. Received: {' '.join(arguments) or 'nothing'}. "
+            f"Give {command} {' '.join(name.upper() for name in required)}, or see {command} --help."
+        )
 
 
 def _take_text_as_text(function: Callable[..., None]) -> None:

@@ -137,6 +137,8 @@ def test_folders_whose_names_look_like_something_else(run, registry, tmp_path):
         (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verify"], "cannot be verified"),
         (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verify="], "cannot be verified"),
         (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verfy", "K"], "no such option"),
+        (["download"], "bundle is missing. Received: nothing. Give download BUNDLE REGISTRY BUNDLE_DIR"),
+        (["download", NAME, "--registry=REGISTRY"], "bundle_dir is missing. Received: tiny_bundle --registry"),
         (["frobnicate"], "no such command. Received: frobnicate. Give one of list, info, download, verify."),
         (["verify", "."], "manifest.json: cannot be read"),
     ],
