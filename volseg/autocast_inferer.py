@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch.overrides import TorchFunctionMode
 from volseg.runtime import bfloat16_is_native
 
 __all__ = ["AutocastInferer"]
+
+logger = logging.getLogger(__name__)
 
 CONVOLUTIONS = (torch.conv2d, torch.conv3d)
 
@@ -33,18 +37,28 @@ class AutocastInferer(SimpleInferer):
     def __init__(self, enabled: bool = True) -> None:
         super().__init__()
         devices = {"cuda", "cpu"} if bfloat16_is_native() else {"cuda"}
+        self.enabled = enabled
         self.devices = devices if enabled else set()
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The network's output for ``inputs`` ``(B, C, X, Y, Z)``, float32; a list where it is several tensors."""
         device = inputs.device.type
         is_used = device in self.devices
+        if self.enabled:
+            _announce(device, is_used)
         with (
             torch.autocast(device, torch.bfloat16, enabled=is_used),
             _ExactGradients() if is_used and device == "cpu" else nullcontext(),
         ):
             output = network(inputs, *args, **kwargs)
         return output.float() if isinstance(output, torch.Tensor) else [part.float() for part in output]
+
+
+@lru_cache
+def _announce(device: str, is_used: bool) -> None:
+    """Say once what is computed in, as only the machine decides it."""
+    what = "bfloat16, loss and weights in float32" if is_used else "float32, as this device has no bfloat16"
+    logger.info("mixed precision on %s: the network computes in %s", device.upper(), what)
 
 
 class _ExactGradients(TorchFunctionMode):

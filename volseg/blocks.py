@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from volseg.errors import UserError
+
 __all__ = ["AnisotropicConvBlock", "ConvBlock", "DenseBlock", "ResidualConvBlock", "check_size"]
 
 
@@ -189,11 +191,11 @@ def check_size(x: torch.Tensor, divisor: int, network: str) -> None:
         network: its name.
 
     Raises:
-        ValueError: names the axis, its size and the divisor.
+        UserError: names the axis, its size and the divisor.
     """
     for axis, size in zip("XYZ", x.shape[2:], strict=True):
         if size % divisor:
-            raise ValueError(
+            raise UserError(
                 f"{network} needs sizes that are multiples of {divisor}. Received: {size} along {axis} "
                 f"of {tuple(x.shape)}. Pad the image or choose another spatial_size."
             )

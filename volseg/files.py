@@ -12,7 +12,7 @@ from typing import Any
 
 from volseg.errors import UserError
 
-__all__ = ["atomic_path", "write_json"]
+__all__ = ["atomic_path", "check_folder", "write_json"]
 
 
 @contextmanager
@@ -35,6 +35,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a folder that is none: the error above says so
             temporary.unlink(missing_ok=True)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Refuse, before hours of work, a folder for results that cannot be made or written to; makes none itself.
+
+    Raises:
+        UserError: a file is in its place or on the way to it, or rights are missing.
+    """
+    there = Path(folder).absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise UserError(f"{folder}: no folder for results. Received: a file, {there}. Choose another folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot be written. Received: no right to write to {there}. Choose another folder.")
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from volseg.errors import UserError
 
-__all__ = ["number", "three_parts", "three_whole_numbers", "whole_number"]
+__all__ = ["check_training", "number", "three_parts", "three_whole_numbers", "whole_number"]
 
 
 def three_whole_numbers(name: str, values: object, least: int, example: str) -> tuple[int, int, int]:
@@ -69,6 +69,22 @@ def three_parts(name: str, values: object, example: str, below_one: bool = False
     expected = "parts, 0 or more and below 1," if below_one else "parts from 0 to 1"
     z, y, x = _three(name, values, expected, example, lambda value: _is_between(value, 0, high))
     return float(z), float(y), float(x)
+
+
+def check_training(max_epochs: object, val_interval: object, batch_size: object, num_workers: object) -> None:
+    """Refuse numbers that no training can have, before it writes anything; called first by every ``train.json``.
+
+    Args:
+        max_epochs, val_interval, batch_size: 1 or more.
+        num_workers: processes that load beside this one, 0 or more.
+
+    Raises:
+        UserError: one of them is no such number.
+    """
+    whole_number("max_epochs", max_epochs, 1)
+    whole_number("val_interval", val_interval, 1)
+    whole_number("batch_size", batch_size, 1)
+    whole_number("num_workers", num_workers, 0)
 
 
 def _three(

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
+
+from volseg.errors import UserError
+from volseg.option_checks import number, three_whole_numbers, whole_number
 
 if TYPE_CHECKING:
     # not when running: workers that decode blocks need no PyTorch in their memory
@@ -112,13 +115,13 @@ def decode_instances(
         instance ids, uint32 ``(D, H, W)``, 0 for the background.
 
     Raises:
-        ValueError: shapes that differ or are not (D, H, W), another type of number, an unknown method or a window of
-            even width.
+        ValueError: shapes that differ or are not (D, H, W), or another type of number.
+        UserError: what :func:`check_decoding` refuses.
     """
     mask, boundary = _probabilities(mask, "mask"), _probabilities(boundary, "boundary")
     if mask.ndim != 3 or mask.shape != boundary.shape:
         raise ValueError(f"mask and boundary must be alike, (D, H, W). Received: {mask.shape} and {boundary.shape}")
-    check_decoding(method, dilation)
+    check_decoding(method, mask_threshold, boundary_threshold, foreground_threshold, min_size, dilation)
     if method == "watershed":
         return _flood(mask, boundary, mask_threshold, boundary_threshold, foreground_threshold, min_size)
     labels = np.empty(mask.shape, np.uint32)
@@ -129,12 +132,36 @@ def decode_instances(
     return _renumber(labels, np.arange(count + 1, dtype=np.uint32), min_size)
 
 
-def check_decoding(method: str, dilation: Sequence[int]) -> None:
-    """Refuse an unknown method, and a window of even width, with a ValueError."""
-    if method not in get_args(DecodingMethod):
-        raise ValueError(f"method must be one of {get_args(DecodingMethod)}. Received: {method!r}")
-    if len(dilation) != 3 or any(width < 1 or width % 2 == 0 for width in dilation):
-        raise ValueError(f"dilation must be three odd widths. Received: {tuple(dilation)}")
+def check_decoding(
+    method: str,
+    mask_threshold: float,
+    boundary_threshold: float,
+    foreground_threshold: float,
+    min_size: int,
+    dilation: Sequence[int],
+) -> dict[str, Any]:
+    """The options of :func:`decode_instances`, checked, by their names.
+
+    Raises:
+        UserError: an unknown method, thresholds that are not between 0 and 1, a number of voxels that is none, a window
+            of even width.
+    """
+    methods = get_args(DecodingMethod)
+    if method not in methods:
+        raise UserError(
+            f"decoding: method must be one of {', '.join(methods)}. Received: {method!r}. Give one of them."
+        )
+    widths = three_whole_numbers("dilation", dilation, 1, "[1,7,7]")
+    if any(width % 2 == 0 for width in widths):
+        raise UserError(f"dilation: three odd widths are needed. Received: {widths}. Give it as [1,7,7].")
+    return {
+        "method": method,
+        "mask_threshold": number("mask_threshold", mask_threshold, 0, 1),
+        "boundary_threshold": number("boundary_threshold", boundary_threshold, 0, 1),
+        "foreground_threshold": number("foreground_threshold", foreground_threshold, 0, 1),
+        "min_size": whole_number("min_size", min_size, 0),
+        "dilation": widths,
+    }
 
 
 def grow_instances(labels: np.ndarray, window: Sequence[int]) -> None:

@@ -211,7 +211,9 @@ class _Accelerated(nn.Module):
         needed = _DEVICES.get(mode, on)
         if needed != on:
             other = "auto" if mode == "tensorrt" else "eager"
-            self._say(logging.WARNING, f"mode {mode!r} needs a tensor on {needed}, the input is on {on}: {other} runs")
+            where = "a GPU with CUDA" if needed == "cuda" else "the CPU"
+            here = f"on {where} only, the input is on {on.upper()}"
+            self._say(logging.WARNING, f"{mode} runs {here}: {other} runs in its place")
             mode = other
         if mode in ("auto", *_DERIVED) and any(module.training for module in self._network.modules()):
             mode = self._autocast_mode(x)  # what is derived has no dropout, and cannot be checked against one that has

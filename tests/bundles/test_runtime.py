@@ -75,6 +75,6 @@ def test_without_a_gpu_the_overlay_for_tensorrt_is_one_warning(monai_bundle, bun
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert {path.name for path in tmp_path.iterdir()} == bundle.results()
-    warning = "mode 'tensorrt' needs a tensor on cuda, the input is on cpu: auto runs"
+    warning = "tensorrt runs on a GPU with CUDA only, the input is on CPU: auto runs in its place"
     assert said(process.stderr, "tensorrt") == [warning]
     assert len(said(process.stderr, " (input ")) == 1

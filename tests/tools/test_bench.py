@@ -154,6 +154,7 @@ def test_any_result_of_the_form_gets_a_table_and_a_plot(tmp_path):
     write_result(tmp_path / "a_network.json", RESULT)
     write_summary(tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f"- [{RESULT['title']}](#" in text
     assert "| mode | median (min to max, n) | ratio | peak |" in text
     assert "| fast | 2.00 s (1.50 to 2.50, 3) | 4.0 | 1.50 GB |" in text
     assert "Weights: random. P (), 2 cores" in text

@@ -170,8 +170,8 @@ def test_steps_have_a_table_and_a_plot(tmp_path):
               "date": "2026-01-01", "reference": steps.NETWORK, "rows": rows}  # fmt: skip
     write_result(tmp_path / "a_steps.json", result)
     write_summary(tmp_path)
-    assert "| step | median (min to max, n) | ratio | share |" in (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "| read | 1.00 s (1.00 to 4.00, 3) | 3.0 | 25.0 % |" in table(rows)
+    assert "| step | median (min to max, n) | share |" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| read | 1.00 s (1.00 to 4.00, 3) | 25.0 % |" in table(rows)
     assert (tmp_path / "a_steps.png").read_bytes().startswith(b"\x89PNG")
 
 

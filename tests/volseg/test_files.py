@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from volseg.errors import UserError
-from volseg.files import atomic_path, write_json
+from volseg.files import atomic_path, check_folder, write_json
 
 
 def test_file_appears_at_the_end_with_its_folders(tmp_path):
@@ -53,3 +54,19 @@ def test_json(tmp_path):
     text = Path(path).read_text(encoding="utf-8")
     assert json.loads(text) == {"a": [1, None], "b": "ä"}
     assert text.startswith('{\n    "a"') and text.endswith("}\n")
+
+
+def test_folder_for_results(tmp_path):
+    check_folder(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").write_text("no folder")
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(UserError, match=rf"^{folder}: no folder for results\. Received: a file, {tmp_path}/a\. "):
+            check_folder(folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_rights(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match=f"no right to write to {tmp_path}"):
+        check_folder(tmp_path / "a")

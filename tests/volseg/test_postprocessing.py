@@ -225,7 +225,12 @@ def test_memory(method, bytes_per_voxel, piece):
         (np.zeros((2, 3, 4), np.int32), np.zeros((2, 3, 4)), {}, "mask must be uint8 or .* Received: int32"),
         (np.zeros((2, 3, 4)), torch.zeros(2, 3, 4, dtype=bool), {}, "boundary must be uint8 or .* Received: bool"),
         (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"method": "flood"}, "method must be one of .* Received: 'flood'"),
-        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"dilation": (1, 7, 6)}, r"odd widths\. Received: \(1, 7, 6\)"),
+        (
+            np.zeros((2, 3, 4)),
+            np.zeros((2, 3, 4)),
+            {"dilation": (1, 7, 6)},
+            r"odd widths .* Received: \(1, 7, 6\)",
+        ),
     ],
 )
 def test_bad_input(mask, boundary, options, message):

@@ -47,7 +47,7 @@ def test_without_a_gpu_the_run_says_so_once_and_is_that_of_auto(network, caplog)
         for _ in range(2):
             assert torch.equal(fast(image()), plain(image()))
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == ["mode 'tensorrt' needs a tensor on cuda, the input is on cpu: auto runs"]
+    assert warnings == ["tensorrt runs on a GPU with CUDA only, the input is on CPU: auto runs in its place"]
     assert sum(record.levelno == logging.INFO for record in caplog.records) == 2  # one for each of the two
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ INTRODUCTION = (
     "process, of which added: beyond what it held before the first input. First: the first input in a process, "
     "with whatever is prepared for it. GFLOP/s: operations of the convolutions as the network is written, a second, "
     "whether or not all of them were done. Agreement: voxels with the label of the first row. Dice: of the mask with "
-    "that of the first row. Share: of the whole, a case from file to files or a training iteration.\n"
+    "that of the first row. Share: of the whole, a case from file to files or a training iteration. With "
+    "n = 1 nothing is known of the spread.\n"
 )
 
 
@@ -34,9 +36,10 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
 
 def write_summary(folder: Path) -> None:
     """Make the table and one plot for each result from the JSON files of a folder."""
-    parts = ["# Benchmarks\n", INTRODUCTION]
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+    results = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    contents = [f"- [{result['title']}](#{_anchor(result['title'])})" for result in results.values()]
+    parts = ["# Benchmarks\n", INTRODUCTION, "\n".join(contents) + "\n"]
+    for path, result in results.items():
         draw(result, path.with_suffix(".png"))
         machine = result["machine"]
         packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
@@ -69,12 +72,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "share": ("share", lambda value: f"{100 * value:.1f} %"),
     }
     shown = {name: column for name, column in optional.items() if any(column[0] in row for row in rows)}
-    lines = [["step" if "share" in shown else "mode", "median (min to max, n)", "ratio", *shown]]
+    are_steps = "share" in shown  # of which each does something else
+    lines = [["step" if are_steps else "mode", "median (min to max, n)", *([] if are_steps else ["ratio"]), *shown]]
     lines += [["---"] * len(lines[0])]
     for row in rows:
         cells = [text(row[key]) if key in row else "" for key, text in shown.values()]
-        lines += [[row["mode"], _spread(row), f"{row['ratio']:.1f}", *cells]]
+        lines += [[row["mode"], _spread(row), *([] if are_steps else [f"{row['ratio']:.1f}"]), *cells]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _anchor(title: str) -> str:
+    """What a heading is linked by on GitHub."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _spread(row: dict[str, Any]) -> str:
@@ -102,7 +111,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     colours = ["#a55a3b" if row["mode"] == result.get("reference") else "#3b6ea5" for row in rows]
     bars = left.barh(names, times_s, xerr=spread, color=colours, error_kw={"lw": 1})
     left.bar_label(bars, [f"{duration(row['median_s'])}, {_compared(row)}" for row in rows], padding=6)
-    left.set(xlabel="seconds (median, extremes)", xlim=(0, 1.5 * max(row["max_s"] for row in rows)))
+    left.set(xlabel="seconds (median, extremes)", xlim=(0, 1.75 * max(row["max_s"] for row in rows)))
     for memory in right:
         bars = memory.barh(names, [row["peak_mb"] / 1000 for row in rows], color="#a55a3b")
         memory.bar_label(bars, fmt="%.2f GB", padding=4)

@@ -237,7 +237,7 @@ def _bench(bundle: Path, work: Path, network: nn.Module, settings: Mapping[str, 
     note = (
         f"Steps in the order of the pipeline, {counted}. A case takes {result['total_s']:.1f} s, {100 * share:.0f} % "
         f"of it the network, and a process {start_s:.1f} s before its first case, to start Python, import and build "
-        "the pipeline. Ratio: how many times faster than the network"
+        "the pipeline"
     )
     return {"note": note, "start_s": round(start_s, 2), **circumstances(), **result}
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ __all__ = ["connect", "visible_gpus"]
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 60
+PACKAGE = "volseg"
 # free ports of this machine alone: other runs may be at work, and the dashboard shows paths
 LOCAL_DASHBOARD = "127.0.0.1:0"
 
@@ -37,7 +39,8 @@ def connect(scheduler: str = "", workers: int | None = None, gpus: bool = False)
         gpus: give each worker on this machine one GPU, as ``CUDA_VISIBLE_DEVICES`` says to it.
 
     Raises:
-        UserError: there is no scheduler at the address; a number of workers below 0, or above that of GPUs.
+        UserError: there is no scheduler at the address, or it or its workers lack this package; a number of workers
+            below 0, or above that of GPUs.
     """
     # what each connection does is of no interest; of deaths of workers it warns
     logging.getLogger("distributed").setLevel(logging.WARNING)
@@ -95,7 +98,22 @@ def _running(scheduler: str) -> Iterator[Client]:
         ) from error
     with client:
         logger.info("scheduler %s, dashboard: %s", scheduler, client.dashboard_link)
+        _check_packages(client)
         yield client
+
+
+def _check_packages(client: Client) -> None:
+    """Refuse a cluster that could not read a task: Dask answers with many tracebacks, or not at all."""
+    workers = client.run(find_spec, PACKAGE)
+    if not workers:
+        logger.info("no worker is there yet: waiting for the first")
+    found = {client.scheduler.address: client.run_on_scheduler(find_spec, PACKAGE), **workers}
+    lacking = [address for address, package in found.items() if package is None]
+    if lacking:
+        raise UserError(
+            f"scheduler: its processes must find the package {PACKAGE}. Received: none at {', '.join(lacking)}. "
+            f"Install it there, or start scheduler and workers with PYTHONPATH=CHECKOUT."
+        )
 
 
 def _wait_for(scheduler_file: Path) -> None:

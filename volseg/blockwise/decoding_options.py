@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from volseg.errors import UserError
-from volseg.option_checks import number, three_whole_numbers, whole_number
-from volseg.postprocessing import DecodingMethod
+from volseg.option_checks import three_whole_numbers
+from volseg.postprocessing import DecodingMethod, check_decoding
 
 __all__ = ["DEFAULT_BLOCK_SHAPE", "DEFAULT_HALO", "DecodingOptions"]
 
@@ -36,24 +35,19 @@ class DecodingOptions:
     halo: Sequence[int] = DEFAULT_HALO
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(DecodingMethod):
-            raise UserError(
-                f"decoding: method must be one of {', '.join(get_args(DecodingMethod))}. Received: {self.method!r}. "
-                "Give one of them."
-            )
-        checked = {
-            name: number(name, getattr(self, name), 0, 1)
-            for name in ("mask_threshold", "boundary_threshold", "foreground_threshold")
-        } | {
-            "min_size": whole_number("min_size", self.min_size, 0),
-            "dilation": three_whole_numbers("dilation", self.dilation, 1, "[1,7,7]"),
+        checked = check_decoding(
+            self.method,
+            self.mask_threshold,
+            self.boundary_threshold,
+            self.foreground_threshold,
+            self.min_size,
+            self.dilation,
+        ) | {
             "block_shape": three_whole_numbers("block_shape", self.block_shape, 1, "[64,512,512]"),
             "halo": three_whole_numbers("halo", self.halo, 0, "[32,64,64]"),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        if any(width % 2 == 0 for width in self.dilation):
-            raise UserError(f"dilation: three odd widths are needed. Received: {self.dilation}. Give it as [1,7,7].")
 
     def parameters(self) -> dict[str, Any]:
         """What the instances depend on, as JSON holds it: without what has no effect with the method."""

@@ -92,7 +92,9 @@ def predict_blockwise(
             name: open_or_create_array(f"{image}/0", shape, np.uint8, chunks, is_begun, dimension_names=AXES)
             for name, image in images.items()
         }
-        logger.info("prediction: %.2f times the windows of the whole volume", window_work(shape, block_shape, windows))
+        if len(finished.numbers(_PREDICTION)) < len(grid):
+            work = window_work(shape, block_shape, windows)
+            logger.info("prediction: %.2f times the windows of the whole volume", work)
         outputs = tuple(None if name is None else arrays[name] for name in channels)
         stage = PredictionStage(open_volume, network, windows, grey_range, activation, outputs)
         run_stage(client, _PREDICTION, stage, grid, finished, progress)

@@ -65,7 +65,9 @@ def load_volume(path: str | Path) -> MetaTensor:
         voxels, meta = reader.get_data(image)
     except READ_ERRORS as error:
         reason = " ".join(str(error).split())[-160:]
-        raise UserError(f"{path}: not readable as a volume, damaged or truncated. Received: {reason}") from error
+        raise UserError(
+            f"{path}: not readable as a volume, damaged or truncated. Received: {reason}. Copy it again."
+        ) from error
     if voxels.ndim == 4 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:

@@ -20,7 +20,7 @@ from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
 from volseg.data.volume_formats.section_file import PNG_SUFFIX
 from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES
 from volseg.errors import UserError
-from volseg.files import write_json
+from volseg.files import check_folder, write_json
 from volseg.instance_preview import save_instance_preview
 from volseg.instance_table import instance_table, write_instance_table
 
@@ -73,6 +73,7 @@ class InstanceResults:
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, lambda: check_folder(self.output_dir))
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_STARTED, self._check)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from volseg.data.segmentation_file import write_segmentation
 from volseg.data.volume_reader import load_volume, volume_name
-from volseg.files import write_json
+from volseg.files import check_folder, write_json
 from volseg.preview import save_preview
 
 __all__ = ["SegmentationWriter"]
@@ -59,6 +59,7 @@ class SegmentationWriter:
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, lambda: check_folder(self.output_dir))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._report)
 

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from volseg.postprocessing import DecodingMethod, decode_instances
+from volseg.postprocessing import DecodingMethod, check_decoding, decode_instances
 
 __all__ = ["DecodeInstancesd"]
 
@@ -31,7 +31,8 @@ class DecodeInstancesd(MapTransform):
         dilation: connected components only: growth of the seeds, window (z, y, x).
 
     Raises:
-        ValueError: not two channels, or what ``decode_instances`` refuses.
+        ValueError: not two channels.
+        UserError: what :func:`~volseg.postprocessing.check_decoding` refuses, before any volume.
     """
 
     def __init__(
@@ -48,12 +49,9 @@ class DecodeInstancesd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.logits = logits
-        self.method = method
-        self.mask_threshold = mask_threshold
-        self.boundary_threshold = boundary_threshold
-        self.foreground_threshold = foreground_threshold
-        self.min_size = min_size
-        self.dilation = tuple(dilation)
+        self.options = check_decoding(
+            method, mask_threshold, boundary_threshold, foreground_threshold, min_size, dilation
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -65,15 +63,6 @@ class DecodeInstancesd(MapTransform):
                 channels = torch.sigmoid(channels.float())
             elif channels.dtype == torch.bfloat16:  # NumPy has none
                 channels = channels.float()
-            labels = decode_instances(
-                channels[0],
-                channels[1],
-                self.method,
-                self.mask_threshold,
-                self.boundary_threshold,
-                self.foreground_threshold,
-                self.min_size,
-                self.dilation,
-            )
+            labels = decode_instances(channels[0], channels[1], **self.options)
             d[key] = convert_to_dst_type(labels[None].view("int32"), dst=d[key], dtype=torch.int32)[0]
         return d

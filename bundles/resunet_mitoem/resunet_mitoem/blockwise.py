@@ -29,7 +29,7 @@ from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.errors import UserError
 from volseg.handlers.instance_results import checked_voxel_size, free_case_name, voxel_warnings
 from volseg.instance_preview import save_instance_preview
-from volseg.option_checks import three_whole_numbers
+from volseg.option_checks import three_whole_numbers, whole_number
 from volseg.sliding_window import BlendedSlidingWindow
 
 __all__ = ["Restorer", "segment_volumes", "volume_list"]
@@ -183,6 +183,8 @@ def segment_volumes(
         UserError: options that are none, before any work; no weights, a volume or a block fails: one line.
     """
     DecodingOptions(**decoding, block_shape=block_shape)
+    if workers is not None:
+        whole_number("workers", workers, 0)
     if prediction_block_shape is not None:
         three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
     if voxel_size_nm is not None:

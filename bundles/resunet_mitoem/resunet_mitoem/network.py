@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from volseg.blocks import AnisotropicConvBlock, ResidualConvBlock
+from volseg.errors import UserError
 
 __all__ = ["Decoder", "Encoder", "ResUNetH", "ResUNetR", "initialise"]
 
@@ -212,7 +213,7 @@ def _check_section_size(x: torch.Tensor, divisor: int, network: str) -> None:
     """Refuse an input ``(B, C, D, H, W)`` whose sections cannot be halved often enough; D is never halved."""
     for axis, size in zip("HW", x.shape[3:], strict=True):
         if size % divisor:
-            raise ValueError(
+            raise UserError(
                 f"{network} needs H and W that are multiples of {divisor}. Received: {size} along {axis} "
                 f"of {tuple(x.shape)}. Pad the image or choose another spatial_size."
             )

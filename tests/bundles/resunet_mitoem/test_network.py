@@ -9,6 +9,7 @@ from resunet_mitoem.network import ResUNetH, ResUNetR
 from torch import nn
 
 from volseg.blocks import AnisotropicConvBlock
+from volseg.errors import UserError
 
 BOTH = pytest.mark.parametrize("network_type", [ResUNetR, ResUNetH])
 SMALL = (4, 5, 6, 7, 8)
@@ -130,7 +131,7 @@ def test_order_of_activations_reaches_every_block(network_type):
 @pytest.mark.parametrize(("size", "axis", "wrong"), [((3, 40, 32), "H", 40), ((16, 32, 24), "W", 24)])
 def test_sizes_that_cannot_be_halved_four_times(network_type, name, size, axis, wrong):
     message = f"{name} needs H and W that are multiples of 16. Received: {wrong} along {axis}"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make(network_type)(torch.zeros(1, 1, *size))
 
 

@@ -12,6 +12,8 @@ from monai.losses import DiceLoss
 from torch import nn
 from vnet_prostate.network import Stage, VNet, parameter_groups
 
+from volseg.errors import UserError
+
 SMALL = {"channels": (4, 8, 8, 8, 16)}
 RELEASED = {"encoder_convs": (1, 1, 2, 3, 3), "decoder_convs": (3, 2, 1, 1), "head_kernel_size": 5}
 INPUT = (1, 1, 48, 32, 16)
@@ -155,7 +157,7 @@ def test_dropout_acts_in_training_only():
 
 @pytest.mark.parametrize(("size", "axis", "wrong"), [((32, 32, 24), "Z", 24), ((40, 32, 32), "X", 40)])
 def test_sizes_that_cannot_be_halved_four_times(size, axis, wrong):
-    with pytest.raises(ValueError, match=f"V-Net needs sizes that are multiples of 16. Received: {wrong} along {axis}"):
+    with pytest.raises(UserError, match=f"V-Net needs sizes that are multiples of 16. Received: {wrong} along {axis}"):
         VNet(**SMALL)(torch.zeros(1, 1, *size))
 
 

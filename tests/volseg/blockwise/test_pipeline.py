@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distributed import LocalCluster
 from torch import nn
 
 from volseg.blockwise.cluster import connect
@@ -184,16 +185,15 @@ def test_weights_that_are_missing_are_told_before_work(volume, network, tmp_path
 
 
 def test_options_that_are_none_are_told_before_work(volume, network, tmp_path):
-    def refused(decoding, message, windows=WINDOWS, *shapes):
+    def refused(decoding, message, *shapes):
         with pytest.raises(UserError, match=message):
-            segment_blockwise(volume, tmp_path / "out", network, windows, decoding, *shapes, workers=0)
+            segment_blockwise(volume, tmp_path / "out", network, WINDOWS, decoding, *shapes, workers=0)
         assert not (tmp_path / "out").exists()
 
     refused({**DECODING, "method": "flood"}, "Received: 'flood'")
     refused({**DECODING, "halo": (8, 8)}, r"^halo: .*Received: \(8, 8\)")
-    refused(DECODING, r"^window: .*Received: \(6, 32\)", BlendedSlidingWindow((6, 32)))
-    refused(DECODING, r"^block_shape: .*Received: \(4, 0, 24\)", WINDOWS, (4, 0, 24))
-    refused(DECODING, r"^prediction_block_shape: .*Received: \(4, 24\)", WINDOWS, BLOCK_SHAPE, (4, 24))
+    refused(DECODING, r"^block_shape: .*Received: \(4, 0, 24\)", (4, 0, 24))
+    refused(DECODING, r"^prediction_block_shape: .*Received: \(4, 24\)", BLOCK_SHAPE, (4, 24))
 
 
 def test_a_damaged_chunk_of_probabilities_is_mended_by_the_file_that_the_line_names(volume, network, tmp_path):
@@ -238,6 +238,29 @@ def test_a_scheduler_that_is_just_starting_is_waited_for(tmp_path):
         threading.Timer(0.5, file.write_text, [identity]).start()
         with connect(str(file)) as second:
             assert second.scheduler.address == client.scheduler.address
+
+
+def test_a_cluster_without_the_package_is_one_line(monkeypatch):
+    monkeypatch.setattr("volseg.blockwise.cluster.PACKAGE", "no_such_package")
+    with connect(workers=1) as client:
+        scheduler, (worker,) = client.scheduler.address, client.scheduler_info()["workers"]
+        with (
+            pytest.raises(UserError, match="must find the package no_such_package") as caught,
+            connect(scheduler),
+        ):
+            pass
+    assert f"none at {scheduler}, {worker}. Install it there" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_whose_workers_are_still_to_come(caplog):
+    with (
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
+        caplog.at_level(logging.INFO, "volseg.blockwise.cluster"),
+        connect(cluster.scheduler_address),
+    ):
+        pass
+    assert "no worker is there yet" in caplog.text
 
 
 def test_a_scheduler_that_is_none_is_one_line(monkeypatch):
