@@ -283,5 +283,7 @@ def test_text_that_finds_the_bundle_is_the_same_everywhere(path, root):
     text = (root / "bundles" / first / "configs" / "train.json").read_text()
     reference = json.loads(text.replace(first, path.parts[-3]))
     config = json.loads(path.read_text())
+    if not path.name.startswith("train"):  # no numbers of a training to check
+        reference["initialize"] = reference["initialize"][:1]
     assert {block: config.get(block) for block in BLOCKS} == {block: reference[block] for block in BLOCKS}
     assert set(config["imports"]) >= {"$import inspect", "$import os", "$import re", "$import sys"}
