@@ -14,7 +14,7 @@ from tools.publish import publish
 from tools.real_ct import real_ct
 from tools.restoration import restoration
 from tools.results import results
-from volseg.fire_commands import run
+from volseg.console.fire_commands import run
 from volseg.registry.commands import COMMANDS as REGISTRY_COMMANDS
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -16,20 +16,20 @@ from monai.transforms import CenterSpatialCropd, RandomizableTransform
 from PIL import Image, ImageColor
 
 from tools import REPOSITORY
-from volseg.files import atomic_path
+from volseg.label_maps.picture import LABEL_COLOURS
 from volseg.phantoms.electron_microscopy import VOXEL_SIZE_NM, ElectronMicroscopy, electron_microscopy
-from volseg.preview import LABEL_COLOURS
-from volseg.transforms.cut_blur import RandCutBlurd
-from volseg.transforms.cut_noise import RandCutNoised
-from volseg.transforms.in_plane_affine import RandInPlaneAffined
-from volseg.transforms.in_plane_elastic import RandInPlaneElasticd
-from volseg.transforms.in_plane_resample import size_with_margins
-from volseg.transforms.misalignment import RandMisalignmentd
-from volseg.transforms.missing_parts import RandMissingPartsd
-from volseg.transforms.missing_section import RandMissingSectiond
-from volseg.transforms.motion_blur import RandMotionBlurd
-from volseg.transforms.section_flips import RandSectionFlipsd
-from volseg.transforms.section_grayscale import RandSectionGrayscaled
+from volseg.storage.files import atomic_path
+from volseg.transforms.sections.cut_blur import RandCutBlurd
+from volseg.transforms.sections.cut_noise import RandCutNoised
+from volseg.transforms.sections.in_plane_affine import RandInPlaneAffined
+from volseg.transforms.sections.in_plane_elastic import RandInPlaneElasticd
+from volseg.transforms.sections.in_plane_resample import size_with_margins
+from volseg.transforms.sections.misalignment import RandMisalignmentd
+from volseg.transforms.sections.missing_parts import RandMissingPartsd
+from volseg.transforms.sections.missing_section import RandMissingSectiond
+from volseg.transforms.sections.motion_blur import RandMotionBlurd
+from volseg.transforms.sections.section_flips import RandSectionFlipsd
+from volseg.transforms.sections.section_grayscale import RandSectionGrayscaled
 
 __all__ = ["augmentations", "draw_gallery"]
 

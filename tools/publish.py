@@ -16,13 +16,13 @@ from typing import Any
 from tools.registry_page import PAGE, registry_page
 from tools.registry_store import RegistryStore, refusals_in_one_line
 from volseg.errors import UserError
-from volseg.files import write_json
 from volseg.registry.archive import unpack
 from volseg.registry.index import INDEX, Entry, as_index
 from volseg.registry.manifest import MANIFEST, Manifest, sha256
 from volseg.registry.release import Release
-from volseg.registry.replacement import replacement
 from volseg.registry.signature import sign as sign_zip
+from volseg.storage.files import write_json
+from volseg.storage.replacement import replacement
 
 __all__ = ["publish"]
 

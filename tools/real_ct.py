@@ -13,7 +13,7 @@ import numpy as np
 
 from tools import REPOSITORY
 from volseg.data.volume_reader import load_volume
-from volseg.files import write_json
+from volseg.storage.files import write_json
 
 __all__ = ["real_ct"]
 

@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tools.registry_page import PAGE
 from volseg.errors import UserError
 from volseg.registry.index import INDEX, Entry, as_index
-from volseg.storage import open_storage
+from volseg.storage.location import open_storage
 
 __all__ = ["RegistryStore", "refusals_in_one_line"]
 

@@ -23,10 +23,10 @@ from tools.machine import describe_machine
 from tools.results import HELD_OUT_SEED
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
-from volseg.files import write_json
-from volseg.metrics.instance_average_precision import instance_average_precision
+from volseg.instances.average_precision import instance_average_precision
 from volseg.phantoms.dataset import case_seeds
 from volseg.phantoms.electron_microscopy import ElectronMicroscopy, electron_microscopy
+from volseg.storage.files import write_json
 
 __all__ = ["restoration"]
 

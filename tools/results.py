@@ -23,8 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tools import REPOSITORY
 from tools.machine import describe_machine
 from volseg.errors import UserError
-from volseg.files import write_json
-from volseg.metrics.case_report import MEAN_LABEL
+from volseg.label_maps.case_report import MEAN_LABEL
+from volseg.storage.files import write_json
 
 __all__ = ["results"]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from volseg.fire_commands import run
+from volseg.console.fire_commands import run
 from volseg.registry.commands import COMMANDS
 
 if __name__ == "__main__":

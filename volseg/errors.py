@@ -7,5 +7,6 @@ from __future__ import annotations
 class UserError(ValueError):
     """A mistake in data or arguments: one line that names the file, what was received and what to do.
 
-    On the command line :mod:`volseg.command_line` prints it without a traceback; in a program it is a ``ValueError``.
+    On the command line :mod:`volseg.console.command_line` prints it without a traceback; in a program it is a
+    ``ValueError``.
     """

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from volseg.errors import UserError
-from volseg.files import atomic_path, write_json
+from volseg.storage.files import atomic_path, write_json
 
 __all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights"]
 

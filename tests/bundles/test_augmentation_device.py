@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from volseg.augment_batch import AugmentBatch
+from volseg.transforms.augment_batch import AugmentBatch
 
 aten = torch.ops.aten
 # of the devices that need no library, that for which Python indexes tensors

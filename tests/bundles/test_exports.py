@@ -29,7 +29,7 @@ from torch import nn
 from torch.export import Dim
 from vnet_prostate.network import VNet
 
-from volseg.runtime import accelerate
+from volseg.runtime.accelerate import accelerate
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")

@@ -31,7 +31,7 @@ ITK_AFFINE = np.diag([-1.0, -1, 1, 1])  # of a TIFF without a geometry, as viewe
 START = """
 import sys
 from tools.label.command import label
-from volseg.fire_commands import run
+from volseg.console.fire_commands import run
 run({"label": label}, "python -m tools")
 """
 

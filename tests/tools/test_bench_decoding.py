@@ -11,7 +11,7 @@ import pytest
 from tools import REPOSITORY
 from tools.bench import decoding
 from tools.bench.decoding import METHODS, OURS, PEER, bench_instance_decoding, decode_with_scikit_image, matched_share
-from volseg.postprocessing import decode_instances
+from volseg.instances.decoding import decode_instances
 
 RESULT = REPOSITORY / "docs" / "benchmarks" / "instance_decoding.json"
 NAMES = [method.replace("_", " ") for method in METHODS]

@@ -16,7 +16,7 @@ from tools import REPOSITORY
 from tools.bench import lobe_measures, pdvnet, resunet, steps, stopwatch
 from tools.bench.report import table, write_result, write_summary
 from tools.bench.stopwatch import TOTAL, Stopwatch
-from volseg.metrics.case_report import label_measures
+from volseg.label_maps.case_report import label_measures
 
 FOLDER = REPOSITORY / "docs" / "benchmarks"
 BUNDLES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")

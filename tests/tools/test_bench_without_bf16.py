@@ -12,7 +12,7 @@ from tools import REPOSITORY
 from tools.bench import pdvnet, without_bf16
 from tools.bench.processes import in_fresh_process
 from tools.bench.without_bf16 import INSTRUCTION_SETS, compare_modes
-from volseg.runtime import bfloat16_is_native
+from volseg.runtime.accelerate import bfloat16_is_native
 
 FOLDER = REPOSITORY / "docs" / "benchmarks"
 NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem_r", "resunet_mitoem_h")

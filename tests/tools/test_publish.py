@@ -352,7 +352,8 @@ def test_a_folder_without_permission_is_one_line(layout, tmp_path):
 def test_a_mistake_at_the_keyboard_is_one_line_without_a_traceback(tmp_path):
     # as python -m tools does, which loads all its commands
     program = (
-        "from tools.publish import publish; from volseg.fire_commands import run; run({'publish': publish}, 'tools')"
+        "from tools.publish import publish; from volseg.console.fire_commands import run; "
+        "run({'publish': publish}, 'tools')"
     )
     command = [sys.executable, "-c", program, "publish", "none.zip", "--registry", str(tmp_path / "registry")]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tools.bench.measure import circumstances, interleave, summary
-from volseg.runtime import accelerate
+from volseg.runtime.accelerate import accelerate
 
 __all__ = ["bench_cpu_peak"]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instances from probabilities in memory: :func:`volseg.postprocessing.decode_instances` beside scikit-image.
+"""Instances from probabilities in memory: :func:`volseg.instances.decoding.decode_instances` beside scikit-image.
 
 Volumes larger than memory: :mod:`tools.bench.scale`.
 """
@@ -24,7 +24,7 @@ from skimage.segmentation import watershed
 from tools.bench.measure import circumstances, duration, say, summary, times
 from tools.bench.processes import in_fresh_process, peak_memory_mb
 from tools.bench.scale import FOREGROUND_THRESHOLD, MIN_SIZE, TILE, make_tile
-from volseg.postprocessing import DecodingMethod, decode_instances, seed_map
+from volseg.instances.decoding import DecodingMethod, decode_instances, seed_map
 
 __all__ = ["bench_instance_decoding", "decode", "matched_share"]
 
@@ -100,7 +100,7 @@ def decode(library: str, method: DecodingMethod, folder: str) -> dict[str, float
 def decode_with_scikit_image(
     mask: NDArray[np.uint8], boundary: NDArray[np.uint8], method: DecodingMethod
 ) -> NDArray[np.integer]:
-    """What :func:`~volseg.postprocessing.decode_instances` does, in the functions of scikit-image."""
+    """What :func:`~volseg.instances.decoding.decode_instances` does, in the functions of scikit-image."""
     seeds = seed_map(mask, boundary)
     if method == "watershed":
         markers = label(seeds, connectivity=3)

@@ -14,8 +14,8 @@ from typing import Any
 from tools import REPOSITORY
 from tools.bench.measure import times
 from volseg.blockwise.prediction import window_work
-from volseg.files import atomic_path
-from volseg.sliding_window import BlendedSlidingWindow
+from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.storage.files import atomic_path
 
 __all__ = ["estimate_table", "replace_table"]
 

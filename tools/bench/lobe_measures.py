@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tools.bench.measure import circumstances, duration, say, times
-from volseg.metrics.case_report import label_measures
+from volseg.label_maps.case_report import label_measures
 from volseg.phantoms.chest_ct import chest_ct
 
 __all__ = ["LOBES", "bench_lobe_measures", "monai_measures", "warped"]
@@ -35,7 +35,7 @@ def bench_lobe_measures(
     spacing_mm: Sequence[float] = SPACING_MM,
     warp_voxels: Sequence[float] = WARP_VOXELS,
 ) -> dict[str, Any]:
-    """Seconds of :func:`volseg.metrics.case_report.label_measures`, and once those of MONAI; how far the values differ.
+    """Seconds of :func:`~volseg.label_maps.case_report.label_measures` and, once, of MONAI; how far the values differ.
 
     Args:
         repetitions: timed runs after one that is not timed; MONAI's functions run once, on the whole volume.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks of all bundles' networks have in common: ways to run, weights, forward passes, inference.
 
-A way is a mode of :func:`volseg.runtime.accelerate` on the CPU, the same on a GPU (``"CUDA, cuda_amp"``), or the name
-of a peer. The rows of GPUs appear where PyTorch finds one.
+A way is a mode of :func:`volseg.runtime.accelerate.accelerate` on the CPU, the same on a GPU (``"CUDA, cuda_amp"``),
+or the name of a peer. The rows of GPUs appear where PyTorch finds one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tools import REPOSITORY
 from tools.bench.measure import interleave, summary
 from tools.bench.peers import Peer, build_peer
 from tools.bench.processes import MEGABYTE, peak_memory_mb, peak_memory_of_command_mb
-from volseg.runtime import accelerate
+from volseg.runtime.accelerate import accelerate
 from volseg.weights import load_weights
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from tools.bench.measure import duration, say
-from volseg.files import atomic_path
+from volseg.storage.files import atomic_path
 
 __all__ = ["table", "write_result", "write_summary"]
 

@@ -34,9 +34,9 @@ from volseg.blockwise.stored_array import open_array, open_or_create_array
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.instances.decoding import seed_map
 from volseg.phantoms.electron_microscopy import electron_microscopy
-from volseg.postprocessing import seed_map
-from volseg.sliding_window import BlendedSlidingWindow
 
 __all__ = ["bench_decoding", "bench_prediction"]
 

@@ -14,7 +14,7 @@ from typing import Any
 from tools import REPOSITORY
 from tools.bench.measure import duration
 from tools.bench.training_profile import AMP, ITERATION, LOADER, NETWORKS, PARTS, REST
-from volseg.files import atomic_path
+from volseg.storage.files import atomic_path
 
 __all__ = ["profile_tables", "replace_tables"]
 

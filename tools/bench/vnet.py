@@ -32,9 +32,9 @@ from tools.bench.networks import (
 )
 from tools.bench.peers import VNET_PEERS, build_peer, describe_peers
 from tools.bench.processes import in_fresh_process
-from volseg.dft_convolution import count_work, replace_convolutions
-from volseg.metrics.overlap import confusion_counts, dice_per_label
+from volseg.label_maps.overlap import confusion_counts, dice_per_label
 from volseg.phantoms.prostate_mri import prostate_mri
+from volseg.runtime.dft_convolution import count_work, replace_convolutions
 from volseg.weights import recorded_values
 
 __all__ = ["bench_end_to_end", "bench_network", "bench_training"]
@@ -121,7 +121,7 @@ def trained(seed: int) -> nn.Module:
 
 
 def work_left(seed: int, size: Sequence[int]) -> float:
-    """Which part of the operations V-Net needs with the convolutions of :mod:`volseg.dft_convolution`."""
+    """Which part of the operations V-Net needs with the convolutions of :mod:`volseg.runtime.dft_convolution`."""
     network, example = replace_convolutions(trained(seed)), (1, 1, 32, 32, 32)
     with torch.no_grad(), count_work(network, example, (1, 1, *size)) as work:
         network(torch.zeros(example))

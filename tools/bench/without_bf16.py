@@ -20,7 +20,7 @@ from tools.bench import pdvnet, resunet, vnet
 from tools.bench.measure import circumstances, interleave, say, summary, times
 from tools.bench.networks import agreement, most_likely, weights_source
 from tools.bench.processes import in_fresh_process
-from volseg.runtime import accelerate, bfloat16_is_native
+from volseg.runtime.accelerate import accelerate, bfloat16_is_native
 
 __all__ = ["INSTRUCTION_SETS", "bench_pdvnet", "bench_resunet_h", "bench_resunet_r", "bench_vnet"]
 
@@ -104,7 +104,7 @@ def compare_modes(
         raise RuntimeError("The runtime uses bfloat16 though the instruction set is capped. Received: True")
     make, image, decide = _network(network, size, seed)
     log = _Messages()
-    logger = logging.getLogger("volseg.runtime")
+    logger = logging.getLogger("volseg.runtime.accelerate")
     logger.addHandler(log)
     logger.setLevel(logging.INFO)
     labels, ran = {}, {}

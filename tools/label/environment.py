@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.label import torchvision_operators
 from volseg.errors import UserError
-from volseg.files import atomic_path
+from volseg.storage.files import atomic_path
 
 __all__ = ["CONSTRAINTS", "ensure_environment", "python_of"]
 

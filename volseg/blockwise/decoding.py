@@ -43,7 +43,7 @@ from volseg.blockwise.stored_array import (
 )
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
-from volseg.postprocessing import FACES, FACES_EDGES_CORNERS, DecodingMethod
+from volseg.instances.decoding import FACES, FACES_EDGES_CORNERS, DecodingMethod
 
 __all__ = ["DEFAULT_BLOCK_SHAPE", "DEFAULT_HALO", "BlockwiseInstances", "decode_blockwise"]
 
@@ -89,7 +89,7 @@ def decode_blockwise(
 ) -> BlockwiseInstances:
     """Number the objects that mask and boundary probabilities show, block by block.
 
-    Ids are those of :func:`volseg.postprocessing.decode_instances` on the whole volume: always for connected
+    Ids are those of :func:`volseg.instances.decoding.decode_instances` on the whole volume: always for connected
     components, for watershed wherever the halo covers the connected pieces of foreground; where it does not, this is
     counted and warned of, and :class:`volseg.blockwise.seeded_watershed.SeededWatershed` says what may differ.
 
@@ -109,7 +109,7 @@ def decode_blockwise(
         boundary: probability of being on an outline, as ``mask``.
         output: folder or URL to write to: ``instances.ome.zarr``, ``instances.csv``, ``instances.parquet``,
             ``statistics.json``.
-        method: see :func:`volseg.postprocessing.decode_instances`, as for all up to ``dilation``.
+        method: see :func:`volseg.instances.decoding.decode_instances`, as for all up to ``dilation``.
         mask_threshold: a seed's mask probability is above it.
         boundary_threshold: a seed's boundary probability is below it.
         foreground_threshold: watershed only: the mask probability of an object's voxels is above it.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from volseg.option_checks import three_whole_numbers
-from volseg.postprocessing import DecodingMethod, check_decoding
+from volseg.console.option_checks import three_whole_numbers
+from volseg.instances.decoding import DecodingMethod, check_decoding
 
 __all__ = ["DEFAULT_BLOCK_SHAPE", "DEFAULT_HALO", "DecodingOptions"]
 

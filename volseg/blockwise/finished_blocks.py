@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from volseg.blockwise.block_grid import Block
 from volseg.blockwise.stored_array import local_folder
 from volseg.errors import UserError
-from volseg.storage import open_storage
+from volseg.storage.location import open_storage
 
 __all__ = ["FinishedBlocks"]
 

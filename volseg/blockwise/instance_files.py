@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 
 from volseg.blockwise.stored_array import local_folder
 from volseg.errors import UserError
-from volseg.files import atomic_path
-from volseg.instance_table import NM3_PER_UM3, Extents, instances, write_instance_table
-from volseg.storage import open_storage
+from volseg.instances.table import NM3_PER_UM3, Extents, instances, write_instance_table
+from volseg.storage.files import atomic_path
+from volseg.storage.location import open_storage
 
 __all__ = ["local_file", "write_instance_files"]
 
 
 def write_instance_files(stem: str, counted: Extents, voxel_size_nm: Sequence[float] | None) -> tuple[str, str]:
-    """Write ``STEM.csv``, as :func:`volseg.instance_table.write_instance_table` does, and ``STEM.parquet``.
+    """Write ``STEM.csv``, as :func:`volseg.instances.table.write_instance_table` does, and ``STEM.parquet``.
 
     The Parquet file has the same columns, unrounded: int64, and float64 for the volume (null where the voxel size is
     unknown) and the centroid.

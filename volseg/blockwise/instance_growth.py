@@ -12,8 +12,8 @@ import numpy as np
 from volseg.blockwise.block_grid import Block, BlockGrid, inner_region
 from volseg.blockwise.global_components import GlobalComponents
 from volseg.blockwise.stored_array import write_region
-from volseg.instance_table import extents
-from volseg.postprocessing import grow_instances
+from volseg.instances.decoding import grow_instances
+from volseg.instances.table import extents
 
 __all__ = ["InstanceGrowth"]
 
@@ -30,7 +30,7 @@ class InstanceGrowth:
         window: odd widths along z, y, x.
         labels: the Zarr array to write to, uint32 (D, H, W).
 
-    The manifest gets what :func:`volseg.instance_table.extents` counts in the block.
+    The manifest gets what :func:`volseg.instances.table.extents` counts in the block.
     """
 
     grid: BlockGrid

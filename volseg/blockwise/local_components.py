@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from volseg.blockwise.block_grid import Block, BlockGrid
 from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
-from volseg.postprocessing import seed_map
+from volseg.instances.decoding import seed_map
 
 __all__ = ["LocalComponents", "first_voxels"]
 

@@ -28,10 +28,10 @@ from volseg.blockwise.stages import run_stage
 from volseg.blockwise.stored_array import block_chunks, open_array, open_or_create_array, remove_partial_chunks
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.console.option_checks import three_whole_numbers
 from volseg.errors import UserError
-from volseg.option_checks import three_whole_numbers
-from volseg.sliding_window import BlendedSlidingWindow
-from volseg.storage import open_storage
+from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.storage.location import open_storage
 
 __all__ = ["predict_blockwise", "segment_blockwise"]
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probabilities of one block of a volume that does not fit into memory.
 
-A block sums every window that reaches into it, where :class:`~volseg.sliding_window.BlendedSlidingWindow` lays the
-windows over the whole volume. So no block needs another one: they may be predicted in any order, anywhere and again,
-and give what the whole volume gives. The price: a window that reaches into several blocks runs once in each of them.
+A block sums every window that reaches into it, where :class:`~volseg.inferers.sliding_window.BlendedSlidingWindow` lays
+the windows over the whole volume. So no block needs another one: they may be predicted in any order, anywhere and
+again, and give what the whole volume gives. The price: a window that reaches into several blocks runs once in each of
+them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from volseg.blockwise.block_grid import Region
 from volseg.blockwise.grey_range import BYTES, GreyRange
 from volseg.blockwise.stored_array import VoxelArray, read_region
-from volseg.sliding_window import BlendedSlidingWindow, WindowAxis, gaussian_blend_weight
+from volseg.inferers.sliding_window import BlendedSlidingWindow, WindowAxis, gaussian_blend_weight
 
 __all__ = ["Activation", "predict_block", "to_bytes", "window_work"]
 

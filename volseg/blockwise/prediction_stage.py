@@ -15,7 +15,7 @@ from volseg.blockwise.stored_array import write_region
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.errors import UserError
-from volseg.sliding_window import BlendedSlidingWindow
+from volseg.inferers.sliding_window import BlendedSlidingWindow
 
 __all__ = ["PredictionStage"]
 

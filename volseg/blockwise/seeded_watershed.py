@@ -12,8 +12,8 @@ import numpy as np
 from volseg.blockwise.block_grid import Block, BlockGrid, Region, inner_region
 from volseg.blockwise.global_components import GlobalComponents
 from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
-from volseg.instance_table import extents
-from volseg.postprocessing import flood_piece, foreground_pieces
+from volseg.instances.decoding import flood_piece, foreground_pieces
+from volseg.instances.table import extents
 
 __all__ = ["SeededWatershed"]
 
@@ -44,7 +44,7 @@ class SeededWatershed:
         foreground_threshold: the mask probability of an object's voxels is above it.
         labels: the Zarr array to write to, uint32 (D, H, W).
 
-    The manifest gets what :func:`volseg.instance_table.extents` counts in the block, and ``cut``, int64 (2,): pieces
+    The manifest gets what :func:`volseg.instances.table.extents` counts in the block, and ``cut``, int64 (2,): pieces
     that were cut, and voxels of theirs in the block.
     """
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.instance_table import Extents, joined_extents
+from volseg.instances.table import Extents, joined_extents
 
 __all__ = ["filter_sizes", "remove_ids"]
 
@@ -26,7 +26,7 @@ def filter_sizes(
     Args:
         grid: the blocks.
         finished: the manifest.
-        counted: name of the stage whose blocks hold :class:`volseg.instance_table.Extents`.
+        counted: name of the stage whose blocks hold :class:`volseg.instances.table.Extents`.
         filtered: name of the stage to write.
         min_size: voxels of the smallest object that is kept.
 

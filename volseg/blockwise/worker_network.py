@@ -16,7 +16,7 @@ import torch
 from monai.utils import instantiate
 from torch import nn
 
-from volseg.runtime import accelerate
+from volseg.runtime.accelerate import accelerate
 from volseg.weights import load_weights
 
 __all__ = ["WorkerNetwork"]
@@ -32,7 +32,7 @@ class WorkerNetwork:
         weights: file of its state dict, which every worker can read.
         code_paths: folders that hold the packages of ``target``; workers put them on their module search path.
         device: ``"auto"`` is a worker's first visible GPU, the CPU where it has none.
-        runtime: see :func:`volseg.runtime.accelerate`.
+        runtime: see :func:`volseg.runtime.accelerate.accelerate`.
         threads: of PyTorch and OpenVINO in one worker; None leaves them as the worker has them.
     """
 

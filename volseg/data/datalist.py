@@ -21,7 +21,7 @@ from typing import Any
 from monai.transforms import LoadImage
 
 from volseg.errors import UserError
-from volseg.files import write_json
+from volseg.storage.files import write_json
 
 DATALIST_NAME = "dataset.json"
 SPLITS = ("training", "validation", "test")

@@ -14,8 +14,8 @@ from ignite.engine import Engine, Events
 from monai.engines import Trainer
 from torch import nn
 
-from volseg.files import atomic_path
 from volseg.handlers.training_checkpoint import is_first_process
+from volseg.storage.files import atomic_path
 from volseg.weights import save_weights
 
 __all__ = ["BestWeights"]

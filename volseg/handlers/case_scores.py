@@ -11,7 +11,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from volseg.data.volume_reader import volume_name
-from volseg.metrics.case_report import CaseReport, mean_and_spread
+from volseg.label_maps.case_report import CaseReport, mean_and_spread
 
 __all__ = ["CaseScores"]
 

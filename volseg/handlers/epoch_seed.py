@@ -12,7 +12,7 @@ from monai.data.utils import set_rnd
 from monai.utils import MAX_SEED
 from torch.utils.data import Dataset, DistributedSampler
 
-from volseg.augment_batch import AugmentBatch
+from volseg.transforms.augment_batch import AugmentBatch
 
 __all__ = ["EpochSeed"]
 

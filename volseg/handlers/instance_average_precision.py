@@ -8,7 +8,7 @@ from typing import Any
 
 from monai.handlers import IgniteMetricHandler
 
-from volseg.metrics.instance_average_precision_metric import InstanceAveragePrecisionMetric
+from volseg.instances.average_precision_metric import InstanceAveragePrecisionMetric
 
 __all__ = ["InstanceAveragePrecision"]
 
@@ -29,7 +29,7 @@ class InstanceAveragePrecision(IgniteMetricHandler):
 
     Raises:
         UserError: in the run, as
-            :class:`volseg.metrics.instance_average_precision_metric.InstanceAveragePrecisionMetric`.
+            :class:`volseg.instances.average_precision_metric.InstanceAveragePrecisionMetric`.
     """
 
     def __init__(

@@ -14,15 +14,15 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from volseg.data.chunked_volume import open_chunked_volume
-from volseg.data.instance_writer import instances_path, write_instances
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
 from volseg.data.volume_formats.section_file import PNG_SUFFIX
 from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES
 from volseg.errors import UserError
-from volseg.files import check_folder, write_json
-from volseg.instance_preview import save_instance_preview
-from volseg.instance_table import instance_table, write_instance_table
+from volseg.instances.picture import save_instance_preview
+from volseg.instances.table import instance_table, write_instance_table
+from volseg.instances.writer import instances_path, write_instances
+from volseg.storage.files import check_folder, write_json
 
 __all__ = ["InstanceResults", "case_name", "checked_voxel_size", "free_case_name", "voxel_warnings"]
 
@@ -53,7 +53,7 @@ class InstanceResults:
 
     Raises:
         UserError: ``voxel_size_nm`` is not three lengths; in a run, what
-            :func:`volseg.data.instance_writer.write_instances` raises, for results that may not be replaced before
+            :func:`volseg.instances.writer.write_instances` raises, for results that may not be replaced before
             their case is predicted.
     """
 

@@ -14,18 +14,18 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from volseg.errors import UserError
-from volseg.files import atomic_path
 from volseg.handlers.instance_results import free_case_name
-from volseg.metrics.case_report import CaseReport, mean_and_spread
-from volseg.metrics.instance_average_precision import (
+from volseg.instances.average_precision import (
     ALL_SIZES,
     NO_TRUTH,
     SIZE_RANGES,
     AveragePrecision,
     average_precision_of_table,
 )
-from volseg.metrics.instance_matching import InstanceMatching, match_instances_of_table
-from volseg.metrics.overlap_table import OverlapTable, overlap_table
+from volseg.instances.matching import InstanceMatching, match_instances_of_table
+from volseg.instances.overlap_table import OverlapTable, overlap_table
+from volseg.label_maps.case_report import CaseReport, mean_and_spread
+from volseg.storage.files import atomic_path
 
 __all__ = ["InstanceScores"]
 
@@ -49,8 +49,8 @@ class InstanceScores:
         matching_thresholds: IoUs of the one-to-one matching, from 0.5 to 1.
 
     Raises:
-        UserError: an option that :func:`volseg.metrics.instance_average_precision.instance_average_precision` or
-            :func:`volseg.metrics.instance_matching.match_instances` refuses, or no matching threshold.
+        UserError: an option that :func:`volseg.instances.average_precision.instance_average_precision` or
+            :func:`volseg.instances.matching.match_instances` refuses, or no matching threshold.
     """
 
     def __init__(

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from volseg.data.segmentation_file import write_segmentation
 from volseg.data.volume_reader import load_volume, volume_name
-from volseg.files import check_folder, write_json
-from volseg.preview import save_preview
+from volseg.label_maps.picture import save_preview
+from volseg.label_maps.writer import write_segmentation
+from volseg.storage.files import check_folder, write_json
 
 __all__ = ["SegmentationWriter"]
 

@@ -14,9 +14,15 @@ import torch
 from ignite.engine import Engine, Events
 
 from volseg.errors import UserError
-from volseg.files import write_json
-from volseg.postprocessing import DecodingMethod
-from volseg.threshold_sweep import Case, best_thresholds, save_sweep_figure, save_sweep_table, sweep_thresholds
+from volseg.instances.decoding import DecodingMethod
+from volseg.instances.threshold_sweep import (
+    Case,
+    best_thresholds,
+    save_sweep_figure,
+    save_sweep_table,
+    sweep_thresholds,
+)
+from volseg.storage.files import write_json
 
 __all__ = ["ThresholdTuner"]
 
@@ -33,7 +39,7 @@ class ThresholdTuner:
     Args:
         output_dir: folder of the results.
         mask_thresholds, boundary_thresholds, foreground_thresholds, method, min_size, dilation, min_truth_size: see
-            :func:`volseg.threshold_sweep.sweep_thresholds`.
+            :func:`volseg.instances.threshold_sweep.sweep_thresholds`.
 
     Raises:
         ValueError: an option that ``sweep_thresholds`` refuses.

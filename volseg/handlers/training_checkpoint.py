@@ -15,7 +15,7 @@ import torch.distributed
 from ignite.engine import Engine, Events
 
 from volseg.errors import UserError
-from volseg.files import atomic_path
+from volseg.storage.files import atomic_path
 from volseg.weights import UNREADABLE
 
 __all__ = ["TrainingCheckpoint", "is_first_process"]

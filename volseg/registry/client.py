@@ -18,8 +18,8 @@ from volseg.registry.index import Entry, read_index
 from volseg.registry.location import Location, locate
 from volseg.registry.manifest import LOCAL_FOLDERS, MANIFEST, Change, Manifest, sha256
 from volseg.registry.release import Release
-from volseg.registry.replacement import complete_replacement, replacement
 from volseg.registry.signature import check_signature
+from volseg.storage.replacement import complete_replacement, replacement
 
 __all__ = ["download", "find", "verify"]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from volseg.console.fire_commands import one_line
 from volseg.errors import UserError
-from volseg.fire_commands import one_line
 from volseg.registry import client
 from volseg.registry.index import read_index
 from volseg.registry.location import locate

@@ -16,7 +16,7 @@ import requests
 from fsspec.implementations.local import LocalFileSystem
 
 from volseg.errors import UserError
-from volseg.storage import open_storage
+from volseg.storage.location import open_storage
 
 __all__ = ["Location", "locate"]
 

@@ -11,8 +11,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from volseg.data.label_codes import round_labels
 from volseg.errors import UserError
+from volseg.label_maps.codes import round_labels
 
 __all__ = ["CheckLabelsd"]
 

@@ -11,19 +11,19 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from volseg.postprocessing import DecodingMethod, check_decoding, decode_instances
+from volseg.instances.decoding import DecodingMethod, check_decoding, decode_instances
 
 __all__ = ["DecodeInstancesd"]
 
 
 class DecodeInstancesd(MapTransform):
-    """Turn the network's two channels into instance ids: :func:`volseg.postprocessing.decode_instances`.
+    """Turn the network's two channels into instance ids: :func:`volseg.instances.decoding.decode_instances`.
 
     Args:
         keys: entries ``(2, D, H, W)``, channel 0 mask and 1 boundary, on any device; each becomes instance ids int32
             ``(1, D, H, W)``, 0 for the background, with its meta data.
         logits: the channels are the network's logits rather than probabilities.
-        method: see :func:`~volseg.postprocessing.decode_instances`, as for all that follow.
+        method: see :func:`~volseg.instances.decoding.decode_instances`, as for all that follow.
         mask_threshold: a seed's mask probability is above it.
         boundary_threshold: a seed's boundary probability is below it.
         foreground_threshold: watershed only: the mask probability of an object's voxels is above it.
@@ -32,7 +32,7 @@ class DecodeInstancesd(MapTransform):
 
     Raises:
         ValueError: not two channels.
-        UserError: what :func:`~volseg.postprocessing.check_decoding` refuses, before any volume.
+        UserError: what :func:`~volseg.instances.decoding.check_decoding` refuses, before any volume.
     """
 
     def __init__(

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.label_codes import round_labels
 from volseg.errors import UserError
+from volseg.label_maps.codes import round_labels
 
 # Left before right and upper before lower, as lungmask and lungct number them; 0 is background.
 LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}

@@ -26,11 +26,11 @@ from volseg.blockwise.section_replacement import replace_sections
 from volseg.blockwise.stored_array import local_folder, open_array
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.console.option_checks import three_whole_numbers, whole_number
 from volseg.errors import UserError
 from volseg.handlers.instance_results import checked_voxel_size, free_case_name, voxel_warnings
-from volseg.instance_preview import save_instance_preview
-from volseg.option_checks import three_whole_numbers, whole_number
-from volseg.sliding_window import BlendedSlidingWindow
+from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.instances.picture import save_instance_preview
 
 __all__ = ["Restorer", "segment_volumes", "volume_list"]
 
@@ -172,7 +172,7 @@ def segment_volumes(
         code_paths, device, runtime: see :class:`volseg.blockwise.worker_network.WorkerNetwork`.
         voxel_size_nm: (z, y, x), for files that do not say theirs.
         trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
-        preview: draw ``preview.png``, see :func:`volseg.instance_preview.save_instance_preview`.
+        preview: draw ``preview.png``, see :func:`volseg.instances.picture.save_instance_preview`.
         windows, decoding, block_shape, prediction_block_shape, scheduler, workers, keep_probabilities: see
             :func:`volseg.blockwise.pipeline.segment_blockwise`.
 

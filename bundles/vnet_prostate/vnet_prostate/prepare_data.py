@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from volseg.data.archive import check_md5, unpack
 from volseg.data.datalist import DATALIST_NAME, split_cases
-from volseg.data.label_codes import round_labels
 from volseg.data.prepare import (
     Case,
     Source,
@@ -39,6 +38,7 @@ from volseg.data.stored_volume import nifti_channel, open_nifti, read_itk, read_
 from volseg.data.volume_reader import volume_name
 from volseg.data.voxel_grid import VoxelGrid, check_same_grid
 from volseg.errors import UserError
+from volseg.label_maps.codes import round_labels
 
 LABELS = {1: "prostate"}
 

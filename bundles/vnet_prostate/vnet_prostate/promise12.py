@@ -8,8 +8,8 @@ import math
 import nibabel as nib
 import numpy as np
 
-from volseg.metrics.overlap import confusion_counts, dice_per_label, volumes_ml
-from volseg.metrics.surface_distances import surface_distances
+from volseg.label_maps.overlap import confusion_counts, dice_per_label, volumes_ml
+from volseg.label_maps.surface_distances import surface_distances
 
 __all__ = ["REGIONS", "gland_measures"]
 
@@ -25,7 +25,7 @@ def gland_measures(prediction: np.ndarray, truth: np.ndarray, affine: np.ndarray
     truth's first slice belongs to the apex, what it has cranial of the last one to the base. A cut is part of a
     region's surface.
 
-    Distances follow MONAI's convention (:mod:`volseg.metrics.surface_distances`); tools that weight the surface by
+    Distances follow MONAI's convention (:mod:`volseg.label_maps.surface_distances`); tools that weight the surface by
     area or pool the distances before the percentile give other values where voxels are not cubes.
 
     Args:

@@ -19,8 +19,8 @@ from resunet_mitoem.restore import restore_sections
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
-from volseg.postprocessing import decode_instances
-from volseg.sliding_window import BlendedSlidingWindow
+from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.instances.decoding import decode_instances
 from volseg.weights import save_weights
 
 WINDOW = (8, 32, 48)

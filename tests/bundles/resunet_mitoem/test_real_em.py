@@ -20,16 +20,16 @@ from skimage.io import imsave
 from skimage.transform import downscale_local_mean
 from torch import nn
 
-from volseg.autocast_inferer import AutocastInferer
 from volseg.data.chunked_volume import open_chunked_volume
+from volseg.inferers.autocast import AutocastInferer
+from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.instances.decoding import decode_instances
+from volseg.instances.matching import match_instances
+from volseg.instances.overlap_table import foreground_overlap
 from volseg.losses import WeightedBCELoss
-from volseg.metrics.instance_matching import match_instances
-from volseg.metrics.overlap_table import foreground_overlap
-from volseg.postprocessing import decode_instances
-from volseg.runtime import bfloat16_is_native
-from volseg.sliding_window import BlendedSlidingWindow
+from volseg.runtime.accelerate import bfloat16_is_native
 from volseg.transforms.chunked_crop import RandChunkedCropd
-from volseg.transforms.section_flips import RandSectionFlipsd
+from volseg.transforms.sections.section_flips import RandSectionFlipsd
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "mito" / "sbem_cdeep3m"
 TRAINING_SECTIONS = 14

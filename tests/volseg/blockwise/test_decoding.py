@@ -20,8 +20,8 @@ from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.stored_array import ArrayChannel
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
-from volseg.instance_table import instance_table, write_instance_table
-from volseg.postprocessing import decode_instances, seed_map
+from volseg.instances.decoding import decode_instances, seed_map
+from volseg.instances.table import instance_table, write_instance_table
 
 SHAPE = (13, 45, 58)
 BLOCK_SHAPES = [(13, 45, 58), (13, 45, 20), (5, 16, 16), (4, 45, 58), (4, 17, 21), (6, 23, 29), (100, 9, 57)]

@@ -25,8 +25,8 @@ from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.errors import UserError
-from volseg.postprocessing import decode_instances
-from volseg.sliding_window import BlendedSlidingWindow
+from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.instances.decoding import decode_instances
 from volseg.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -150,7 +150,7 @@ import json, sys
 from volseg.blockwise.pipeline import segment_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
-from volseg.sliding_window import BlendedSlidingWindow
+from volseg.inferers.sliding_window import BlendedSlidingWindow
 
 volume, weights, output, decoding = sys.argv[1:]
 arguments = {"in_channels": 1, "out_channels": 2, "kernel_size": 3, "padding": 1}

@@ -12,7 +12,7 @@ from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.label_pyramid import pyramid_levels
 from volseg.blockwise.stored_array import block_chunks
 from volseg.data.chunked_volume import open_chunked_volume
-from volseg.postprocessing import decode_instances
+from volseg.instances.decoding import decode_instances
 
 
 def test_sections_are_halved_and_z_is_once_voxels_are_even():

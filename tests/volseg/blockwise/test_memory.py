@@ -21,7 +21,7 @@ from volseg.blockwise.seeded_watershed import SeededWatershed
 from volseg.blockwise.size_filter import filter_sizes
 from volseg.blockwise.stages import run_stage
 from volseg.blockwise.stored_array import open_or_create_array
-from volseg.postprocessing import FACES
+from volseg.instances.decoding import FACES
 
 BLOCK_SHAPE = (32, 112, 112)
 CHUNKS = (8, 28, 28)  # ten of them are packed or unpacked at once, which is little

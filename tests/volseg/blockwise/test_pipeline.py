@@ -31,8 +31,8 @@ from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.errors import UserError
-from volseg.postprocessing import decode_instances
-from volseg.sliding_window import BlendedSlidingWindow
+from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.instances.decoding import decode_instances
 from volseg.weights import save_weights
 
 SHAPE = (10, 40, 56)
@@ -316,7 +316,7 @@ import sys, time
 from volseg.blockwise.pipeline import predict_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
-from volseg.sliding_window import BlendedSlidingWindow
+from volseg.inferers.sliding_window import BlendedSlidingWindow
 
 class Slow(BlendedSlidingWindow):
     def axes(self, shape):

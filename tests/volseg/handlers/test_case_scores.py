@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 
 from volseg.errors import UserError
 from volseg.handlers.case_scores import CaseScores
-from volseg.metrics.case_report import label_measures
+from volseg.label_maps.case_report import label_measures
 
 LOBE_MEASURES = partial(label_measures, labels={"1": "LUL", "2": "LLL"})
 

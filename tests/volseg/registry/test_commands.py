@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.volseg.registry.tiny_registry import NAME, bundle_files, release
-from volseg import fire_commands
+from volseg.console import fire_commands
 from volseg.errors import UserError
 from volseg.registry import commands
 from volseg.registry.manifest import MANIFEST

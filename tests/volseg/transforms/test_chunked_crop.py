@@ -14,7 +14,7 @@ from monai.data import DataLoader, Dataset
 from monai.transforms import Compose
 from PIL import Image
 
-from volseg.command_line import find_user_error
+from volseg.console.command_line import find_user_error
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
 from volseg.errors import UserError
 from volseg.transforms import chunked_crop

@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from volseg.postprocessing import decode_instances
+from volseg.instances.decoding import decode_instances
 from volseg.transforms.decode_instances import DecodeInstancesd
 
 OPTIONS = {"mask_threshold": 0.8, "boundary_threshold": 0.5, "foreground_threshold": 0.5, "min_size": 3}

@@ -14,7 +14,7 @@ from monai.transforms import Compose, Invertd, Orientationd
 from pdvnet_lung.lobes import from_cip_codes
 
 from volseg.data.volume_reader import load_volume
-from volseg.metrics.overlap import confusion_counts, dice_per_label
+from volseg.label_maps.overlap import confusion_counts, dice_per_label
 from volseg.transforms.check_labels import CheckLabelsd
 from volseg.transforms.grid_resize import GridResized
 from volseg.transforms.native_argmax import NativeArgmaxd, interpolated_argmax

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelException
 
-from volseg.command_line import find_user_error
+from volseg.console.command_line import find_user_error
 from volseg.errors import UserError
 
 __all__ = ["app"]
