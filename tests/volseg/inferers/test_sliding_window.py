@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BlendedSlidingWindow, gaussian_blend_weight
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "data" / "mito" / "golden" / "targets_and_decoding.npz"
+GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "data" / "mito" / "golden" / "targets_and_decoding.npz"
 
 
 @pytest.mark.skipif(not GOLDEN.is_file(), reason="needs the golden arrays of targets and decoding")

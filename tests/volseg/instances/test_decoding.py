@@ -14,7 +14,7 @@ from skimage.segmentation import watershed
 
 from volseg.instances.decoding import decode_instances, seed_map
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "data" / "mito" / "golden" / "targets_and_decoding.npz"
+GOLDEN = Path(__file__).parents[4] / "shared" / "data" / "mito" / "golden" / "targets_and_decoding.npz"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"no reference arrays at {GOLDEN}")
 
 NO_GROWTH = (1, 1, 1)

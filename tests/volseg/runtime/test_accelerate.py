@@ -601,7 +601,7 @@ def test_openvino_does_not_call_home(monkeypatch):
 
 
 def test_the_extra_holds_the_version_of_the_pinned_set():
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     (extra,) = map(Requirement, extras["openvino"])
     lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
