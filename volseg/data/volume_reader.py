@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import zlib
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import ITKReader, MetaTensor, NibabelReader
@@ -18,13 +20,17 @@ from monai.data.image_reader import ImageReader
 from nibabel.filebasedimages import ImageFileError
 from nibabel.volumeutils import apply_read_scaling
 
+from volseg.data.dicom_series import check_multi_frame, regular_slices
 from volseg.data.stored_volume import itk_pixel_type, quiet_itk
 from volseg.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["VOLUME_SUFFIXES", "find_volumes", "load_volume", "volume_name"]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
+MM_PER_UNIT = {1: 1e3, 3: 1e-3}  # NIfTI's codes of metres and micrometres
 DICOM_SUFFIX = ".dcm"
 # voxels along the first and last axis that are copied at a time: with 512 along the other one, 1 MB of a CT
 BLOCK = 32
@@ -49,17 +55,24 @@ def load_volume(path: str | Path) -> MetaTensor:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder. Check the path.")
-    if path.is_dir():
-        _check_one_series(path)
+    slices = [str(name) for name in regular_slices(path)] if path.is_dir() else []
+    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+    if not slices and not is_nifti:
+        check_multi_frame(path)
     try:
         reader: ImageReader
-        if path.name.lower().endswith(NIFTI_SUFFIXES):
-            reader = NibabelReader()
+        image: Any
+        if slices:  # proven regular, so ITK has nothing to warn of
+            reader = ITKReader()
+            image = quiet_itk().imread(slices if len(slices) > 1 else slices[0])
+        elif is_nifti:
+            reader = _NiftiReader()
+            image = reader.read(str(path))
         else:
             quiet_itk()
-            pixel_type = None if path.is_dir() else itk_pixel_type(path)
+            pixel_type = itk_pixel_type(path)
             reader = ITKReader(**({"pixel_type": pixel_type} if pixel_type else {}))
-        image: Any = reader.read(str(path))
+            image = reader.read(str(path))
         if path.name.lower().endswith(".nii.gz") and find_spec("isal"):
             image = _decompressed(path, image)
         voxels, meta = reader.get_data(image)
@@ -81,6 +94,29 @@ def load_volume(path: str | Path) -> MetaTensor:
     volume.meta["filename_or_obj"] = str(path)
     volume.meta["original_channel_dim"] = float("nan")
     return volume
+
+
+class _NiftiReader(NibabelReader):
+    """MONAI's reader with the geometry that the NIfTI standard gives: the sform where its code is not 0, in mm.
+
+    MONAI replaces a valid sform by the qform, or the identity, where the spacings beside it are stale.
+    """
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        self.filenames = (data,)
+        return nib.load(data, **kwargs)
+
+    def _get_affine(self, img: Any) -> np.ndarray:
+        affine = np.array(img.affine, float)
+        if "xyzt_units" in img.header:
+            affine[:3] *= MM_PER_UNIT.get(int(img.header["xyzt_units"]) & 7, 1.0)
+            if int(img.header["sform_code"]) == 0 and int(img.header["qform_code"]) == 0:
+                logger.warning(
+                    "%s: sform and qform codes are 0, so left and right cannot be known; "
+                    "the spacing of the header is the geometry",
+                    self.filenames[0],
+                )
+        return affine
 
 
 def find_volumes(source: str | Path) -> list[Path]:
@@ -171,12 +207,3 @@ def _series_uids(folder: Path) -> Sequence[str]:
     names.AddSeriesRestriction("0008|0021")
     names.SetDirectory(str(folder))
     return names.GetSeriesUIDs()
-
-
-def _check_one_series(folder: Path) -> None:
-    uids = _series_uids(folder)
-    if len(uids) != 1:
-        what = "no DICOM series" if not uids else f"{len(uids)} DICOM series"
-        raise UserError(
-            f"{folder}: a folder with one DICOM series is needed. Received: {what}. Give each its own folder."
-        )

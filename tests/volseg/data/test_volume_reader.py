@@ -233,13 +233,47 @@ def test_affine_that_is_no_geometry(tmp_path, value):
         load_volume(path)
 
 
+def nifti(path, sform_code, qform_code, units=2):
+    """A volume whose header's spacings are stale and whose sform is the expected affine."""
+    image = nib.Nifti1Image(VOXELS.astype("<i2"), None)
+    image.header["pixdim"][1:4] = 1
+    image.header.set_sform(expected_affine(), sform_code)
+    image.header["qform_code"] = qform_code
+    image.header["xyzt_units"] = units
+    file = image.to_filename(path)
+    assert file is None
+    content = bytearray(path.read_bytes())
+    content[252:256] = np.array([qform_code, sform_code], "<i2").tobytes()
+    content[280:328] = expected_affine()[:3].astype("<f4").tobytes()
+    content[80:92] = np.ones(3, "<f4").tobytes()
+    path.write_bytes(content)
+    return path
+
+
+def test_a_valid_sform_is_the_geometry_whatever_stands_beside_it(tmp_path):
+    volume = load_volume(nifti(tmp_path / "a.nii", sform_code=2, qform_code=0))
+    np.testing.assert_allclose(volume.affine, expected_affine(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("units", "factor"), [(1, 1e3), (2, 1), (3, 1e-3), (0, 1)])
+def test_units_of_nifti_become_millimetres(tmp_path, units, factor):
+    affine = load_volume(nifti(tmp_path / "a.nii", 1, 0, units)).affine
+    np.testing.assert_allclose(affine[:3], factor * expected_affine()[:3], rtol=1e-5, atol=1e-5)
+
+
+def test_a_header_without_orientation_is_warned_of(tmp_path, caplog):
+    affine = load_volume(nifti(tmp_path / "a.nii", sform_code=0, qform_code=0)).affine
+    assert "left and right cannot be known" in caplog.text
+    np.testing.assert_allclose(np.abs(np.diag(affine)), 1)  # the header's spacings
+
+
 def test_folder_with_other_than_one_series(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"one DICOM series is needed\. Received: no DICOM series"):
+    with pytest.raises(UserError, match="no DICOM slices found"):
         load_volume(tmp_path)
     write_series(tmp_path, number=1)
     write_series(tmp_path, VOXELS[:, :, :3], number=2)
-    with pytest.raises(UserError, match=r"one DICOM series is needed\. Received: 2 DICOM series\. Give each its own"):
+    with pytest.raises(UserError, match=r"2 DICOM series: .*Give each its own folder"):
         load_volume(tmp_path)
 
 
