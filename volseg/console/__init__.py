@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run and a command say, check and refuse."""
+"""Command line: start commands, check options, print errors of one line."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``python -m monai.bundle`` lacks at the keyboard: errors of one line, overrides that are checked."""
+"""Add to ``python -m monai.bundle`` what it lacks: errors of one line and a check of overrides."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from volseg.errors import UserError
 
 __all__ = ["find_user_error", "prepare", "unknown_overrides"]
 
-# how a UserError of a data loader's worker process reads in the message that arrives in the main process
+# a UserError from a data loader's worker, as it reads in the message that reaches the main process
 WORKER_ERROR = re.compile(rf"{re.escape(UserError.__module__)}\.{UserError.__qualname__}: (.*)")
 
 
 def prepare() -> None:
-    """Called by every config before anything else: does nothing unless ``python -m monai.bundle run`` is running.
+    """Set up errors of one line; every config calls this first, and it acts only in ``python -m monai.bundle run``.
 
     Raises:
         UserError: an override on the command line names no item of the config.
@@ -38,20 +38,20 @@ def prepare() -> None:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(_BesideProgressBars())
     logging.setLoggerClass(_Logger)
-    # Ignite reports the error that ends a run once more; the line printed at the end is enough
+    # Ignite logs the error that ends a run a second time; the line printed at the end is enough
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
     if len(sys.argv) > 1 and sys.argv[1] == "run":
         unknown_overrides(sys.argv[2:])
 
 
 def unknown_overrides(arguments: Sequence[str]) -> None:
-    """Refuse overrides that no config item has: MONAI adds them silently, and ``--max_epoch 5`` trains on unchanged.
+    """Refuse overrides of unknown items: MONAI adds them silently, so ``--max_epoch 5`` would change nothing.
 
     Args:
         arguments: what follows ``python -m monai.bundle run``.
 
     Raises:
-        UserError: names the override, and the item that may have been meant.
+        UserError: names the override and the closest item.
     """
     overrides = _options(arguments)
     # 'a.json', 'a.json,b.json' or "['a.json', 'b.json']"; a path may hold spaces
@@ -66,14 +66,14 @@ def unknown_overrides(arguments: Sequence[str]) -> None:
         # an argument that a component does not spell out (network_def#dropout) may be added to it
         if item not in parser and (not parent or parent not in parser):
             close = difflib.get_close_matches(item, [k for k in parser.get() if k != "_meta_"], n=1)
-            hint = f"Did you mean --{close[0]}?" if close else f"Its hyperparameters stand on top of {files[0]}."
-            raise UserError(f"{files[-1]}: no config item for an override. Received: --{name}. {hint}")
+            hint = f"Did you mean --{close[0]}?" if close else f"See the top of {files[0]} for its hyperparameters."
+            raise UserError(f"{files[-1]} has no item for --{name}. {hint}")
 
 
 def find_user_error(error: BaseException | None) -> str | None:
-    """The message of the :class:`UserError` among an exception and its causes, if there is one."""
+    """Return the message of the :class:`UserError` among an exception and its causes, if there is one."""
     while error is not None:
-        # first: a UserError that a worker raised itself arrives as a UserError, with the worker's traceback in it
+        # check this first: a worker's UserError arrives as a UserError whose text holds the worker's traceback
         found = WORKER_ERROR.findall(str(error))
         if found:
             return found[-1]
@@ -84,7 +84,7 @@ def find_user_error(error: BaseException | None) -> str | None:
 
 
 class _BesideProgressBars:
-    """Standard error for log records: a progress bar that is drawn there moves on below them."""
+    """Standard error for log records, which keeps a progress bar below them."""
 
     def write(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr, end="")
@@ -94,7 +94,7 @@ class _BesideProgressBars:
 
 
 class _Logger(logging.Logger):
-    """A logger made from now on, such as that of MONAI's ``StatsHandler``, which has a handler of its own."""
+    """Logger for those created later with their own handler, such as MONAI's ``StatsHandler``."""
 
     def __init__(self, name: str, level: int = logging.NOTSET) -> None:
         super().__init__(name, level)
@@ -102,7 +102,7 @@ class _Logger(logging.Logger):
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:
-    """``--key value`` and ``--key=value`` pairs."""
+    """Return the ``--key value`` and ``--key=value`` pairs."""
     options = {}
     for i, argument in enumerate(arguments):
         if argument.startswith("--"):
@@ -115,7 +115,7 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
 def _print_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     message = find_user_error(error)
     if issubclass(kind, KeyboardInterrupt):
-        print("stopped. What was written is whole; a training continues with the same command.", file=sys.stderr)
+        print("stopped. All files written are complete; rerun the command to continue a training.", file=sys.stderr)
     elif message is None:
         sys.__excepthook__(kind, error, traceback)
     else:
@@ -123,6 +123,6 @@ def _print_user_error(kind: type[BaseException], error: BaseException, traceback
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Let no log record through that only repeats a user's mistake, or Ctrl-C, with a traceback."""
+    """Drop log records that only repeat a user's mistake, or Ctrl-C, with a traceback."""
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, KeyboardInterrupt) or (error and find_user_error(error)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run commands of ``python -m``: a user's mistake is one line on stderr and exit status 1."""
+"""Run the commands of ``python -m``; report a user's mistake as one line on stderr and exit status 1."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ def run(commands: Mapping[str, Callable[..., None]], name: str) -> None:
     try:
         if arguments and not arguments[0].startswith("-"):
             if arguments[0] not in commands:
-                raise UserError(
-                    f"{name}: no such command. Received: {arguments[0]}. Give one of {', '.join(commands)}."
-                )
+                raise UserError(f"{name} has no command {arguments[0]}; use one of {', '.join(commands)}")
             _check_options(arguments[0], commands[arguments[0]], arguments[1:])
-            if not {"--help", "-h"} & set(arguments):  # what follows would be seen in the help
+            if not {"--help", "-h"} & set(arguments):  # the decorator would show in the help
                 _check_required(arguments[0], commands[arguments[0]], arguments[1:])
                 _take_text_as_text(commands[arguments[0]])
         fire.Fire(dict(commands), name=name)
@@ -43,21 +41,21 @@ def run(commands: Mapping[str, Callable[..., None]], name: str) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except BrokenPipeError:  # of `| head`; Python would complain once more when it closes stdout
+    except BrokenPipeError:  # from `| head`; Python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 
 
 def one_line(text: object) -> str:
-    """A text without line breaks and without what a terminal could obey, such as a file's strange name."""
+    """Return a text without line breaks or terminal control characters, which a file name may hold."""
     return "".join(c if c.isprintable() else "�" for c in " ".join(str(text).split()))
 
 
 def _check_options(command: str, function: Callable[..., None], arguments: Sequence[str]) -> None:
-    """Refuse options that a command does not have: Fire runs the command without them before it complains."""
+    """Refuse unknown options: Fire would run the command without them before it complains."""
     parameters = inspect.signature(function).parameters
     for argument in arguments:
-        if argument == "--":  # what follows is for Fire itself
+        if argument == "--":  # the rest is for Fire itself
             return
         if not re.match("--|-[a-zA-Z]", argument):
             continue
@@ -65,11 +63,11 @@ def _check_options(command: str, function: Callable[..., None], arguments: Seque
         is_shortcut = len(option) == 1 and any(parameter.startswith(option) for parameter in parameters)
         if not ({option, option.removeprefix("no")} & {*parameters, "help", "h"} or is_shortcut):
             known = ", ".join(f"--{parameter}" for parameter in parameters)
-            raise UserError(f"{command}: no such option. Received: {argument}. Give one of {known}.")
+            raise UserError(f"{command} has no option {argument}; use one of {known}")
 
 
 def _check_required(command: str, function: Callable[..., None], arguments: Sequence[str]) -> None:
-    """Refuse a command line that is too short however it is read: Fire answers it with many lines of usage."""
+    """Refuse a command line with too few arguments: Fire would print many lines of usage."""
     parameters = inspect.signature(function).parameters.values()
     required = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     options = [argument for argument in arguments if re.match("--|-[a-zA-Z]", argument)]
@@ -78,13 +76,13 @@ def _check_required(command: str, function: Callable[..., None], arguments: Sequ
     values = len(arguments) - len(options)
     if values < len(missing):
         raise UserError(
-            f"{command}: {missing[values]} is missing. Received: {' '.join(arguments) or 'nothing'}. "
-            f"Give {command} {' '.join(name.upper() for name in required)}, or see {command} --help."
+            f"{command} needs {missing[values]}, got {' '.join(arguments) or 'no arguments'}; "
+            f"use {command} {' '.join(name.upper() for name in required)}, or see {command} --help"
         )
 
 
 def _take_text_as_text(function: Callable[..., None]) -> None:
-    """Keep Fire from reading a folder named 1e3 as a number, and one named [a,b] as a list."""
+    """Keep Fire from reading a folder named 1e3 as a number or one named [a,b] as a list."""
     parameters = inspect.signature(function).parameters.values()
     texts = [p.name for p in parameters if p.annotation in ("str", "str | None", str)]
     if texts:

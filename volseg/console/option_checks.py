@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of options before hours of work, with errors of one line."""
+"""Check options before hours of work; an invalid one is an error of one line."""
 
 from __future__ import annotations
 
@@ -15,71 +15,71 @@ from volseg.errors import UserError
 __all__ = ["check_training", "number", "three_parts", "three_whole_numbers", "whole_number"]
 
 
-def three_whole_numbers(name: str, values: object, least: int, example: str) -> tuple[int, int, int]:
-    """Three whole numbers along z, y, x.
-
-    Args:
-        name: of the option.
-        values: what was given for it.
-        least: the lowest that is allowed.
-        example: what may be given, for the error.
-
-    Raises:
-        UserError: not three whole numbers of ``least`` or more.
-    """
-    z, y, x = _three(name, values, f"whole numbers of {least} or more", example, lambda value: _is_whole(value, least))
-    return int(z), int(y), int(x)
-
-
 def number(name: str, value: object, low: float, high: float) -> float:
-    """A number from ``low`` to ``high``.
+    """Return a number from ``low`` to ``high``.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not such a number.
     """
     if not _is_between(value, low, high):
-        raise UserError(f"{name}: a number from {low:g} to {high:g} is needed. Received: {value!r}. Give one.")
+        raise UserError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
     return float(value)
 
 
 def whole_number(name: str, value: object, least: int) -> int:
-    """A whole number of ``least`` or more.
+    """Return an integer >= ``least``; 2.0 counts as one.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not such an integer.
     """
     if not _is_whole(value, least):
-        raise UserError(f"{name}: a whole number, {least} or more, is needed. Received: {value!r}. Give one.")
+        raise UserError(f"{name} must be an integer >= {least}, got {value!r}")
     return int(float(value))
 
 
-def three_parts(name: str, values: object, example: str, below_one: bool = False) -> tuple[float, float, float]:
-    """Three parts of a length along z, y, x, from 0 to 1.
+def three_whole_numbers(name: str, values: object, least: int, example: str) -> tuple[int, int, int]:
+    """Return three integers >= ``least`` along z, y, x.
 
     Args:
         name: of the option.
-        values: what was given for it.
-        example: what may be given, for the error.
-        below_one: whether the whole is too much.
+        values: a list, tuple or array.
+        least: the lowest value allowed.
+        example: a valid value, for the error.
 
     Raises:
-        UserError: not three such parts.
+        UserError: they are not three such integers.
+    """
+    z, y, x = _three(name, values, f"integers >= {least}", example, lambda value: _is_whole(value, least))
+    return int(z), int(y), int(x)
+
+
+def three_parts(name: str, values: object, example: str, below_one: bool = False) -> tuple[float, float, float]:
+    """Return three fractions of a length along z, y, x, from 0 to 1.
+
+    Args:
+        name: of the option.
+        values: a list, tuple or array.
+        example: a valid value, for the error.
+        below_one: whether 1 itself is invalid.
+
+    Raises:
+        UserError: they are not three such fractions.
     """
     high = math.nextafter(1, 0) if below_one else 1
-    expected = "parts, 0 or more and below 1," if below_one else "parts from 0 to 1"
+    expected = "fractions >= 0 and < 1" if below_one else "fractions from 0 to 1"
     z, y, x = _three(name, values, expected, example, lambda value: _is_between(value, 0, high))
     return float(z), float(y), float(x)
 
 
 def check_training(max_epochs: object, val_interval: object, batch_size: object, num_workers: object) -> None:
-    """Refuse numbers that no training can have, before it writes anything; called first by every ``train.json``.
+    """Refuse invalid training options before anything is written; every ``train.json`` calls this first.
 
     Args:
-        max_epochs, val_interval, batch_size: 1 or more.
-        num_workers: processes that load beside this one, 0 or more.
+        max_epochs, val_interval, batch_size: integers >= 1.
+        num_workers: data loading processes beside this one, >= 0.
 
     Raises:
-        UserError: one of them is no such number.
+        UserError: names the option that is invalid.
     """
     whole_number("max_epochs", max_epochs, 1)
     whole_number("val_interval", val_interval, 1)
@@ -88,13 +88,11 @@ def check_training(max_epochs: object, val_interval: object, batch_size: object,
 
 
 def _three(
-    name: str, values: object, expected: str, example: str, is_right: Callable[[object], bool]
+    name: str, values: object, expected: str, example: str, is_valid: Callable[[object], bool]
 ) -> tuple[Any, ...]:
     values = values.tolist() if isinstance(values, np.ndarray) else values
-    if not isinstance(values, list | tuple) or len(values) != 3 or not all(is_right(value) for value in values):
-        raise UserError(
-            f"{name}: three {expected} are needed, along z, y, x. Received: {values}. Give it as {example}."
-        )
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(is_valid(value) for value in values):
+        raise UserError(f"{name} must be three {expected} along z, y, x such as {example}, got {values}")
     return tuple(values)
 
 

@@ -128,8 +128,7 @@ class BlendedSlidingWindow(Inferer):
         super().__init__()
         if str(test_time_augmentation) not in _AUGMENTATIONS:
             raise UserError(
-                f"test_time_augmentation: the mean is taken of 4 or 16 predictions, or 0 for one. "
-                f"Received: {test_time_augmentation!r}. Give 0, 4 or 16."
+                f"test_time_augmentation must be 0, 4 or 16 predictions to average, got {test_time_augmentation!r}"
             )
         self.window = three_whole_numbers("window", window, 1, "[100,256,256]")
         self.overlap = three_parts("window_overlap", overlap, "[0.25,0.5,0.5]", below_one=True)

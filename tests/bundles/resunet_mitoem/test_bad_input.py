@@ -125,7 +125,7 @@ def test_weights_of_the_other_network(try_to_infer, bundle, phantom, refused, tm
 
 
 def test_number_of_predictions(try_to_infer, phantom, refused):
-    refused(try_to_infer(phantom["image"], "--test_time_augmentation", 3), "Received: '3'", "Give 0, 4 or 16")
+    refused(try_to_infer(phantom["image"], "--test_time_augmentation", 3), "must be 0, 4 or 16", "got '3'")
 
 
 def test_results_in_the_way(try_to_infer, sections, refused, tmp_path):

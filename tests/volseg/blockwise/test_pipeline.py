@@ -191,9 +191,9 @@ def test_options_that_are_none_are_told_before_work(volume, network, tmp_path):
         assert not (tmp_path / "out").exists()
 
     refused({**DECODING, "method": "flood"}, "Received: 'flood'")
-    refused({**DECODING, "halo": (8, 8)}, r"^halo: .*Received: \(8, 8\)")
-    refused(DECODING, r"^block_shape: .*Received: \(4, 0, 24\)", (4, 0, 24))
-    refused(DECODING, r"^prediction_block_shape: .*Received: \(4, 24\)", BLOCK_SHAPE, (4, 24))
+    refused({**DECODING, "halo": (8, 8)}, r"^halo .*, got \(8, 8\)$")
+    refused(DECODING, r"^block_shape .*, got \(4, 0, 24\)$", (4, 0, 24))
+    refused(DECODING, r"^prediction_block_shape .*, got \(4, 24\)$", BLOCK_SHAPE, (4, 24))
 
 
 def test_a_damaged_chunk_of_probabilities_is_mended_by_the_file_that_the_line_names(volume, network, tmp_path):

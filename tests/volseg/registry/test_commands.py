@@ -136,10 +136,10 @@ def test_folders_whose_names_look_like_something_else(run, registry, tmp_path):
         (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "/dev/null/b"], "cannot be written"),
         (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verify"], "cannot be verified"),
         (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verify="], "cannot be verified"),
-        (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verfy", "K"], "no such option"),
-        (["download"], "bundle is missing. Received: nothing. Give download BUNDLE REGISTRY BUNDLE_DIR"),
-        (["download", NAME, "--registry=REGISTRY"], "bundle_dir is missing. Received: tiny_bundle --registry"),
-        (["frobnicate"], "no such command. Received: frobnicate. Give one of list, info, download, verify."),
+        (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verfy", "K"], "has no option --verfy;"),
+        (["download"], "needs bundle, got no arguments; use download BUNDLE REGISTRY BUNDLE_DIR"),
+        (["download", NAME, "--registry=REGISTRY"], "needs bundle_dir, got tiny_bundle --registry"),
+        (["frobnicate"], "has no command frobnicate; use one of list, info, download, verify"),
         (["verify", "."], "manifest.json: cannot be read"),
     ],
 )
@@ -172,7 +172,7 @@ def test_misspelt_option_runs_nothing(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["x", "command", "a", *arguments])
         with pytest.raises(SystemExit, match=r"1"):
             fire_commands.run({"command": command}, "x")
-        assert f"Received: {arguments[0]}. Give one of --bundle, --verify, --force." in capsys.readouterr().err
+        assert f"has no option {arguments[0]}; use one of --bundle, --verify, --force" in capsys.readouterr().err
     assert called == []
     for arguments in (["a", "--verify", "K", "--noforce"], ["--bundle=a", "-v", "K"], ["a", "K", "--force=False"]):
         monkeypatch.setattr(sys, "argv", ["x", "command", *arguments])
