@@ -56,9 +56,9 @@ def test_the_model_card_says_where_the_time_goes(bundle):
     first, second = sorted(rows.values(), key=lambda row: -row["median_s"])[:2]
     card = " ".join((REPOSITORY / "bundles" / bundle / "docs" / "README.md").read_text(encoding="utf-8").split())
     assert (
-        f"takes {result['total_s']:.1f} s a case, {network['median_s']:.1f} s of it the network; the longest steps "
-        f"around it are `{first['mode']}` with {first['median_s']:.1f} s and `{second['mode']}` with "
-        f"{second['median_s']:.1f} s. A process starts for {result['start_s']:.1f} s before its first case"
+        f"takes {result['total_s']:.1f} s per case, of which the network takes {network['median_s']:.1f} s; the "
+        f"longest other steps are `{first['mode']}` ({first['median_s']:.1f} s) and `{second['mode']}` "
+        f"({second['median_s']:.1f} s). A process takes {result['start_s']:.1f} s to start before its first case"
     ) in card
 
 
