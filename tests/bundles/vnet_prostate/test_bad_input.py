@@ -39,4 +39,4 @@ def test_network_of_another_norm_than_the_weights(try_to_infer, phantom, refused
 def test_unknown_norm(train, case, refused):
     process = train(case, "--norm", "group")
     assert process.returncode == 1
-    assert "norm must be None, 'batch' or 'instance'. Received: 'group'" in process.stderr
+    assert "norm must be None, 'batch' or 'instance', got 'group'" in process.stderr
