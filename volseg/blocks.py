@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building blocks that networks of several papers are made of."""
+"""Building blocks that several papers' networks share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["AnisotropicConvBlock", "ConvBlock", "DenseBlock", "ResidualConvBlock
 class ConvBlock(nn.Sequential):
     """3D convolution, batch normalisation, PReLU with a slope per channel.
 
-    "Same" zero padding; the convolution has no bias because the normalisation that follows has one.
+    The convolution pads with zeros ("same") and has no bias, because the normalisation that follows has one.
 
     Shapes:
         input ``(B, in_channels, X, Y, Z)``, output ``(B, out_channels, ceil(X / stride), ...)``.
@@ -34,18 +34,18 @@ class ConvBlock(nn.Sequential):
 
 
 class DenseBlock(nn.Module):
-    """Densely connected layers: each sees the block's input and the outputs of all layers before it.
+    """Densely connected layers: each takes the block's input and the outputs of all earlier layers.
 
-    A layer is convolution 3x3x3, batch normalisation, PReLU (post-activation) and, but for the last layer of the
-    block, dropout. The block's output holds its input, followed by the outputs of its layers.
+    A layer is a 3x3x3 convolution, batch normalisation, PReLU (post-activation) and, except in the last layer,
+    dropout. The block's output is its input followed by the outputs of its layers.
 
     Args:
         in_channels: channels of the block's input.
         growth_rate: channels that each layer adds.
         num_layers: number of layers.
-        dropout: probability to zero an element of a layer's output in training.
-        checkpointing: in training, keep no activations inside a layer and compute them again in the backward pass.
-            Gradients and running statistics are those of the plain block; memory falls, time grows by about a third.
+        dropout: probability of zeroing an element of a layer's output in training.
+        checkpointing: in training, recompute activations inside a layer in the backward pass. Gradients and running
+            statistics stay the same; memory falls, and time grows by about a third.
 
     Shapes:
         input ``(B, in_channels, X, Y, Z)``, output ``(B, out_channels, X, Y, Z)`` with
@@ -81,7 +81,7 @@ class DenseBlock(nn.Module):
         last = len(self.layers) - 1
         features = [x]
         for i, layer in enumerate(self.layers):
-            # the concatenation lies inside the checkpoint: it is the large tensor, 25 to 41 channels at full grid
+            # concatenate inside the checkpoint: the result is the large tensor, 25 to 41 channels at full grid
             new = checkpoint(
                 partial(_concatenate_and_apply, layer),
                 *features,
@@ -95,14 +95,14 @@ class DenseBlock(nn.Module):
 class AnisotropicConvBlock(nn.Module):
     """Anisotropic convolution block (ACB): a convolution within sections, then a residual of two across them.
 
-    Convolution 1x3x3, whose output both enters the sum and goes through two convolutions 3x3x3. Each convolution is
-    followed by an ELU, has a bias and "same" zero padding; there is no normalisation.
+    The output of a 1x3x3 convolution both enters the sum and passes through two 3x3x3 convolutions. Each convolution
+    has a bias, pads with zeros ("same") and is followed by an ELU; there is no normalisation.
 
     Args:
         in_channels: channels of the block's input.
         out_channels: channels of all three convolutions.
-        activation_after_sum: ``False``: the last ELU acts on the residual and the sum has none, as the paper's figure
-            says. ``True``: the last convolution is bare and the ELU acts on the sum, as in the released code.
+        activation_after_sum: ``False`` applies the last ELU to the residual, as in the paper's figure. ``True`` applies
+            it to the sum, as in the released code.
 
     Shapes:
         input ``(B, in_channels, D, H, W)``, output ``(B, out_channels, D, H, W)``.
@@ -112,7 +112,7 @@ class AnisotropicConvBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, activation_after_sum: bool = False) -> None:
         super().__init__()
-        # in place: what the activations overwrite is read by nobody, also not in the backward pass
+        # in place: nothing reads what the activations overwrite, not even the backward pass
         self.conv = nn.Sequential(
             nn.Conv3d(in_channels, out_channels, (1, 3, 3), padding=(0, 1, 1)), nn.ELU(inplace=True)
         )
@@ -130,10 +130,10 @@ class AnisotropicConvBlock(nn.Module):
 
 
 class ResidualConvBlock(nn.Module):
-    """Plain 3D residual block, what the anisotropic convolution block is compared with.
+    """Plain 3D residual block, the baseline for the anisotropic convolution block.
 
-    Two convolutions 3x3x3 with an ELU each, added to the input; where the number of channels changes, a convolution
-    1x1x1 brings the input to it.
+    Two 3x3x3 convolutions, each with an ELU, are added to the input. If the number of channels changes, a 1x1x1
+    convolution adapts the input.
 
     Args:
         in_channels: channels of the block's input.
@@ -164,14 +164,14 @@ def _concatenate_and_apply(layer: nn.Module, *features: torch.Tensor) -> torch.T
 
 
 def _recomputation_contexts(layer: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts of the first and of the repeated forward pass of a checkpointed layer."""
+    """Return the contexts of the first and the repeated forward pass of a checkpointed layer."""
     return nullcontext(), _kept_running_statistics(layer)
 
 
 @contextmanager
 def _kept_running_statistics(layer: nn.Module) -> Iterator[None]:
-    """Let batch normalisation count a batch that is only recomputed in copies of its running statistics."""
-    # without statistics it would keep other tensors for the backward pass, which checkpointing refuses
+    """Let batch normalisation count a recomputed batch in copies of its running statistics."""
+    # without statistics it would save other tensors for the backward pass, which checkpointing refuses
     kept = [(m, name, buffer) for m in layer.modules() for name, buffer in m.named_buffers(recurse=False)]
     for module, name, buffer in kept:
         setattr(module, name, buffer.clone())
@@ -183,7 +183,7 @@ def _kept_running_statistics(layer: nn.Module) -> Iterator[None]:
 
 
 def check_size(x: torch.Tensor, divisor: int, network: str) -> None:
-    """Refuse an input ``(B, C, X, Y, Z)`` that a network cannot halve as often as it must.
+    """Refuse an input ``(B, C, X, Y, Z)`` that a network cannot halve often enough.
 
     Args:
         x: input of the network.
@@ -196,6 +196,6 @@ def check_size(x: torch.Tensor, divisor: int, network: str) -> None:
     for axis, size in zip("XYZ", x.shape[2:], strict=True):
         if size % divisor:
             raise UserError(
-                f"{network} needs sizes that are multiples of {divisor}. Received: {size} along {axis} "
-                f"of {tuple(x.shape)}. Pad the image or choose another spatial_size."
+                f"{network} needs sizes that are multiples of {divisor}, got {size} along {axis} "
+                f"of {tuple(x.shape)}; pad the image or choose another spatial_size"
             )

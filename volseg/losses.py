@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses that networks of several papers can be trained with and that MONAI does not have."""
+"""Losses that several papers' networks use and that MONAI lacks."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import nn
 
 __all__ = ["WeightedBCELoss", "class_balance_weight"]
 
-# no voxel of the rarer class weighs more than 19 where it is the foreground, or 99 where it is the background
+# a voxel of the rarer class weighs at most 19 as foreground and 99 as background
 MIN_FOREGROUND, MAX_FOREGROUND = 0.05, 0.99
 
 
 class WeightedBCELoss(nn.Module):
-    """Binary cross entropy on logits, in which the rarer class of every block and channel weighs more.
+    """Binary cross entropy on logits that gives more weight to the rarer class of each block and channel.
 
-    The mean is over all voxels and samples, not over the sum of the weights; channels are added. Computed in float32,
-    whatever the precision of the logits.
+    The loss is averaged over all voxels and samples, not over the sum of the weights; channels are summed. It is
+    computed in float32, whatever the precision of the logits.
 
     Args:
-        channel_weights: factor of every channel's loss; all 1 if not given.
+        channel_weights: factor per channel; all 1 if not given.
 
     Shapes:
         logits and target ``(B, C, ...)`` with target in [0, 1]; the loss is a scalar.
 
     Raises:
-        ValueError: shapes of logits and target differ, or there are not as many factors as channels.
+        ValueError: shapes of logits and target differ, or the number of factors is not that of channels.
 
-    Source: 2104.07961, weighted binary cross entropy for mask and boundary, as :func:`class_balance_weight` reads it.
+    Source: 2104.07961, weighted binary cross entropy for mask and boundary; :func:`class_balance_weight` interprets it.
     """
 
     def __init__(self, channel_weights: Sequence[float] | None = None) -> None:
@@ -41,7 +41,7 @@ class WeightedBCELoss(nn.Module):
         channels = logits.shape[1]
         factors = self.channel_weights or (1.0,) * channels
         if len(factors) != channels:
-            raise ValueError(f"channel_weights needs one value a channel, {channels}. Received: {factors}.")
+            raise ValueError(f"channel_weights must have one value per channel ({channels}), got {factors}")
         target = target.float()
         loss = F.binary_cross_entropy_with_logits(
             logits.float(), target, weight=class_balance_weight(target), reduction="none"
@@ -51,13 +51,13 @@ class WeightedBCELoss(nn.Module):
 
 
 def class_balance_weight(target: torch.Tensor) -> torch.Tensor:
-    """Weight of every voxel by which both classes of a block and channel count about the same.
+    """Return voxel weights that balance the two classes of each block and channel.
 
-    With f the fraction of foreground, clipped to [0.05, 0.99], the rarer class has the weight (1 - f) / f or, where it
-    is the background, f / (1 - f); the other class has 1. A target that is the same everywhere has weight 1.
+    Let f be the foreground fraction, clipped to [0.05, 0.99]. The rarer class has the weight (1 - f) / f if it is the
+    foreground and f / (1 - f) if it is the background; the other class has 1. A constant target has weight 1.
 
-    The article prints f / (1 - f) for a foreground that is rare, which would make it count even less; this is the
-    form of the released code.
+    The article prints f / (1 - f) for a rare foreground, which would reduce its weight even further; this is the form
+    of the released code.
 
     Args:
         target: ``(B, C, ...)`` with values in [0, 1].

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights files: a plain state dict, and beside it a JSON file that says what the weights were trained for.
+"""Read and write weights: a plain state dict beside a JSON file that describes its training.
 
-The grid that a network was trained on belongs to its weights: ``model.json`` carries it, so that inference always
-rescales to the grid of the weights at hand.
+``model.json`` records the grid that the network was trained on, so inference always rescales to the right grid.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from volseg.storage.files import atomic_path, write_json
 
 __all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights"]
 
-# what torch.load raises for a file that is none of its own, or was cut short
+# what torch.load raises for a foreign or truncated file
 UNREADABLE = (
     pickle.UnpicklingError,
     EOFError,
@@ -45,23 +44,23 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
     """Load a state dict into a network.
 
     Raises:
-        UserError: the file is missing, is no state dict, or belongs to another network.
+        UserError: the file is missing, is not a state dict, or belongs to another network.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: no weights there. Train first (configs/train.json) or give a file with --weights.")
+        raise UserError(f"{path}: no weights there; train first (configs/train.json) or give a file with --weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: no weights of {network._get_name()} as configured. Received: {reason}") from error
+        raise UserError(f"{path}: no weights of {network._get_name()} as configured: {reason}") from error
 
 
 def recorded_values(path: str | Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What the JSON file beside the weights says about the keys of ``defaults``; these where there is no such file.
+    """Read the keys of ``defaults`` from the JSON file beside the weights; without such a file return the defaults.
 
     Raises:
-        UserError: the file is no JSON or lacks a key.
+        UserError: the file is not JSON or lacks a key.
     """
     record = Path(path).with_suffix(".json")
     if not record.is_file():
@@ -69,6 +68,6 @@ def recorded_values(path: str | Path, defaults: Mapping[str, Any]) -> dict[str, 
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
         return {key: values[key] for key in defaults}
-    except (ValueError, KeyError, TypeError) as error:  # no JSON or no UTF-8, no such key, no object
-        missing = ", ".join(defaults)
-        raise UserError(f"{record}: no {missing} in it. Received: {error!r}. Delete it, or train again.") from error
+    except (ValueError, KeyError, TypeError) as error:  # not JSON or UTF-8, a missing key, not an object
+        keys = ", ".join(defaults)
+        raise UserError(f"{record} must hold {keys}, got {error!r}; delete it or train again") from error

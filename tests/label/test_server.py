@@ -123,7 +123,7 @@ def test_mistakes_are_answered_with_one_line(first_start, studies):
     while first_start.get("/datastore/")["total"] < 7 and time.monotonic() < deadline:
         time.sleep(0.2)
     for model in ("pdvnet_lung", "vnet_prostate"):
-        assert "one 3-D volume is needed. Received: 8x8x8x2." in answer(model, "series")
+        assert "must be one 3-D volume, got 8x8x8x2;" in answer(model, "series")
     assert "series.nii.gz" in answer("resunet_mitoem", "series")
     assert "not in Hounsfield units" in answer("pdvnet_lung", "mri_0")
     for file, reason in (("model_h.pt", "weights of another network"), ("old.pt", "no such weights")):
@@ -134,7 +134,7 @@ def test_mistakes_are_answered_with_one_line(first_start, studies):
     assert "There is no model 'nothing' available" in answer("nothing", "ct_0")
     training = first_start.post("/train/pdvnet_lung", TWO_EPOCHS, run_sync="true")
     assert training.status_code == 400
-    assert "nothing to train on. Received: 0 cases" in training.json()["detail"]
+    assert "nothing to train on, got 0 cases" in training.json()["detail"]
     (studies / "series.nii.gz").unlink()
 
 

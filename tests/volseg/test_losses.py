@@ -126,7 +126,7 @@ def test_shapes_that_differ():
 
 
 def test_as_many_factors_as_channels():
-    with pytest.raises(ValueError, match=r"one value a channel, 2\. Received: \(1, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"one value per channel \(2\), got \(1, 1, 1\)"):
         WeightedBCELoss((1, 1, 1))(torch.zeros_like(TARGET), TARGET)
 
 

@@ -33,26 +33,26 @@ def test_record(tmp_path):
     assert recorded_values(path, paper) == paper
     save_weights(path, network(0), {"spatial_size": [8, 16, 24], "norm": "instance", "seed": 0})
     assert recorded_values(str(path), paper) == {"spatial_size": [8, 16, 24], "norm": "instance"}
-    with pytest.raises(UserError, match=r"model\.json: no norm, epoch in it\. Received: KeyError\('epoch'\)"):
+    with pytest.raises(UserError, match=r"model\.json must hold norm, epoch, got KeyError\('epoch'\)"):
         recorded_values(path, {"norm": None, "epoch": 0})
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"3", b"\xff"])
 def test_record_that_is_none(tmp_path, content):
     (tmp_path / "model.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.json: no spatial_size in it"):
+    with pytest.raises(UserError, match=r"model\.json must hold spatial_size"):
         recorded_values(tmp_path / "model.pt", {"spatial_size": None})
 
 
 def test_no_weights(tmp_path):
-    with pytest.raises(UserError, match=r"model\.pt: no weights there\. Train first"):
+    with pytest.raises(UserError, match=r"model\.pt: no weights there; train first"):
         load_weights(tmp_path / "model.pt", network(0))
 
 
 def test_weights_that_do_not_fit(tmp_path):
     path, target = tmp_path / "model.pt", network(0, channels=4)
     save_weights(path, network(0), {})
-    with pytest.raises(UserError, match=r"model\.pt: no weights of Sequential as configured\. .*size mismatch"):
+    with pytest.raises(UserError, match=r"model\.pt: no weights of Sequential as configured: .*size mismatch"):
         load_weights(path, target)
 
 

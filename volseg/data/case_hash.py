@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tells a cached case from the same files after they were changed."""
+"""Hash a case so that a cache notices changed files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["case_hash"]
 
 
 def case_hash(case: Mapping[str, str]) -> bytes:
-    """Hash of a case for ``PersistentDataset``: its paths and the size and time of change of what lies there.
+    """Hash a case for ``PersistentDataset`` by its paths and the size and modification time of its files.
 
-    MONAI's own hash takes the paths alone: an annotator corrects a label, and the training goes on with the old one.
+    MONAI's own hash uses the paths alone: after an annotator corrects a label, training would keep using the old one.
     """
     found = {}
     for key, value in case.items():

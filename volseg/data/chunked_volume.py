@@ -26,7 +26,7 @@ _HDF5_DATASET = re.compile(rf"(.+?(?:{'|'.join(re.escape(suffix) for suffix in H
 
 
 def open_chunked_volume(path: str | Path, cache_bytes: int = SECTION_CACHE_BYTES) -> ChunkedVolume:
-    """Open a volume for reading by blocks; only headers are read.
+    """Open a volume for block-wise reading; only headers are read.
 
     Args:
         path: one of
@@ -37,14 +37,14 @@ def open_chunked_volume(path: str | Path, cache_bytes: int = SECTION_CACHE_BYTES
             - an HDF5 file, ``file.h5:dataset`` where it has several 3-D data sets;
             - a Zarr array, or an OME-Zarr image: ``a.ome.zarr``; its label: ``a.ome.zarr/labels/NAME``;
             - a NIfTI file.
-        cache_bytes: sections that were decoded last are kept up to this size, in formats that store whole sections.
+        cache_bytes: size of the cache of recently decoded sections, for formats that store whole sections.
 
     Returns:
         the volume, axes (D, H, W) = z, y, x.
 
     Raises:
-        UserError: no such file, damaged, empty, of another format, or not one 3-D volume; or a package of the extra
-            ``em`` is missing.
+        UserError: the file is missing, damaged, empty, of another format, or not one 3-D volume; or a package of the
+            extra ``em`` is missing.
     """
     path = Path(path)
     dataset = None
@@ -67,6 +67,6 @@ def open_chunked_volume(path: str | Path, cache_bytes: int = SECTION_CACHE_BYTES
         if path.name.lower().endswith(suffixes):
             return open_file()
     raise UserError(
-        f"{path}: no format of volumes. Received: {path.name}. Expected: a folder of sections, .json, .tif, .h5, "
-        ".zarr, .ome.zarr, .nii, .nii.gz or .png"
+        f"{path}: unsupported volume format. Received: {path.name}. Use a folder of sections, .json, .tif, .h5, "
+        ".zarr, .ome.zarr, .nii, .nii.gz or .png."
     )

@@ -27,27 +27,27 @@ DATALIST_NAME = "dataset.json"
 SPLITS = ("training", "validation", "test")
 
 _EXPECTED = f"a folder with {DATALIST_NAME}, as written by the bundle's configs/prepare_data.json"
-# A label stored with a scale slope reads back as 5.00000018: within this of a whole number it is that number.
+# A label stored with a scale slope reads back as 5.00000018: round values this close to an integer.
 _WHOLE_NUMBER_TOLERANCE = 1e-3
 
 
 def load_datalist(
     dataset_dir: str | Path, split: str, require_labels: bool = True, labels_max: int | None = None
 ) -> list[dict[str, str]]:
-    """Read one split of a dataset folder; every path in it is absolute and exists.
+    """Read one split of a dataset folder; all returned paths are absolute and exist.
 
     Args:
-        dataset_dir: folder with ``dataset.json``; a relative one counts from the working directory.
+        dataset_dir: folder with ``dataset.json``; relative paths start from the working directory.
         split: ``training``, ``validation`` or ``test``. Only ``validation`` may be empty.
-        require_labels: if False, entries may lack a label, and one whose label file is missing comes without it.
-        labels_max: greatest code a label map may hold. The first label of the split is read and checked: codes come
+        require_labels: if False, entries may lack a label, and a missing label file is dropped from its entry.
+        labels_max: highest code that a label map may hold. Only the first label of the split is checked: all codes come
             from one conversion, so a wrong one shows in the first file, and reading all would take minutes.
 
     Returns:
-        One dictionary per case: ``image`` and ``label`` (absolute paths), other text of the entry as it stands.
+        One dictionary per case: ``image`` and ``label`` (absolute paths), and other text of the entry unchanged.
 
     Raises:
-        UserError: the folder, the file, the split or a file of the split is missing or not what it should be.
+        UserError: the folder, the file, the split or a file of the split is missing or invalid.
     """
     folder = _absolute(dataset_dir)
     path = folder / DATALIST_NAME
@@ -61,19 +61,19 @@ def load_datalist(
 
 
 def write_datalist(folder: str | Path, splits: Mapping[str, Sequence[Mapping[str, str]]], **info: Any) -> Path:
-    """Write ``dataset.json``, whole or not at all, and return its path.
+    """Write ``dataset.json`` atomically and return its path.
 
     Args:
-        folder: dataset folder, made if absent.
-        splits: split name to entries. Absolute paths under ``folder`` become relative, so that it can be moved.
-        info: what else the file says: ``name``, ``source``, ``licence``, ``citation`` ...
+        folder: dataset folder, created if absent.
+        splits: split name to entries. Absolute paths under ``folder`` become relative, so the folder can be moved.
+        info: other content of the file: ``name``, ``source``, ``licence``, ``citation`` ...
 
     Raises:
         UserError: a split has an unknown name.
     """
     unknown = sorted(set(splits) - set(SPLITS))
     if unknown:
-        raise UserError(f"splits: unknown name. Received: {', '.join(unknown)}. Expected: {', '.join(SPLITS)}")
+        raise UserError(f"splits must be named {', '.join(SPLITS)}, got {', '.join(unknown)}")
     root = _absolute(folder)
     root.mkdir(parents=True, exist_ok=True)
     content = dict(info)
@@ -88,24 +88,24 @@ def write_datalist(folder: str | Path, splits: Mapping[str, Sequence[Mapping[str
 
 
 def check_not_empty(cases: Sequence[Mapping[str, str]]) -> None:
-    """See that a training has cases: a data loader of none says ``num_samples=0``.
+    """Check that a training has cases: an empty data loader would only report ``num_samples=0``.
 
     Raises:
-        UserError: no cases.
+        UserError: there are no cases.
     """
     if not cases:
         raise UserError(
-            "train#dataset#data: nothing to train on. Received: 0 cases with image and label. Label an image and "
-            "submit its label in MONAI Label, or name a data set with --dataset_dir."
+            "train#dataset#data: nothing to train on, got 0 cases with image and label; label an image and submit its "
+            "label in MONAI Label, or give a data set with --dataset_dir"
         )
 
 
 def split_cases(
     case_ids: Sequence[str], seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.2
 ) -> dict[str, list[str]]:
-    """Deal cases to the three splits by the hash of seed and id: the same on every machine and in every order.
+    """Assign cases to the three splits by the hash of seed and id, the same on every machine and in every order.
 
-    Three cases or more leave no split empty; one or two are all for training.
+    With three or more cases no split is empty; one or two cases all go to training.
     """
     ids = sorted(set(case_ids))
     ranked = sorted(ids, key=lambda case_id: hashlib.sha256(f"{seed}:{case_id}".encode()).hexdigest())
@@ -122,7 +122,7 @@ def split_cases(
 
 
 def _absolute(path: str | Path) -> Path:
-    # Path.resolve would follow links, and a data set may well be a folder of links.
+    # Path.resolve would follow links, and a data set may be a folder of links.
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
 
 
@@ -136,22 +136,20 @@ def _relative(path: str, root: Path) -> str:
 def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / DATALIST_NAME
     if not folder.exists():
-        raise UserError(f"dataset_dir: no such folder. Received: {folder}. Expected: {_EXPECTED}")
+        raise UserError(f"dataset_dir: no such folder: {folder}; give {_EXPECTED}")
     if not folder.is_dir():
-        raise UserError(f"dataset_dir: not a folder. Received: {folder}. Expected: {_EXPECTED}")
+        raise UserError(f"dataset_dir: not a folder: {folder}; give {_EXPECTED}")
     if not path.is_file():
         found = "an empty folder" if not any(folder.iterdir()) else f"a folder without {DATALIST_NAME}"
-        raise UserError(f"dataset_dir: no data list. Received: {found}, {folder}. Expected: {_EXPECTED}")
+        raise UserError(f"dataset_dir: {folder} is {found}; give {_EXPECTED}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # broken JSON and broken UTF-8 alike
-        raise UserError(
-            f"{path}: not readable as JSON. Received: {error}. Expected: a data list; mend it or write it again"
-        ) from error
+        raise UserError(f"{path}: not readable as JSON: {error}; repair the data list or write it again") from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{path}: not a data list. Received: a JSON {type(content).__name__}. "
-            f"Expected: an object with the lists {', '.join(SPLITS)}"
+            f"{path}: a data list must be an object with the lists {', '.join(SPLITS)}, "
+            f"got a JSON {type(content).__name__}"
         )
     return content
 
@@ -159,28 +157,24 @@ def _read_json(folder: Path) -> dict[str, Any]:
 def _read_split(folder: Path, content: dict[str, Any], split: str) -> list[Any]:
     path = folder / DATALIST_NAME
     if split not in SPLITS:
-        raise UserError(f"split: unknown name. Received: {split}. Expected: one of {', '.join(SPLITS)}")
+        raise UserError(f"split must be one of {', '.join(SPLITS)}, got {split}")
     if not isinstance(content.get(split), list):
-        found = ", ".join(name for name in SPLITS if isinstance(content.get(name), list)) or "no list of cases at all"
-        raise UserError(f"{path}: no split '{split}'. Received: {found}. Expected: a list under '{split}'")
+        found = ", ".join(name for name in SPLITS if isinstance(content.get(name), list)) or "no list of cases"
+        raise UserError(f"{path}: no split '{split}', got {found}; add a list under '{split}'")
     entries: list[Any] = content[split]
     if not entries and split != "validation":
-        raise UserError(f"{path}: split '{split}' is empty. Received: 0 cases. Expected: at least one image with label")
+        raise UserError(f"{path}: split '{split}' is empty; add at least one image with label")
     return entries
 
 
 def _read_entry(path: Path, split: str, index: int, entry: Any, require_labels: bool) -> dict[str, str]:
     where = f"{path}: {split}[{index}]"
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise UserError(
-            f'{where} is not a case. Received: {json.dumps(entry)}. Expected: {{"image": path, "label": path}}'
-        )
+        raise UserError(f'{where} must be {{"image": path, "label": path}}, got {json.dumps(entry)}')
     if not entry.get("image"):
-        raise UserError(f'{where} has no image. Received: {json.dumps(entry)}. Expected: "image": path')
+        raise UserError(f'{where} has no image, got {json.dumps(entry)}; add "image": path')
     if require_labels and not entry.get("label"):
-        raise UserError(
-            f'{where} has no label. Received: image {entry["image"]} alone. Expected: "label": path, or drop the case'
-        )
+        raise UserError(f'{where} has no label, got only image {entry["image"]}; add "label": path or drop the case')
     case = dict(entry)
     for key in ("image", "label"):
         if not case.get(key):
@@ -193,8 +187,7 @@ def _read_entry(path: Path, split: str, index: int, entry: Any, require_labels: 
             del case[key]
         else:
             raise UserError(
-                f"{where}: no such file. Received: {key} {file}. "
-                f"Expected: a path relative to {path.parent}, or absolute; was the file moved?"
+                f"{where}: no such file: {key} {file}; give a path relative to {path.parent}, or an absolute one"
             )
     return case
 
@@ -204,6 +197,6 @@ def _check_codes(label: str, labels_max: int) -> None:
     low, high = float(values.min()), float(values.max())
     if low < -_WHOLE_NUMBER_TOLERANCE or high > labels_max + _WHOLE_NUMBER_TOLERANCE:
         raise UserError(
-            f"{label}: label codes out of range. Received: {low:g} to {high:g}. "
-            f"Expected: 0 to {labels_max}; convert them with the bundle's configs/prepare_data.json"
+            f"{label}: label codes must be 0 to {labels_max}, got {low:g} to {high:g}; "
+            "convert them with the bundle's configs/prepare_data.json"
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the preparation of every data set needs: a download becomes a dataset folder.
+"""Turn a download into a dataset folder: the steps common to all data sets.
 
-Images stay where they are and are referenced. Labels land whole or not at all and ``dataset.json`` comes last, so a
-run that was killed is started again and goes on where it was.
+Images are referenced where they are. Labels are written atomically and ``dataset.json`` last, so a killed run
+continues where it stopped when it is started again.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set is, and how its download lies on disk.
+    """A data set and the layout of its download.
 
     Attributes:
-        key: what the user calls it: ``--source KEY``.
+        key: value of ``--source``.
         name: its name in words.
         layout: files of the download, for errors.
         licence: licence of images and labels.
@@ -60,7 +60,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Case:
-    """One case of a download: its image, and the files its label is made of."""
+    """One case of a download: its image and the files that its label is made of."""
 
     case_id: str
     image: Path
@@ -70,32 +70,30 @@ class Case:
 def check_arguments(
     sources: Mapping[str, Source], source: str | None, input_dir: str | Path | None, dataset_dir: str | Path | None
 ) -> None:
-    """See that the source is known and both folders were given.
+    """Check that the source is known and both folders are given.
 
     Raises:
-        UserError: one is not.
+        UserError: the source is unknown or a folder is missing.
     """
     if source is None or source not in sources:
-        raise UserError(f"source: unknown. Received: {source}. Expected: --source {' or '.join(sources)}")
+        raise UserError(f"--source must be {' or '.join(sources)}, got {source}")
     if input_dir in (None, ""):
-        raise UserError(
-            f"input_dir: not given. Received: nothing. Expected: --input_dir FOLDER with {sources[source].layout}"
-        )
+        raise UserError(f"input_dir is missing; give --input_dir FOLDER with {sources[source].layout}")
     if dataset_dir in (None, ""):
-        raise UserError("dataset_dir: not given. Received: nothing. Expected: --dataset_dir FOLDER to write to")
+        raise UserError("dataset_dir is missing; give --dataset_dir FOLDER to write to")
 
 
 def check_folders(source: Source, input_dir: str | Path, dataset_dir: str | Path) -> tuple[Path, Path]:
-    """Absolute paths of the download and of the dataset folder, which may be the download itself.
+    """Return absolute paths of the download and of the dataset folder, which may be the same.
 
     Raises:
-        UserError: there is no download, or the dataset folder holds the data list of something else.
+        UserError: the download is missing, or the dataset folder holds the data list of another source.
     """
     root, output = (Path(folder).expanduser().absolute() for folder in (input_dir, dataset_dir))
     if not root.is_dir():
-        raise UserError(f"input_dir: no such folder. Received: {root}. Expected: {source.layout}")
+        raise UserError(f"input_dir: no such folder: {root}; give a folder with {source.layout}")
     if output.exists() and not output.is_dir():
-        raise UserError(f"dataset_dir: not a folder. Received: {output}. Expected: a folder, new or of an earlier run")
+        raise UserError(f"dataset_dir: not a folder: {output}; give a folder, new or from an earlier run")
     existing = output / DATALIST_NAME
     if existing.is_file():
         try:
@@ -104,8 +102,8 @@ def check_folders(source: Source, input_dir: str | Path, dataset_dir: str | Path
             found = None
         if not isinstance(found, dict) or found.get("source") != source.key:
             raise UserError(
-                f"{existing}: would be overwritten. Received: a data list that was not made from {source.key}. "
-                "Expected: another --dataset_dir, or remove that file"
+                f"{existing} would be overwritten, but was not made from {source.key}; "
+                "give another --dataset_dir or remove that file"
             )
     return root, output
 
@@ -119,15 +117,15 @@ def convert_labels(
     *,
     expected: str,
 ) -> list[Case]:
-    """Write ``labels/<case>.nii.gz`` where it is not there yet.
+    """Write each ``labels/<case>.nii.gz`` that does not exist yet.
 
     Args:
         cases: cases of the download.
-        make_label: label map (x, y, z) of a case in the codes of the bundle, and its grid.
-        reject: why a label map is of no use, in a few words; None if it is.
+        make_label: returns the label map (x, y, z) of a case in the bundle's codes, and its grid.
+        reject: returns in a few words why a label map is unusable; None if it is usable.
         output: dataset folder.
-        skipped: reason to number of cases; cases that are rejected are added.
-        expected: what the error says if no case is left.
+        skipped: reason to number of cases; rejected cases are added.
+        expected: requirement named in the error if no case is left.
 
     Returns:
         The cases kept.
@@ -154,40 +152,37 @@ def convert_labels(
         kept.append(case)
     if not kept:
         raise UserError(
-            f"input_dir: no case is left. Received: {len(cases)} cases{describe_skipped(skipped, ', ')}. "
-            f"Expected: {expected}"
+            f"input_dir: no case is left of {len(cases)} cases{describe_skipped(skipped, ', ')}; give {expected}"
         )
     return kept
 
 
 def is_up_to_date(target: Path, sources: Sequence[Path]) -> bool:
-    """Whether a file is there and no older than what it is made of."""
+    """Return whether a file exists and is no older than its sources."""
     return target.is_file() and target.stat().st_mtime >= max(file.stat().st_mtime for file in sources)
 
 
 def write_nifti(path: Path, image: nib.Nifti1Image) -> None:
-    """Write a NIfTI file, whole or not at all.
+    """Write a NIfTI file atomically.
 
     Raises:
         UserError: it cannot be written.
     """
-    # Always the same name, so that what a killed run left is overwritten; nibabel goes by the ending.
+    # A fixed name lets a new run overwrite what a killed run left; nibabel chooses the format by the ending.
     temporary = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(image, temporary)
         temporary.replace(path)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written. Received: {error.strerror or error}. Expected: a folder with space and rights"
-        ) from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}; check space and permissions") from error
     finally:
-        with suppress(OSError):  # a folder that is none: the error above says so
+        with suppress(OSError):  # if the folder is not a folder, the error above says so
             temporary.unlink(missing_ok=True)
 
 
 def labelled_entries(cases: Sequence[Case], splits: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, str]]]:
-    """Entries of ``dataset.json`` for cases whose labels :func:`convert_labels` wrote.
+    """Return the entries of ``dataset.json`` for cases whose labels :func:`convert_labels` wrote.
 
     Args:
         cases: cases with their images.
@@ -201,7 +196,7 @@ def labelled_entries(cases: Sequence[Case], splits: Mapping[str, Sequence[str]])
 
 
 def describe_skipped(skipped: Mapping[str, int], prefix: str) -> str:
-    """``PREFIXskipped: 2 image without label``, or nothing."""
+    """Return ``PREFIXskipped: 2 image without label``, or an empty string."""
     parts = [f"{count} {reason}" for reason, count in skipped.items() if count]
     return f"{prefix}skipped: {', '.join(parts)}" if parts else ""
 
@@ -215,14 +210,14 @@ def write_prepared(
     split_rule: str,
     labels: Mapping[int, str],
 ) -> Path:
-    """Write ``dataset.json`` and print one line: cases, split, what was skipped, licence and citation.
+    """Write ``dataset.json`` and print one line: cases, split, skipped cases, licence and citation.
 
     Args:
         source: the data set.
         entries: split name to entries of the data list.
         output: dataset folder.
         skipped: reason to number of cases.
-        split_rule: where the split comes from.
+        split_rule: origin of the split.
         labels: code to name, without the background.
 
     Returns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set whose epochs are as long as one wants."""
+"""A data set with epochs of any length."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["RepeatedDataset"]
 
 
 class RepeatedDataset(Dataset):
-    """Cases take turns until an epoch is full: for transforms that crop at random from volumes of any number.
+    """Cycle through the cases until an epoch is full, for transforms that crop at random from any number of volumes.
 
     Args:
         data: cases.
-        transform: applied to a case each time its turn comes.
-        num_items: of an epoch.
+        transform: applied to a case each time it is drawn.
+        num_items: items per epoch.
     """
 
     def __init__(self, data: Sequence[Any], transform: Callable[..., Any], num_items: int) -> None:

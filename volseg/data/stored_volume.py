@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Voxels of a file in the type they are stored in, and grids from headers alone.
+"""Read voxels in their stored type, and grids from headers alone.
 
-For the preparation of data sets, which looks at thousands of files; a network's input is read by
-:mod:`volseg.data.volume_reader`.
+Use it to prepare data sets of thousands of files; :mod:`volseg.data.volume_reader` reads a network's input.
 """
 
 from __future__ import annotations
@@ -38,17 +37,17 @@ _NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
 
 @lru_cache(maxsize=1)
 def quiet_itk() -> Any:
-    """ITK's package, which from now on keeps its warnings to itself.
+    """Return ITK's package with its warnings switched off.
 
-    It writes them (slice distances that differ by a micrometre, for one) straight to the terminal. To tell it loads
-    its libraries, half a second that a reader of NIfTI does not need.
+    ITK writes warnings straight to the terminal, such as slice distances that differ by a micrometre. Switching them
+    off loads ITK's libraries, half a second that a reader of NIfTI does not need.
     """
     itk.ProcessObject.SetGlobalWarningDisplay(False)
     return itk
 
 
 def open_nifti(path: Path) -> Any:
-    """A NIfTI file as nibabel's image, its voxels not yet read.
+    """Open a NIfTI file as nibabel's image without reading its voxels.
 
     Raises:
         UserError: it cannot be read.
@@ -60,7 +59,7 @@ def open_nifti(path: Path) -> Any:
 
 
 def read_nifti(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
-    """Voxels (x, y, z) and grid of a NIfTI file.
+    """Return voxels (x, y, z) and grid of a NIfTI file.
 
     Raises:
         UserError: it cannot be read.
@@ -74,7 +73,7 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
 
 
 def nifti_channel(path: Path, channel: int) -> Any:
-    """One channel of a NIfTI file (x, y, z, channel) as a 3-D image with the same header and type.
+    """Return one channel of a NIfTI file (x, y, z, channel) as a 3-D image with the same header and type.
 
     Raises:
         UserError: it cannot be read.
@@ -87,7 +86,7 @@ def nifti_channel(path: Path, channel: int) -> Any:
 
 
 def read_itk(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
-    """Voxels (x, y, z) and grid of a file that ITK reads: NRRD, MetaImage and others.
+    """Return voxels (x, y, z) and grid of a file that ITK reads: NRRD, MetaImage and others.
 
     Raises:
         UserError: it cannot be read.
@@ -102,9 +101,9 @@ def read_itk(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
 
 
 def itk_pixel_type(path: Path) -> Any:
-    """The type to read a file's voxels as with ITK, or None for the type they are stored in.
+    """Return the pixel type to read a file with in ITK, or None for the stored type.
 
-    ITK's Python package has no images of signed bytes (``MET_CHAR``); a short holds their values.
+    ITK's Python package has no images of signed bytes (``MET_CHAR``), so they are read as shorts.
 
     Raises:
         UserError: the header cannot be read.
@@ -114,10 +113,10 @@ def itk_pixel_type(path: Path) -> Any:
 
 
 def read_metaimage_grid(path: Path) -> VoxelGrid:
-    """Grid of a MetaImage (``.mhd``) from its header; the voxels are only checked to be there.
+    """Return the grid of a MetaImage (``.mhd``) from its header; of the voxel file only the size is checked.
 
     Raises:
-        UserError: the header cannot be read, or the file of the voxels is absent or too short.
+        UserError: the header cannot be read, or the voxel file is absent or too short.
     """
     reader = _read_header(path)
     header = path.read_text(encoding="latin-1")
@@ -128,8 +127,8 @@ def read_metaimage_grid(path: Path) -> VoxelGrid:
     n_expected = 1 if compressed else reader.GetImageSizeInBytes()
     if n_bytes < n_expected:
         raise UserError(
-            f"{path}: voxels are missing. Received: {data.name} with {n_bytes} bytes. "
-            f"Expected: {n_expected} bytes or more; unpack or download it again"
+            f"{path}: voxels are missing: {data.name} has {n_bytes} bytes, needs at least {n_expected}; "
+            "unpack or download it again"
         )
     n_axes = range(reader.GetNumberOfDimensions())
     return grid_from_itk(
@@ -141,11 +140,11 @@ def read_metaimage_grid(path: Path) -> VoxelGrid:
 
 
 def _read_header(path: Path) -> Any:
-    """ITK's reader of a file, its header read."""
+    """Return ITK's reader of a file after reading its header."""
     reader = quiet_itk().ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     try:
         if reader is None:
-            raise RuntimeError("no header that ITK knows")
+            raise RuntimeError("header unknown to ITK")
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
     except RuntimeError as error:
@@ -154,6 +153,6 @@ def _read_header(path: Path) -> Any:
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
-    """The error for a file of a download that cannot be read, in one line."""
-    said = " ".join(str(error).split())[-160:]
-    return UserError(f"{path}: cannot be read. Received: {said}. Expected: a whole file; unpack or download it again")
+    """Return the error of one line for a downloaded file that cannot be read."""
+    reason = " ".join(str(error).split())[-160:]
+    return UserError(f"{path}: cannot be read. Received: {reason}. Expected: a whole file; unpack or download it again")

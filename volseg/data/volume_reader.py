@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a volume from any format the bundles take: NIfTI, NRRD, MHD/MHA, DICOM files and series folders."""
+"""Read a volume in any format that the bundles accept: NIfTI, NRRD, MHD/MHA, DICOM files and series folders."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
 MM_PER_UNIT = {1: 1e3, 3: 1e-3}  # NIfTI's codes of metres and micrometres
 DICOM_SUFFIX = ".dcm"
-# voxels along the first and last axis that are copied at a time: with 512 along the other one, 1 MB of a CT
+# voxels per copy along the first and last axis: with 512 along the other one, 1 MB of a CT
 BLOCK = 32
-# bytes that are decompressed at a time, and how many can come out of one
+# bytes decompressed at a time, and the most bytes that one compressed byte can yield
 PIECE = 2**20
 DEFLATE_RATIO = 1032
 READ_ERRORS = (ImageFileError, OSError, EOFError, zlib.error, RuntimeError, ValueError)
@@ -50,7 +50,7 @@ def load_volume(path: str | Path) -> MetaTensor:
         float32 ``(1, X, Y, Z)`` in the file's own axis order, with the affine voxel to RAS in mm.
 
     Raises:
-        UserError: no such file, unreadable or truncated, not one 3-D volume, or an affine that is no geometry.
+        UserError: the file is missing, unreadable, truncated, or not one 3-D volume, or its affine is invalid.
     """
     path = Path(path)
     if not path.exists():
@@ -79,17 +79,17 @@ def load_volume(path: str | Path) -> MetaTensor:
     except READ_ERRORS as error:
         reason = " ".join(str(error).split())[-160:]
         raise UserError(
-            f"{path}: not readable as a volume, damaged or truncated. Received: {reason}. Copy it again."
+            f"{path}: not readable as a volume, damaged or truncated: {reason}; copy the file again"
         ) from error
     if voxels.ndim == 4 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:
         received = "x".join(str(n) for n in voxels.shape)
-        raise UserError(f"{path}: one 3-D volume is needed. Received: {received}. Extract one volume first.")
+        raise UserError(f"{path} must be one 3-D volume, got {received}; extract one volume first")
     affine = np.asarray(meta["affine"])
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UserError(f"{path}: the affine maps voxels to no volume. Received: {affine.tolist()}. Repair the header.")
-    # as MONAI's LoadImage does it, without asking every reader that MONAI knows
+        raise UserError(f"{path}: the affine is not invertible: {affine.tolist()}; repair the header")
+    # like MONAI's LoadImage, without trying all of MONAI's readers
     volume = MetaTensor.ensure_torch_and_prune_meta(_in_c_order(voxels)[None], meta)  # (1, X, Y, Z)
     volume.meta["filename_or_obj"] = str(path)
     volume.meta["original_channel_dim"] = float("nan")
@@ -120,16 +120,16 @@ class _NiftiReader(NibabelReader):
 
 
 def find_volumes(source: str | Path) -> list[Path]:
-    """The volumes that a path given by a user stands for.
+    """Find the volumes that a user's path refers to.
 
     Args:
         source: one file; a folder of volume files; a folder with one DICOM series; a folder of such series folders.
 
     Returns:
-        one path a volume, sorted: files, or folders that hold a DICOM series each.
+        one path per volume, sorted: files, or folders with one DICOM series each.
 
     Raises:
-        UserError: nothing there, or nothing that is a volume.
+        UserError: the path does not exist or holds no volume.
     """
     source = Path(source)
     if not source.exists():
@@ -147,14 +147,14 @@ def find_volumes(source: str | Path) -> list[Path]:
     series = [p for p in sorted(source.iterdir()) if p.is_dir() and _series_uids(p)]
     if not series:
         raise UserError(
-            f"{source}: no volume found. Received: a folder with {len(files)} files, none of them "
-            f"{', '.join(VOLUME_SUFFIXES)} or DICOM."
+            f"{source}: no volume found in a folder with {len(files)} files; none is "
+            f"{', '.join(VOLUME_SUFFIXES)} or DICOM"
         )
     return series
 
 
 def volume_name(path: str | Path) -> str:
-    """The file's name without its suffix: ``case_1`` for ``case_1.nii.gz`` and for the series folder ``case_1``."""
+    """Return the name without suffix: ``case_1`` for ``case_1.nii.gz`` and for the series folder ``case_1``."""
     name = Path(path).name
     for suffix in (*VOLUME_SUFFIXES, DICOM_SUFFIX):
         if name.lower().endswith(suffix):
@@ -163,7 +163,7 @@ def volume_name(path: str | Path) -> str:
 
 
 def _decompressed(path: Path, image: Any) -> Any:
-    """nibabel's image of a compressed file with its voxels in memory, read by ISA-L in half of the time of zlib."""
+    """Return nibabel's image of a compressed file, its voxels decompressed by ISA-L in half the time of zlib."""
     stored = image.dataobj
     igzip, isal_zlib = import_module("isal.igzip"), import_module("isal.isal_zlib")
     size = stored.offset + math.prod(stored.shape) * stored.dtype.itemsize
@@ -175,9 +175,9 @@ def _decompressed(path: Path, image: Any) -> Any:
         with igzip.open(path) as file:
             while filled < size and (count := file.readinto(content[filled : filled + PIECE])):
                 filled += count
-            while file.read(PIECE):  # to the end, where the checksum is
+            while file.read(PIECE):  # read to the end, where the checksum is
                 pass
-    except isal_zlib.error as error:  # no zlib.error
+    except isal_zlib.error as error:  # not a zlib.error
         raise OSError(str(error)) from error
     if filled < size:
         raise OSError(f"{filled} bytes in place of {size}")
@@ -186,10 +186,10 @@ def _decompressed(path: Path, image: Any) -> Any:
 
 
 def _in_c_order(voxels: np.ndarray) -> torch.Tensor:
-    """A float32 copy of ``(X, Y, Z)`` whose last axis runs fastest.
+    """Copy ``(X, Y, Z)`` to float32 in C order, the last axis fastest.
 
-    NIfTI's first axis does. Copying along one of the two orders takes twice (PyTorch) to six times (NumPy) as long for
-    a CT as block by block.
+    In NIfTI the first axis is fastest. For a CT, copying along either order takes twice (PyTorch) to six times (NumPy)
+    as long as copying block by block.
     """
     known = voxels.dtype.isnative and voxels.dtype.kind in "iuf" and voxels.dtype.itemsize <= 8
     source = torch.from_numpy(voxels if known else voxels.astype(np.float32))
@@ -201,7 +201,7 @@ def _in_c_order(voxels: np.ndarray) -> torch.Tensor:
 
 
 def _series_uids(folder: Path) -> Sequence[str]:
-    """Identifiers of the DICOM series in a folder, split the way MONAI's reader splits them."""
+    """Return the identifiers of the DICOM series in a folder, split as in MONAI's reader."""
     names = quiet_itk().GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(True)
     names.AddSeriesRestriction("0008|0021")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the voxels of a volume lie, and whether two volumes lie on one grid."""
+"""Describe the voxel grid of a volume and compare two grids."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from volseg.errors import UserError
 
 __all__ = ["VoxelGrid", "check_same_grid", "grid_difference", "grid_from_itk"]
 
-# Corners of the label's grid may miss those of the image's by this part of the smallest voxel edge: headers are
-# rounded to about six digits, while a label that belongs elsewhere is off by whole voxels.
+# Grid corners of label and image may differ by this fraction of the smallest voxel edge: headers are rounded to about
+# six digits, while a label of another image is off by whole voxels.
 _TOLERANCE_VOXELS = 0.1
 
 
 @dataclass(frozen=True)
 class VoxelGrid:
-    """Where the voxels of a volume lie.
+    """The positions of a volume's voxels.
 
     Attributes:
         shape: voxels along x, y, z.
@@ -37,7 +37,7 @@ class VoxelGrid:
 def grid_from_itk(
     shape: Sequence[int], direction: NDArray[np.float64], spacing_mm: Sequence[float], origin_mm: Sequence[float]
 ) -> VoxelGrid:
-    """Grid of an ITK image: ITK counts millimetres to left and posterior, NIfTI to right and anterior."""
+    """Return the grid of an ITK image: ITK's axes point left and posterior, those of NIfTI right and anterior."""
     affine = np.eye(len(shape) + 1)
     affine[:-1, :-1] = direction * np.asarray(spacing_mm)
     affine[:-1, -1] = origin_mm
@@ -46,21 +46,21 @@ def grid_from_itk(
 
 
 def check_same_grid(label_file: Path, label: VoxelGrid, image_file: Path, image: VoxelGrid) -> None:
-    """See that a label lies on the grid of its image.
+    """Check that a label lies on the grid of its image.
 
     Raises:
-        UserError: it does not; the error names the label's file and the first property that differs.
+        UserError: names the label's file and the first property that differs.
     """
     difference = grid_difference(label, image)
     if difference:
         raise UserError(
-            f"{label_file}: not on the grid of its image. Received: {difference} of {image_file}. "
-            "Expected: the same shape, spacing, origin and direction; take the case out or mend the header"
+            f"{label_file}: not on the grid of its image: {difference} of {image_file}; "
+            "remove the case or repair the header"
         )
 
 
 def grid_difference(label: VoxelGrid, image: VoxelGrid) -> str | None:
-    """The first property that differs, as words, or None if both grids are one 3-D grid."""
+    """Return the first property that differs, in words, or None if both are the same 3-D grid."""
     if label.shape != image.shape or len(image.shape) != 3:
         return f"shape {_row(label.shape)} against {_row(image.shape)}"
     spacings = [np.linalg.norm(grid.affine[:3, :3], axis=0) for grid in (label, image)]

@@ -68,9 +68,7 @@ class TrainingCheckpoint:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             identity = state["identity"]
         except UNREADABLE as error:
-            raise UserError(
-                f"{self.path}: damaged checkpoint. Delete it, or begin anew with --resume False."
-            ) from error
+            raise UserError(f"{self.path}: damaged checkpoint; delete it or start over with --resume False") from error
         if identity != self.identity:
             self._put_aside("it belongs to a training with other data or hyperparameters")
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a pipeline on some entries of a dictionary as if there were no others."""
+"""Run a pipeline on some entries of a dictionary and hide the others from it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["ApplyAlone"]
 
 
 class ApplyAlone(Transform):
-    """Apply a transform to the named entries alone and put the result beside the others.
+    """Apply a transform to the named entries alone and merge its result with the others.
 
-    MONAI Label hands over its whole request: MONAI 1.6's ``Spacingd`` takes every entry whose name begins with
-    ``image_`` for meta data, ``image_path`` among them, and fails.
+    MONAI Label passes its whole request to a pipeline. MONAI 1.6's ``Spacingd`` takes every entry that begins with
+    ``image_`` for metadata and fails on ``image_path``.
 
     Args:
         keys: entries that the transform sees.

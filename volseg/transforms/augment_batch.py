@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random transforms of a batch on the device that trains."""
+"""Apply random transforms to a batch on the training device."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["AugmentBatch"]
 
 
 class AugmentBatch(PrepareBatch):
-    """Bring a batch to the device, and apply transforms to its cases there.
+    """Move a batch to the device and apply transforms to its cases there.
 
-    For the ``prepare_batch`` of a trainer: the workers of the data loader read and decode, and a GPU turns, deforms and
-    blurs what they bring, in a small part of the time that a core needs. Without transforms this is MONAI's default.
+    Use it as the ``prepare_batch`` of a trainer. The data loader's workers read and decode; a GPU then rotates, deforms
+    and blurs in a fraction of the time of a CPU core. Without transforms this is MONAI's default.
 
-    Transforms draw their random numbers on the host, so that a seed means the same on every device.
+    Transforms draw their random numbers on the host, so a seed gives the same result on every device.
 
     Args:
-        transforms: from a case with ``image`` and ``label``, ``(C, X, Y, Z)`` each, to another one; all cases of a
-            batch come out with one size.
+        transforms: map a case with ``image`` and ``label``, ``(C, X, Y, Z)`` each, to another case. All cases of a
+            batch must come out in one size.
     """
 
     def __init__(self, transforms: Sequence[Callable[..., Any]] = ()) -> None:
@@ -43,9 +43,9 @@ class AugmentBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels, ``(B, C, X, Y, Z)`` on the device."""
+        """Return images and labels, ``(B, C, X, Y, Z)`` on the device."""
         keys = (CommonKeys.IMAGE, CommonKeys.LABEL)
-        # a network is slower on tensors with meta data, of which it has no use
+        # networks run slower on tensors with metadata and do not use it
         image, label = (
             convert_to_tensor(batchdata[key], track_meta=False).to(device=device, non_blocking=non_blocking, **kwargs)
             for key in keys

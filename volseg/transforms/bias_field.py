@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Even out the brightness of MRI with N4 (Tustison 2010), V-Net's first step (arXiv 1606.04797)."""
+"""Correct the bias field of MRI with N4 (Tustison 2010), V-Net's first step (arXiv 1606.04797)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ __all__ = ["N4BiasCorrect", "N4BiasCorrectd"]
 IMAGE = itk.Image[itk.F, 3]
 MASK = itk.Image[itk.UC, 3]
 
-# N4 fits a field to the brightness of tissue. Darker than this part of the mean lies air, whose noise would be fitted
-# as well. Otsu's threshold, the usual choice, takes the dark side for air where an endorectal coil shines on the other
+# N4 fits a field to the brightness of tissue. Voxels below this fraction of the mean are air, whose noise must not be
+# fitted. Otsu's threshold, the usual choice, takes the side away from an endorectal coil for air
 BACKGROUND = 0.25
 
 
 class N4BiasCorrect(Transform):
-    """Divide a volume by the smooth bias field that N4 finds in a smaller copy of it.
+    """Divide a volume by the smooth bias field that N4 estimates from a downsampled copy.
 
-    The same input gives the same result, so that a cache of preprocessed cases keeps it.
+    The transform is deterministic, so caches of preprocessed cases may keep its result.
 
     Args:
-        shrink_factor: voxels of each axis that are averaged for the smaller copy. Bias fields are smooth, and N4's
-            time grows with the number of voxels.
-        fitting_levels: each doubles the spline mesh of the field, from one piece an axis.
-        max_iterations: of each level, unless it converges before.
+        shrink_factor: voxels averaged per axis for the downsampled copy. Bias fields are smooth, and N4's time grows
+            with the number of voxels.
+        fitting_levels: each doubles the field's spline mesh, starting from one piece per axis.
+        max_iterations: per level, unless it converges earlier.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class N4BiasCorrect(Transform):
         self.max_iterations = max_iterations
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Correct ``(1, X, Y, Z)``, intensities from 0 upwards.
+        """Correct a volume ``(1, X, Y, Z)`` with intensities >= 0.
 
         Returns:
-            the image's shape, meta and device; its dtype, or float32 for whole numbers. A volume of one value, or with
-            nothing above 0, stays as it is.
+            the image's shape, metadata and device; its dtype, or float32 for an integer dtype. A constant volume or
+            one without positive values is returned unchanged.
         """
         voxels = convert_to_tensor(image, track_meta=False)[0]
         if not (voxels.max() > 0 and voxels.min() < voxels.max()):
             return image
-        # N4 takes no volume of a single slice: that one counts twice
+        # N4 refuses a volume of a single slice, so double it
         size = [max(2, round(n / factor)) for n, factor in zip(voxels.shape, self.shrink_factor, strict=True)]
         bias = self._bias_field(area_average(voxels.cpu().clamp(min=0), size).numpy())
         corrected = voxels / resample(torch.from_numpy(bias), voxels.shape, linear_weights).to(voxels.device)
@@ -62,10 +62,10 @@ class N4BiasCorrect(Transform):
         return convert_to_dst_type(corrected[None], dst=image, dtype=dtype)[0]
 
     def _bias_field(self, volume: np.ndarray) -> np.ndarray:
-        """The field on the grid of the smaller copy."""
+        """Return the field on the grid of the downsampled copy."""
         positive = volume > 0
         tissue = volume > BACKGROUND * volume[positive].mean()
-        # outside the mask any value will do whose quotient with the result tells the field
+        # outside the mask any positive value serves: the field is its quotient with the result
         volume = np.where(positive, volume, np.float32(1))
         n4 = itk.N4BiasFieldCorrectionImageFilter[IMAGE, MASK, IMAGE].New()
         n4.SetInput(itk.image_from_array(volume))
@@ -80,8 +80,8 @@ class N4BiasCorrectd(MapTransform):
     """Dictionary form of :class:`N4BiasCorrect`.
 
     Args:
-        keys: entries with images ``(1, X, Y, Z)``; each has its own field.
-        shrink_factor, fitting_levels, max_iterations: see there.
+        keys: entries with images ``(1, X, Y, Z)``; each gets its own field.
+        shrink_factor, fitting_levels, max_iterations: see :class:`N4BiasCorrect`.
     """
 
     def __init__(

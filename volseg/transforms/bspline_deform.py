@@ -16,15 +16,15 @@ __all__ = ["BSplineDeform", "RandBSplineDeformd", "displacement_field"]
 
 
 class BSplineDeform(Transform):
-    """Warp a volume by the displacements that given control coefficients stand for: ``out(p) = in(p + d(p))``.
+    """Warp a volume by the displacement field of given control coefficients: ``out(p) = in(p + d(p))``.
 
-    Interpolation is linear. The mesh lies on the volume as ITK lays it, so that ``SimpleITK.BSplineTransform`` with the
-    same coefficients gives the same result, but for positions within one voxel of the border: there ITK changes over to
-    the outside at once, and here voxels blend with it.
+    Interpolation is linear. The mesh is placed as in ITK: ``SimpleITK.BSplineTransform`` gives the same result with the
+    same coefficients, except within one voxel of the border. There ITK switches to the outside value at once, while
+    here voxels blend with it.
 
     Args:
-        padding_mode: what lies outside: ``"zeros"``, or ``"border"``, the nearest voxel's value. In a z-scored image
-            zero is the mean and not the background.
+        padding_mode: value outside: ``"zeros"``, or ``"border"`` for the nearest voxel's value. In a z-scored image
+            zero is the mean, not the background.
     """
 
     def __init__(self, padding_mode: str = GridSamplePadMode.ZEROS) -> None:
@@ -33,7 +33,7 @@ class BSplineDeform(Transform):
     def __call__(  # type: ignore[override]
         self, volume: torch.Tensor, coefficients: torch.Tensor
     ) -> torch.Tensor:
-        """Warp all channels alike.
+        """Warp all channels by the same field.
 
         Args:
             volume: ``(C, X, Y, Z)``.
@@ -43,11 +43,11 @@ class BSplineDeform(Transform):
             float32 ``(C, X, Y, Z)`` on the volume's device.
 
         Raises:
-            ValueError: coefficients of another shape.
+            ValueError: the coefficients have another shape.
         """
         _check_coefficients(coefficients)
         size = volume.shape[1:]
-        # grid_sample counts axes from the last one, and the centres of the end voxels lie at -1 and 1
+        # grid_sample counts axes from the last, and the centres of the end voxels lie at -1 and 1
         halves = torch.tensor([max(n - 1, 1) / 2 for n in size], device=volume.device).reshape(3, 1, 1, 1)
         grid = _field((coefficients.to(volume.device) / halves).flip(0), size)  # (X, Y, Z, 3)
         for axis, n in enumerate(size):
@@ -57,22 +57,22 @@ class BSplineDeform(Transform):
 
 
 class RandBSplineDeformd(RandomizableTransform, MapTransform):
-    """Deform image and labels of a case together by a random smooth field.
+    """Deform the image and labels of a case together by a random smooth field.
 
-    Coefficients of the control points are drawn from a normal distribution. They stay in ``coefficients`` until the
-    next draw: a call with ``randomize=False`` repeats the deformation, and :class:`BSplineDeform` applies it elsewhere.
-    Geometry stays that of the input, as with MONAI's ``Rand3DElasticd``, and there is no inverse.
+    Control coefficients are drawn from a normal distribution and stay in ``coefficients`` until the next draw. A call
+    with ``randomize=False`` repeats the deformation, and :class:`BSplineDeform` can apply it elsewhere. The geometry
+    stays that of the input, as with MONAI's ``Rand3DElasticd``, and there is no inverse.
 
     Args:
         keys: entries ``(C, X, Y, Z)`` on one grid.
-        label_keys: those of them that hold masks of 0 and 1. Their result is 1 where the interpolated mask exceeds
-            one half, in the dtype they had.
-        mesh_size: cubic pieces along each axis, which take three control points more: 5 for a mesh of 2. The paper's
-            "2 x 2 x 2 control points" are this mesh, as in ITK: cubic pieces need 4 points at least.
-        standard_deviation_voxels: of the coefficients along each axis. The default moves voxels by about 6 and keeps
-            slices apart: those of prostate MRI are 3 to 4 mm thick, so that motion across them invents anatomy, and
-            the authors' released code leaves it out as well.
-        prob: probability of a deformation (the released code's; the paper does not tell).
+        label_keys: entries among ``keys`` that hold masks of 0 and 1. Their result is 1 where the interpolated mask
+            exceeds 0.5, in the original dtype.
+        mesh_size: cubic pieces along each axis; each axis has three more control points, 5 for a mesh of 2. The paper's
+            "2 x 2 x 2 control points" are this mesh, as in ITK: a cubic piece needs at least 4 points.
+        standard_deviation_voxels: of the coefficients along each axis. The default moves voxels by about 6 within
+            slices only. Slices of prostate MRI are 3 to 4 mm thick, so motion across them would invent anatomy; the
+            authors' released code leaves it out as well.
+        prob: probability of a deformation, from the released code; the paper does not give it.
         padding_mode: see :class:`BSplineDeform`.
     """
 
@@ -87,9 +87,7 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         if unknown := set(ensure_tuple(label_keys)) - set(ensure_tuple(keys)):
-            raise ValueError(
-                f"label_keys must be among keys {ensure_tuple(keys)}. Received: {sorted(map(str, unknown))}"
-            )
+            raise ValueError(f"label_keys must be among keys {ensure_tuple(keys)}, got {sorted(map(str, unknown))}")
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.label_keys = ensure_tuple(label_keys)
@@ -99,7 +97,7 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
         self.coefficients: torch.Tensor | None = None
 
     def randomize(self, data: Any | None = None) -> None:
-        """Draw whether to deform and, if so, the coefficients."""
+        """Decide whether to deform and, if so, draw the coefficients."""
         super().randomize(None)
         self.coefficients = None
         if self._do_transform:
@@ -108,10 +106,10 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
             self.coefficients = (torch.from_numpy(standard) * scale).float()
 
     def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
-        """Deform, by a new draw or by the last one.
+        """Deform with a new draw or repeat the last one.
 
         Raises:
-            ValueError: entries of different sizes.
+            ValueError: the entries differ in size.
         """
         d = dict(data)
         if randomize:
@@ -122,8 +120,8 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
         volumes = [convert_to_tensor(d[key], track_meta=False) for key in keys]
         sizes = {tuple(v.shape[1:]) for v in volumes}
         if len(sizes) > 1:
-            raise ValueError(f"entries {keys} must lie on one grid. Received: sizes {sorted(sizes)}")
-        # one pass over all channels: most of the time goes into finding the eight neighbours of each position
+            raise ValueError(f"entries {keys} must lie on one grid, got sizes {sorted(sizes)}")
+        # one pass over all channels: finding the eight neighbours of each position takes most of the time
         warped = self.deform(torch.cat([v.float() for v in volumes]), self.coefficients)
         for key, before, after in zip(keys, volumes, warped.split([len(v) for v in volumes]), strict=True):
             is_label = key in self.label_keys
@@ -136,7 +134,7 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
 
 
 def displacement_field(coefficients: torch.Tensor, spatial_size: Sequence[int]) -> torch.Tensor:
-    """Displacements of all voxels of a volume.
+    """Return the displacement of every voxel of a volume.
 
     Args:
         coefficients: ``(3, mesh_x + 3, mesh_y + 3, mesh_z + 3)`` in voxels along X, Y, Z.
@@ -146,7 +144,7 @@ def displacement_field(coefficients: torch.Tensor, spatial_size: Sequence[int]) 
         float32 ``(3, X, Y, Z)`` in voxels.
 
     Raises:
-        ValueError: coefficients of another shape.
+        ValueError: the coefficients have another shape.
     """
     _check_coefficients(coefficients)
     return _field(coefficients, spatial_size).movedim(-1, 0)
@@ -155,17 +153,17 @@ def displacement_field(coefficients: torch.Tensor, spatial_size: Sequence[int]) 
 def _check_coefficients(coefficients: torch.Tensor) -> None:
     shape = tuple(coefficients.shape)
     if len(shape) != 4 or shape[0] != 3 or min(shape[1:]) < 4:
-        raise ValueError(f"coefficients must be (3, >= 4, >= 4, >= 4). Received: {shape}")
+        raise ValueError(f"coefficients must have the shape (3, >= 4, >= 4, >= 4), got {shape}")
 
 
 def _field(coefficients: torch.Tensor, spatial_size: Sequence[int]) -> torch.Tensor:
-    """The field with its components last, ``(X, Y, Z, 3)``, as ``grid_sample`` wants them."""
+    """Return the field with its components last, ``(X, Y, Z, 3)``, as ``grid_sample`` expects them."""
     along_x, along_y, along_z = (
         _basis(n, points - 3).to(coefficients.device)
         for n, points in zip(spatial_size, coefficients.shape[1:], strict=True)
     )
-    # the tensor product, one axis at a time. Components stand beside Z in one matrix (points_z * 3, Z * 3) for the last
-    # and largest step: one product of matrices is five times faster than a batch of tiny ones
+    # Tensor product, one axis at a time. The last and largest step merges components and Z into one matrix
+    # (points_z * 3, Z * 3): one matrix product is five times faster than a batch of tiny ones
     field = coefficients.float().permute(1, 2, 3, 0)  # (points_x, points_y, points_z, 3)
     field = torch.einsum("xa,yb,abec->xyec", along_x, along_y, field)  # (X, Y, points_z, 3)
     components = torch.eye(3, dtype=field.dtype, device=field.device)
@@ -174,8 +172,8 @@ def _field(coefficients: torch.Tensor, spatial_size: Sequence[int]) -> torch.Ten
 
 
 def _basis(size: int, mesh_size: int) -> torch.Tensor:
-    """Uniform cubic B-splines at the voxels of an axis, ``(size, mesh_size + 3)``; rows add up to 1."""
-    # ITK's domain reaches half a voxel beyond the end voxels, and its initialiser adds another eighth
+    """Return uniform cubic B-splines at the voxels of an axis, ``(size, mesh_size + 3)``; rows sum to 1."""
+    # ITK's domain extends half a voxel beyond the end voxels, and its initialiser adds another eighth
     position = mesh_size * (torch.arange(size, dtype=torch.float64) + 0.625) / (size + 0.25)
     piece = position.long()
     v = position - piece

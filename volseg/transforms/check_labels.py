@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""See that a label map holds the labels a network can learn."""
+"""Check that a label map holds labels that a network can learn."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["CheckLabelsd"]
 
 
 class CheckLabelsd(MapTransform):
-    """Round label maps that were stored with a scale (5.00000018) and refuse what is no label.
+    """Round label maps stored with a scale slope (5.00000018) and refuse invalid labels.
 
     Args:
         keys: entries with label maps ``(1, X, Y, Z)``.
         num_classes: labels run from 0 to ``num_classes - 1``.
 
     Raises:
-        UserError: values that are no whole numbers, or labels out of range.
+        UserError: a value is not an integer, or a label is out of range.
     """
 
     def __init__(self, keys: KeysCollection, num_classes: int, allow_missing_keys: bool = False) -> None:
@@ -39,13 +39,13 @@ class CheckLabelsd(MapTransform):
         return d
 
     def check(self, label: MetaTensor) -> MetaTensor:
-        """Rounded labels ``(1, X, Y, Z)``."""
+        """Return the rounded labels ``(1, X, Y, Z)``."""
         name = label.meta.get("filename_or_obj", "label")
         codes = torch.from_numpy(round_labels(label.as_tensor().numpy(force=True), name))
         values = torch.unique(codes).tolist()
         if values[0] < 0 or values[-1] >= self.num_classes:
             raise UserError(
-                f"{name}: labels must lie in 0..{self.num_classes - 1}. Received: {values[:20]}. "
-                "Convert the labels first (prepare_data does it for known sources)."
+                f"{name}: labels must be 0 to {self.num_classes - 1}, got {values[:20]}; convert them first "
+                "(prepare_data does so for known sources)"
             )
         return MetaTensor(codes.to(label.as_tensor()), meta=label.meta, applied_operations=label.applied_operations)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""See that a volume is one that a bundle can work on: what every modality has in common."""
+"""Check that a bundle can process a volume: the part common to all modalities."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 class CheckVolumed(MapTransform):
-    """Mend what can be mended in a volume and refuse what is none; a bundle's own check adds its modality.
+    """Repair a volume where possible and refuse it otherwise; subclasses in bundles check their modality.
 
     Voxels that are not finite become ``background``. Nothing else changes.
 
     Args:
         keys: entries with volumes ``(1, X, Y, Z)``, in any axis order.
-        minimum_slices: along the axis closest to the patient's.
-        background: intensity of nothing.
-        subject: what an error says is needed, such as "a chest CT".
-        oblique_degrees: a larger angle between the volume's axes and the patient's is worth a warning.
+        minimum_slices: along the voxel axis closest to the patient's long axis.
+        background: intensity of empty space.
+        subject: what the error asks for, such as "a chest CT".
+        oblique_degrees: angle between the volume's axes and the patient's above which a warning is logged.
 
     Raises:
         UserError: too few slices, or intensities that :meth:`check_intensities` refuses.
@@ -58,35 +58,35 @@ class CheckVolumed(MapTransform):
         return d
 
     def check(self, volume: MetaTensor) -> MetaTensor:
-        """The volume ``(1, X, Y, Z)``, finite."""
+        """Return the volume ``(1, X, Y, Z)`` with finite voxels."""
         name = volume.meta.get("filename_or_obj", "image")
         affine = np.asarray(volume.affine)
         slices = volume.shape[1 + slice_axis(affine)]
         if slices < self.minimum_slices:
             raise UserError(
-                f"{name}: too few slices for {self.subject}. Received: {slices}, at least {self.minimum_slices} are "
-                "needed. Give the folder of the whole series, not one file of it."
+                f"{name}: too few slices for {self.subject}: at least {self.minimum_slices} needed, got {slices}; "
+                "give the folder of the whole series, not one file of it"
             )
         finite = volume.isfinite()
         if not finite.all():
-            logger.warning("%s: %d voxels are not finite and become %g", name, int((~finite).sum()), self.background)
+            logger.warning("%s: set %d non-finite voxels to %g", name, int((~finite).sum()), self.background)
             volume[~finite] = self.background
         self.check_intensities(name, float(volume.min()), float(volume.max()))
         if (tilt := _tilt_degrees(affine)) > self.oblique_degrees:
-            logger.warning("%s: axes are %.0f degrees oblique to the patient's, results may suffer", name, tilt)
+            logger.warning("%s: axes are tilted %.0f degrees from the patient's, results may suffer", name, tilt)
         return volume
 
     def check_intensities(self, name: str, low: float, high: float) -> None:
-        """Refuse intensities that are not of the modality, with a ``UserError``."""
+        """Raise ``UserError`` for intensities that the modality cannot have."""
         raise NotImplementedError
 
 
 def slice_axis(affine: np.ndarray) -> int:
-    """The voxel axis closest to the patient's, of an affine (4, 4) from voxels to RAS mm."""
+    """Return the voxel axis closest to the patient's long axis, from an affine (4, 4), voxel to RAS in mm."""
     return int(np.flatnonzero(nib.io_orientation(affine)[:, 0] == 2)[0])
 
 
 def _tilt_degrees(affine: np.ndarray) -> float:
-    """Largest angle between a voxel axis and the patient's axis closest to it."""
+    """Return the largest angle between a voxel axis and the patient axis closest to it."""
     directions = affine[:3, :3] / nib.affines.voxel_sizes(affine)
     return float(np.degrees(np.arccos(np.clip(np.abs(directions).max(axis=0), 0, 1))).max())

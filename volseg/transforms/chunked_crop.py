@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random crops of volumes on disk, of which only the crop is read."""
+"""Read random crops of volumes on disk, and nothing but the crop."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ OPEN_VOLUMES = 32
 
 
 class RandChunkedCropd(Randomizable, MapTransform):
-    """Draw a place in a volume and read the crop there, the same for all keys.
+    """Draw a position in a volume and read the crop there, the same for all keys.
 
-    Memory is that of the crop and of the chunks it touches, whatever the size of the volume; formats that store whole
-    sections keep some of them decoded besides. Every place is equally likely. A volume that is smaller than the crop is
-    continued by reflection at its ends. Volumes stay open, up to 32 of them in each process.
+    Memory holds the crop and the chunks it touches, whatever the size of the volume; formats that store whole sections
+    also keep some of them decoded. All positions are equally likely. A volume smaller than the crop is extended by
+    reflection. Up to 32 volumes stay open per process.
 
     Args:
-        keys: entries that are paths for :func:`volseg.data.chunked_volume.open_chunked_volume`; each becomes a tensor
+        keys: entries with paths for :func:`volseg.data.chunked_volume.open_chunked_volume`; each becomes a tensor
             ``(1, *spatial_size)``.
         spatial_size: of the crop, (D, H, W).
-        label_keys: entries among ``keys`` that hold instance ids: they become int32, or int64 where that is too small.
+        label_keys: entries among ``keys`` that hold instance ids; they become int32, or int64 for larger ids.
 
     Raises:
-        UserError: a file cannot be read, a label does not hold whole numbers, or shapes differ.
+        UserError: a file cannot be read, a label does not hold integers, or shapes differ.
     """
 
     def __init__(

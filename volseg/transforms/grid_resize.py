@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bring volumes to a fixed grid: averages where the grid is coarser, linear interpolation where it is finer."""
+"""Resample volumes to a fixed grid: average where the grid is coarser, interpolate linearly where it is finer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["GridResize", "GridResized"]
 
 
 class GridResize(InvertibleTransform):
-    """Rescale a volume to a number of voxels along each axis, whatever its spacing.
+    """Rescale a volume to a fixed number of voxels per axis, whatever its spacing.
 
-    Along axes that shrink, voxels are averaged over exact areas; linear interpolation, as in MONAI's ``Resize``, would
-    look at two of the five slices that fall into one. Along axes that grow, interpolation is linear. The inverse is
-    linear interpolation back to the original size.
+    Axes that shrink are averaged over exact areas; linear interpolation, as in MONAI's ``Resize``, would use only two
+    of the five slices that fall into one. Axes that grow are interpolated linearly. The inverse interpolates linearly
+    back to the original size.
 
     Args:
         spatial_size: voxels along each axis of the result.
@@ -46,7 +46,7 @@ class GridResize(InvertibleTransform):
         return MetaTensor(resized).copy_meta_from(trace)
 
     def inverse(self, data: MetaTensor) -> MetaTensor:
-        """Bring ``(1, *spatial_size)`` back to ``(1, X, Y, Z)``."""
+        """Resample ``(1, *spatial_size)`` back to ``(1, X, Y, Z)``."""
         size = self.pop_transform(data)["orig_size"]
         resized = MetaTensor(resample(data.as_tensor()[0], size, linear_weights)[None]).copy_meta_from(data)
         resized.affine = data.affine @ torch.as_tensor(scale_affine(self.spatial_size, size)).to(data.affine)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Give a volume the intensity distribution of another one (V-Net, arXiv 1606.04797, section 3)."""
+"""Match the intensity distribution of one volume to another (V-Net, arXiv 1606.04797, section 3)."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from skimage.exposure import match_histograms
 
 __all__ = ["RandHistogramMatchd", "match_histogram", "match_quantiles", "quantiles_of"]
 
-# intensities that match_quantiles tells apart
+# intensity levels that match_quantiles distinguishes
 LEVELS = 65536
 
 
 class RandHistogramMatchd(RandomizableTransform, MapTransform):
-    """Match a volume's histogram to that of a randomly chosen other case.
+    """Match a volume's histogram to that of a randomly chosen case.
 
-    All cases are equally likely, the volume's own among them, which leaves it as it is. Of each case only the quantiles
-    are kept, computed when it is first drawn. Each worker of a data loader has its own: make workers persistent, or
-    every epoch computes them again.
+    All cases are equally likely; drawing the volume's own case leaves it unchanged. Only the quantiles of a case are
+    kept, computed when it is first drawn. Each data loading worker has its own copy: make workers persistent, or every
+    epoch recomputes them.
 
     Args:
-        keys: entries ``(C, X, Y, Z)``; all of a call are matched to the same case.
-        references: cases with the same keys, preprocessed like the volumes that come in but not augmented. With a
-            ``PersistentDataset`` nothing but quantiles stays in memory.
+        keys: entries ``(C, X, Y, Z)``; one call matches all of them to the same case.
+        references: cases with the same keys, preprocessed like the input volumes but not augmented. With a
+            ``PersistentDataset`` only quantiles stay in memory.
         prob: probability of a match.
-        quantiles: how many to keep, 16 KB for 4097. Fewer miss the few bright voxels: on z-scored
-            prostate MRI 4097 differ from the exact match by 0.0001 on average, 257 by 0.003 and, at the brightest, by
-            more than 1. ``None`` loads the case each time and matches exactly.
+        quantiles: number of quantiles to keep per case, 16 KB for 4097. Fewer miss the few bright voxels. On z-scored
+            prostate MRI, 4097 differ from the exact match by 0.0001 on average; 257 differ by 0.003 on average and by
+            more than 1 at the brightest voxels. ``None`` loads the case each time and matches exactly.
 
     Raises:
-        ValueError: no references, or fewer than two quantiles.
+        ValueError: there are no references, or fewer than two quantiles.
     """
 
     def __init__(
@@ -51,22 +51,22 @@ class RandHistogramMatchd(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         if len(references) == 0:
-            raise ValueError("references must hold at least one case. Received: none")
+            raise ValueError("references must hold at least one case, got none")
         if quantiles is not None and quantiles < 2:
-            raise ValueError(f"quantiles must be 2 or more, or None. Received: {quantiles}")
+            raise ValueError(f"quantiles must be None or an integer >= 2, got {quantiles}")
         self.references = references
         self.quantiles = quantiles
         self.reference = 0
         self._tables: dict[int, dict[Hashable, torch.Tensor]] = {}
 
     def randomize(self, data: Any | None = None) -> None:
-        """Draw whether to match and, if so, the index of the case into ``reference``."""
+        """Decide whether to match and, if so, draw the index of the case into ``reference``."""
         super().randomize(None)
         if self._do_transform:
             self.reference = int(self.R.randint(len(self.references)))
 
     def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
-        """Match, to a new draw or to the last one."""
+        """Match to a newly drawn case or to the last one."""
         d = dict(data)
         if randomize:
             self.randomize()
@@ -90,25 +90,25 @@ class RandHistogramMatchd(RandomizableTransform, MapTransform):
 
 
 def match_histogram(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Exact match by scikit-image: each value goes to the reference's value of the same cumulative frequency.
+    """Match exactly, by scikit-image: map each value to the reference's value of equal cumulative frequency.
 
     Args:
-        image: any shape. All equal values have no histogram and stay as they are.
+        image: any shape. A constant image has no histogram and is returned unchanged.
         reference: any shape.
 
     Returns:
-        the image's shape, meta and device; its dtype, or float32 for whole numbers.
+        the image's shape, metadata and device; its dtype, or float32 for an integer dtype.
     """
     voxels = convert_to_tensor(image, track_meta=False)
     if not _has_histogram(voxels):
         return image
     target = convert_to_tensor(reference, track_meta=False)
-    # scikit-image wants as many axes in both
+    # scikit-image requires the same number of axes in both
     return _like(image, match_histograms(voxels.cpu().numpy().ravel(), target.cpu().numpy().ravel()))
 
 
 def quantiles_of(image: torch.Tensor, n: int = 4097) -> torch.Tensor:
-    """Values at ``n`` evenly spaced cumulative frequencies from 0 to 1.
+    """Return the values at ``n`` evenly spaced cumulative frequencies from 0 to 1.
 
     Args:
         image: any shape.
@@ -118,23 +118,23 @@ def quantiles_of(image: torch.Tensor, n: int = 4097) -> torch.Tensor:
         float32 ``(n,)``, ascending.
     """
     values, counts = np.unique(convert_to_tensor(image, track_meta=False).cpu().numpy(), return_counts=True)
-    # frequencies of values up to and with each one, as in scikit-image; numpy.quantile counts gaps between values
+    # frequencies up to and including each value, as in scikit-image; numpy.quantile counts gaps between values
     frequencies = np.cumsum(counts) / counts.sum()
     return torch.from_numpy(np.interp(np.linspace(0, 1, n), frequencies, values)).float()
 
 
 def match_quantiles(image: torch.Tensor, quantiles: torch.Tensor) -> torch.Tensor:
-    """Match a histogram to quantiles of another: :func:`match_histogram` but for rounding, many times faster.
+    """Match a histogram to quantiles of another: :func:`match_histogram` up to rounding, but many times faster.
 
-    The image is rounded to 65 536 levels between its extremes, which takes the place of sorting its values, and
-    between two quantiles the reference counts as uniformly distributed.
+    Instead of sorting its values, the image is rounded to 65,536 levels between its extremes. The reference counts as
+    uniformly distributed between two quantiles.
 
     Args:
-        image: any shape. All equal values have no histogram and stay as they are.
+        image: any shape. A constant image has no histogram and is returned unchanged.
         quantiles: ``(n,)`` of the reference, see :func:`quantiles_of`.
 
     Returns:
-        the image's shape, meta and device; its dtype, or float32 for whole numbers.
+        the image's shape, metadata and device; its dtype, or float32 for an integer dtype.
     """
     voxels = convert_to_tensor(image, track_meta=False)
     if not _has_histogram(voxels):

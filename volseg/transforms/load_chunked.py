@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load volumes in the formats of electron microscopy, whole or their middle."""
+"""Load volumes in formats of electron microscopy, whole or only their centre."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["LoadChunkedVolumed", "check_one_shape"]
 
 
 class LoadChunkedVolumed(MapTransform):
-    """Load the entries of ``keys``, paths that :func:`volseg.data.chunked_volume.open_chunked_volume` takes.
+    """Load the paths in ``keys`` with :func:`volseg.data.chunked_volume.open_chunked_volume`.
 
-    An entry becomes a ``MetaTensor`` ``(1, D, H, W)`` of the file's type, instance ids in ``label_keys`` int32 or,
-    where that is too small, int64. Its meta data holds ``filename_or_obj`` and, where the file says it,
+    Each entry becomes a ``MetaTensor`` ``(1, D, H, W)`` of the file's type. Instance ids in ``label_keys`` become
+    int32, or int64 for larger ids. The metadata holds ``filename_or_obj`` and, where the file states it,
     ``voxel_size_nm`` (z, y, x).
 
     Args:
         keys: entries to load.
-        label_keys: those of them that hold instance ids.
-        largest_size: voxels (D, H, W) that are loaded at most, from the middle of the volume; None loads all.
+        label_keys: entries among ``keys`` that hold instance ids.
+        largest_size: maximum size (D, H, W) to load, from the centre of the volume; None loads all.
 
     Raises:
-        UserError: a file cannot be read, a label does not hold whole numbers, or shapes differ.
+        UserError: a file cannot be read, a label does not hold integers, or shapes differ.
     """
 
     def __init__(
@@ -64,36 +64,36 @@ class LoadChunkedVolumed(MapTransform):
 
 
 def to_tensor(voxels: np.ndarray) -> torch.Tensor:
-    """A tensor of the same shape and type; of the types that PyTorch hardly computes with, the next larger one."""
+    """Return a tensor of the same shape and type; types that PyTorch barely supports become the next larger one."""
     larger = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64, "float16": np.float32}
     return torch.from_numpy(voxels.astype(larger.get(voxels.dtype.name, voxels.dtype), copy=False))
 
 
 def to_ids(voxels: np.ndarray, name: str) -> torch.Tensor:
-    """Instance ids as int32, or int64 where they are larger.
+    """Return instance ids as int32, or int64 for larger ids.
 
     Raises:
-        UserError: the voxels are not whole numbers, negative, or too large for int64.
+        UserError: the voxels are not integers, negative, or too large for int64.
     """
     low, high = (voxels.min(), voxels.max()) if voxels.size else (0, 0)
     if voxels.dtype.kind not in "bui" or low < 0 or high > np.iinfo(np.int64).max:
         raise UserError(
-            f"{name}: instance ids are whole numbers from 0. Received: {voxels.dtype} from {low} to {high}. "
-            "Give the label volume, not an image"
+            f"{name}: instance ids must be integers >= 0, got {voxels.dtype} from {low} to {high}; "
+            "give the label volume, not an image"
         )
     return torch.from_numpy(voxels.astype(np.int32 if high <= np.iinfo(np.int32).max else np.int64))
 
 
 def check_one_shape(shapes: Mapping[str, Sequence[int]]) -> None:
-    """See that volumes that belong together have one shape.
+    """Check that the volumes of a case have one shape.
 
     Raises:
-        UserError: they do not; it names the first two that differ.
+        UserError: names the first two volumes that differ.
     """
     first, shape = next(iter(shapes.items()), ("", ()))
     for name, other in shapes.items():
         if tuple(other) != tuple(shape):
             raise UserError(
-                f"{name}: image and label differ in shape. Received: {tuple(other)}, and {tuple(shape)} in {first}. "
-                "Give the pair of one volume"
+                f"{name}: image and label must have one shape, got {tuple(other)}, and {tuple(shape)} in {first}; "
+                "give the image and label of one volume"
             )

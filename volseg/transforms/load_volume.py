@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load the volumes of a case and see that they belong together."""
+"""Load the volumes of a case and check that they belong together."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["LoadVolumed"]
 
 
 class LoadVolumed(MapTransform):
-    """Load volumes of any format and check that all of a case lie on one grid.
+    """Load volumes of any supported format and check that all volumes of a case lie on one grid.
 
-    Unlike MONAI's ``LoadImaged`` it tells a folder of DICOM from a file by itself, takes 3-D volumes only, and answers
-    damaged input with one line.
+    Unlike MONAI's ``LoadImaged`` it distinguishes DICOM folders from files, accepts only 3-D volumes, and reports
+    damaged input in one line.
 
     Args:
         keys: entries with paths; each becomes a ``MetaTensor`` ``(1, X, Y, Z)``.
-        tolerance_mm: how far the corner voxels of two volumes may lie apart.
+        tolerance_mm: maximum distance between corresponding corner voxels of two volumes.
 
     Raises:
         UserError: a file cannot be used, or two volumes of the case lie on different grids.
@@ -48,13 +48,11 @@ class LoadVolumed(MapTransform):
 def _check_same_grid(first: MetaTensor, other: MetaTensor, tolerance_mm: float) -> None:
     names = f"{other.meta['filename_or_obj']}: not on the grid of {first.meta['filename_or_obj']}"
     if first.shape != other.shape:
-        raise UserError(
-            f"{names}. Received: {_size(other)} and {_size(first)} voxels. Resample the label to the image."
-        )
+        raise UserError(f"{names}: {_size(other)} and {_size(first)} voxels; resample the label to the image")
     corner_voxels = np.array(np.meshgrid(*[(0, n - 1) for n in first.shape[1:]], [1], indexing="ij")).reshape(4, -1)
     distance_mm = np.linalg.norm((np.asarray(first.affine - other.affine) @ corner_voxels)[:3], axis=0).max()
     if distance_mm > tolerance_mm:
-        raise UserError(f"{names}. Received: corners {distance_mm:.3g} mm apart. Resample the label to the image.")
+        raise UserError(f"{names}: corners {distance_mm:.3g} mm apart; resample the label to the image")
 
 
 def _size(volume: MetaTensor) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From class scores on the network's grid to a label map in the geometry of the input file."""
+"""Turn class scores on the network's grid into a label map in the geometry of the input file."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from volseg.transforms.separable import linear_weights
 
 __all__ = ["NativeArgmaxd", "interpolated_argmax"]
 
-# native voxels that are decided at a time: 6 classes of them as floats take 3 MB, which stay in a core's cache
+# native voxels per block: 6 classes of them as floats take 3 MB, which stay in a core's cache
 BLOCK = (64, 64, 32)
 
 
 class NativeArgmaxd(MapTransform):
-    """Undo a preprocessing that ends on a fixed grid, interpolating class probabilities before the decision.
+    """Undo preprocessing that ends on a fixed grid, interpolating class probabilities before the argmax.
 
-    MONAI's usual order, argmax and then ``Invertd`` with nearest neighbours, rounds a lobe's outline to the coarse
-    grid; interpolating first keeps sub-voxel outlines. The usual order exists because the probabilities of all classes
-    do not fit into memory at native size: here they are interpolated and decided block by block.
+    The usual order in MONAI, argmax and then ``Invertd`` with nearest neighbours, rounds outlines to the coarse grid.
+    Interpolating first keeps sub-voxel outlines. All class probabilities at native size would not fit into memory, so
+    they are interpolated and decided block by block.
 
     Args:
         keys: entries with logits ``(C, X', Y', Z')``; each becomes labels uint8 ``(1, X, Y, Z)`` on the native grid.
-        transform: the preprocessing as applied to ``orig_key``; its last spatial step is ``GridResized``, and those
-            before it only reorder voxels.
+        transform: the preprocessing applied to ``orig_key``. Its last spatial step is ``GridResized``; the earlier
+            ones only reorder voxels.
         orig_key: entry that carries the trace of that preprocessing.
 
     Raises:
-        ValueError: ``orig_key`` was not rescaled by ``GridResized`` in the last spatial step.
+        ValueError: the last spatial step of ``orig_key`` was not ``GridResized``.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class NativeArgmaxd(MapTransform):
     def _native_labels(self, logits: torch.Tensor, image: MetaTensor) -> MetaTensor:
         *before, resized = image.applied_operations or [{"class": None}]
         if resized["class"] != GridResize.__name__:
-            raise ValueError(f"the last spatial transform must be GridResized. Received: {resized['class']}")
+            raise ValueError(f"the last spatial transform must be GridResized, got {resized['class']}")
         size = resized["orig_size"]
         labels = MetaTensor(
             interpolated_argmax(logits, size)[None],
@@ -71,13 +71,13 @@ class NativeArgmaxd(MapTransform):
 
 
 def interpolated_argmax(logits: torch.Tensor, spatial_size: Sequence[int]) -> torch.Tensor:
-    """The class that is most probable after linear interpolation of the probabilities to another grid.
+    """Interpolate class probabilities linearly to another grid and return the most probable class.
 
-    Where one class is the most probable one of all voxels that a block is interpolated from, it is that of the block:
-    its lead is interpolated too. Most of a volume is decided so.
+    A block whose source voxels all have the same most probable class gets that class without interpolation, because
+    interpolation preserves its lead. This decides most of a volume.
 
     Args:
-        logits: ``(C, X', Y', Z')``; probabilities are their softmax, in float32 whatever the network ran in.
+        logits: ``(C, X', Y', Z')``; the softmax is computed in float32, whatever the network's precision.
         spatial_size: X, Y, Z of the result.
 
     Returns:
@@ -93,7 +93,7 @@ def interpolated_argmax(logits: torch.Tensor, spatial_size: Sequence[int]) -> to
         if low == high:
             labels[to_x, to_y, to_z] = low
             continue
-        # along the smallest runs first: matrices of a few dozen rows
+        # start with the contiguous axis; the matrices have a few dozen rows
         block = probabilities[:, from_x, from_y, from_z] @ along_z.to(logits.device).T  # (C, x', y', z)
         block = along_y.to(logits.device) @ block
         block = (along_x.to(logits.device) @ block.flatten(2)).unflatten(2, block.shape[2:])
@@ -102,7 +102,7 @@ def interpolated_argmax(logits: torch.Tensor, spatial_size: Sequence[int]) -> to
 
 
 def _pieces(size: int, new_size: int, block: int) -> list[tuple[slice, slice, torch.Tensor]]:
-    """Blocks of an axis: where each lies on the new grid, what of the old one it takes, and the weights of that."""
+    """Return the blocks of an axis: target slice on the new grid, source slice on the old one, and weights."""
     weights = linear_weights(size, new_size).float()
     pieces = []
     for start in range(0, new_size, block):
@@ -114,7 +114,7 @@ def _pieces(size: int, new_size: int, block: int) -> list[tuple[slice, slice, to
 
 
 def _argmax(classes: torch.Tensor) -> torch.Tensor:
-    """``classes.argmax(0)`` as uint8, several times faster: PyTorch's own walks along the class axis."""
+    """Return ``classes.argmax(0)`` as uint8, several times faster than PyTorch, which walks along the class axis."""
     best, labels = classes[0], torch.zeros_like(classes[0], dtype=torch.uint8)
     for value in range(1, len(classes)):
         labels.masked_fill_(classes[value] > best, value)

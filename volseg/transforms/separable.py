@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resampling between grids that share an outline, as one small matrix an axis.
+"""Resample between grids that share an outline, with one small matrix per axis.
 
-Matrix products suit the large volumes of CT on a CPU, and area weights are exact for any ratio of sizes, unlike
+Matrix products are fast for large CT volumes on a CPU. Area weights are exact for any ratio of sizes, unlike
 ``F.interpolate(mode="area")``, whose cells begin and end at whole voxels and overlap.
 """
 
@@ -17,7 +17,7 @@ Weights = Callable[[int, int], torch.Tensor]
 
 
 def area_average(volume: torch.Tensor, spatial_size: Sequence[int]) -> torch.Tensor:
-    """Mean of ``(X, Y, Z)`` over the cells of another grid; a voxel in two cells counts for each by its part."""
+    """Average ``(X, Y, Z)`` over the cells of another grid; a voxel in two cells counts in each by its share."""
     return resample(volume, spatial_size, area_weights)
 
 
@@ -27,15 +27,15 @@ def resample(volume: torch.Tensor, spatial_size: Sequence[int], weights: Weights
     Args:
         volume: ``(X, Y, Z)``.
         spatial_size: size of the result.
-        weights: matrix ``(size out, size in)`` for a pair ``size in, size out``.
+        weights: returns the matrix ``(size out, size in)`` for ``size in, size out``.
 
     Returns:
         float32 ``spatial_size``.
     """
-    # in the order of memory, which a volume turned to another orientation has kept: products of others copy it first
+    # use memory order, which a reoriented volume keeps: products along other orders would copy it first
     order = sorted(range(3), key=volume.stride, reverse=True)
     volume, sizes = volume.float().permute(order), [spatial_size[axis] for axis in order]
-    # the axis that shrinks most goes first and leaves less to do for the others
+    # start with the axis that shrinks most, which leaves less work for the others
     for axis in sorted(range(3), key=lambda a: sizes[a] / volume.shape[a]):
         size, new_size = volume.shape[axis], sizes[axis]
         if size == new_size:
@@ -51,7 +51,7 @@ def resample(volume: torch.Tensor, spatial_size: Sequence[int], weights: Weights
 
 
 def area_weights(size: int, new_size: int) -> torch.Tensor:
-    """Part of each new cell that each voxel fills, ``(new_size, size)``; rows add up to 1."""
+    """Return the fraction of each new cell that each voxel fills, ``(new_size, size)``; rows sum to 1."""
     start = torch.arange(new_size, dtype=torch.float64)[:, None] * size / new_size
     voxel = torch.arange(size, dtype=torch.float64)[None]
     overlap = torch.minimum(start + size / new_size, voxel + 1) - torch.maximum(start, voxel)
@@ -59,9 +59,10 @@ def area_weights(size: int, new_size: int) -> torch.Tensor:
 
 
 def linear_weights(size: int, new_size: int) -> torch.Tensor:
-    """Linear interpolation between voxel centres, ``(new_size, size)``; the end voxels' values reach the outline.
+    """Return weights of linear interpolation between voxel centres, ``(new_size, size)``.
 
-    The same as ``F.interpolate(mode="linear", align_corners=False)``.
+    Beyond the end centres the end voxels' values are constant, as in
+    ``F.interpolate(mode="linear", align_corners=False)``.
     """
     centre = (torch.arange(new_size, dtype=torch.float64) + 0.5) * size / new_size - 0.5
     distance = (centre.clamp(0, size - 1)[:, None] - torch.arange(size, dtype=torch.float64)[None]).abs()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soft targets: how much of each cell of a coarse grid a class fills."""
+"""Compute soft targets: the fraction of each coarse cell that each class fills."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SoftTargetd", "soft_target"]
 
 
 class SoftTargetd(MapTransform):
-    """Turn label maps into the exact volume fraction of every class on another grid.
+    """Convert label maps to the exact volume fraction of every class on another grid.
 
     Args:
         keys: entries with label maps ``(1, X, Y, Z)``; each becomes ``(num_classes, *spatial_size)``.
@@ -41,6 +41,6 @@ class SoftTargetd(MapTransform):
 
 
 def soft_target(label: torch.Tensor, num_classes: int, spatial_size: Sequence[int]) -> torch.Tensor:
-    """Volume fractions ``(num_classes, *spatial_size)`` of a label map ``(X, Y, Z)``; they add up to 1 in each cell."""
-    # one class at a time: the one-hot volume of a CT would take gigabytes
+    """Return volume fractions ``(num_classes, *spatial_size)`` of a label map ``(X, Y, Z)``; each cell sums to 1."""
+    # one class at a time: a one-hot CT would take gigabytes
     return torch.stack([area_average((label == c).float(), spatial_size) for c in range(num_classes)])

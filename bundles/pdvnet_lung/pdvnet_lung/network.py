@@ -71,9 +71,9 @@ class PDVNet(nn.Module):
     ) -> None:
         super().__init__()
         if merge not in ("sum", "concat"):
-            raise ValueError(f"merge must be 'sum' or 'concat'. Received: {merge!r}")
+            raise ValueError(f"merge must be 'sum' or 'concat', got {merge!r}")
         if len(growth_rates) != 3 or len(num_layers) != 3:
-            raise ValueError(f"growth_rates and num_layers need 3 values. Received: {growth_rates}, {num_layers}")
+            raise ValueError(f"growth_rates and num_layers must have 3 values, got {growth_rates} and {num_layers}")
         self.merge = merge
 
         def dense(block: int, channels: int) -> DenseBlock:

@@ -75,8 +75,8 @@ class VNet(nn.Module):
         super().__init__()
         if not len(channels) == len(encoder_convs) == len(decoder_convs) + 1:
             raise ValueError(
-                "channels and encoder_convs need one entry a stage, decoder_convs one less. "
-                f"Received: {len(channels)}, {len(encoder_convs)} and {len(decoder_convs)}."
+                "channels and encoder_convs must have one entry per stage, decoder_convs one less, "
+                f"got {len(channels)}, {len(encoder_convs)} and {len(decoder_convs)}"
             )
         self.divisor = 2 ** len(decoder_convs)
         self.encoder = nn.ModuleList()
@@ -173,7 +173,7 @@ def _norm(channels: int, norm: str | None) -> Iterator[nn.Module]:
     if norm is None:
         return
     if norm not in NORMS:
-        raise ValueError(f"norm must be None, {' or '.join(map(repr, NORMS))}. Received: {norm!r}")
+        raise ValueError(f"norm must be None, {' or '.join(map(repr, NORMS))}, got {norm!r}")
     yield NORMS[norm](channels, affine=True)
 
 

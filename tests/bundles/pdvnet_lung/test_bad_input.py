@@ -14,12 +14,12 @@ def test_labels_out_of_range(train, case, image, refused, save):
     label = np.zeros(image[0].shape, np.uint8)
     label[:8] = 9
     save(case / "label.nii.gz", label, image[1])
-    refused(train(case), "label.nii.gz", "0..5", "9", "prepare_data")
+    refused(train(case), "label.nii.gz", "0 to 5", "9", "prepare_data")
 
 
 def test_labels_out_of_range_in_a_worker_process(train, case, image, refused, save):
     save(case / "label.nii.gz", np.full(image[0].shape, 9, np.uint8), image[1])
-    refused(train(case, "--num_workers", 1), "label.nii.gz", "0..5", "9")
+    refused(train(case, "--num_workers", 1), "label.nii.gz", "0 to 5", "9")
 
 
 def test_float_labels_are_rounded(train, case, save, tmp_path):

@@ -36,7 +36,7 @@ def test_good_ct_passes_unchanged(caplog):
 @pytest.mark.parametrize("size", [(12, 7, 10), (300, 1, 10)])
 def test_slices_are_counted_along_the_patient(size):
     with pytest.raises(
-        UserError, match=rf"a\.nii\.gz: too few slices for a chest CT\. Received: {size[1]}, at least 8"
+        UserError, match=rf"a\.nii\.gz: too few slices for a chest CT: at least 8 needed, got {size[1]};"
     ):
         CheckCTd("image", minimum_slices=8)(ct(size))
     CheckCTd("image", minimum_slices=8)(ct((7, 8, 7)))  # few voxels along the other axes are no matter
@@ -52,7 +52,7 @@ def test_voxels_that_are_not_finite_become_air(caplog):
     assert torch.equal(checked.as_tensor(), expected)
     assert checked.meta["filename_or_obj"] == "a.nii.gz"
     assert torch.equal(checked.affine, data["image"].affine)
-    assert "a.nii.gz: 3 voxels are not finite and become -1000" in caplog.text
+    assert "a.nii.gz: set 3 non-finite voxels to -1000" in caplog.text
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (24, 2800), (-499, 900)])
@@ -67,5 +67,5 @@ def test_intensities_that_are_no_hounsfield_units(low, high):
 def test_oblique_ct_is_warned_of(caplog, degrees, warns):
     with caplog.at_level(logging.WARNING):
         CheckCTd("image")(ct(degrees=degrees))
-    assert (f"a.nii.gz: axes are {abs(degrees)} degrees oblique" in caplog.text) == warns
+    assert (f"a.nii.gz: axes are tilted {abs(degrees)} degrees" in caplog.text) == warns
     assert bool(caplog.records) == warns

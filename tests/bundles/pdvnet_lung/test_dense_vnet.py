@@ -23,7 +23,7 @@ def test_logits_have_half_the_size_in_training_and_the_input_size_in_evaluation(
 
 
 def test_size_that_cannot_be_halved_is_named():
-    with pytest.raises(UserError, match=r"DenseVNet needs sizes that are multiples of 8\. Received: 12 along Y"):
+    with pytest.raises(UserError, match=r"DenseVNet needs sizes that are multiples of 8, got 12 along Y"):
         DenseVNet()(torch.rand(1, 1, 16, 12, 8))
 
 

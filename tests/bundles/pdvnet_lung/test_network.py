@@ -166,7 +166,7 @@ def test_checkpointing_gives_the_same_gradients_and_statistics_with_dropout():
 def test_size_that_is_no_multiple_of_8(network, axis, name, size, training):
     shape = [32, 24, 16]
     shape[axis] = size
-    with pytest.raises(ValueError, match=rf"multiples of 8\. Received: {size} along {name} of \(1, 1, "):
+    with pytest.raises(ValueError, match=rf"multiples of 8, got {size} along {name} of \(1, 1, "):
         network.train(training)(torch.zeros(1, 1, *shape))
 
 
@@ -186,9 +186,9 @@ def test_receptive_field(network):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"merge": "add"}, "'sum' or 'concat'. Received: 'add'"),
-        ({"growth_rates": (4, 8)}, r"need 3 values. Received: \(4, 8\)"),
-        ({"num_layers": (5, 10, 10, 10)}, r"need 3 values. Received: .*\(5, 10, 10, 10\)"),
+        ({"merge": "add"}, "'sum' or 'concat', got 'add'"),
+        ({"growth_rates": (4, 8)}, r"must have 3 values, got \(4, 8\)"),
+        ({"num_layers": (5, 10, 10, 10)}, r"must have 3 values, got .*\(5, 10, 10, 10\)"),
     ],
 )
 def test_arguments_that_make_no_network(options, message):

@@ -98,7 +98,7 @@ def raises(words: str, *arguments, **options) -> str:
     with pytest.raises(UserError) as caught:
         prepare_data(*arguments, **options)
     text = str(caught.value)
-    assert words in text and "\n" not in text and "Received: " in text and "Expected: " in text
+    assert words in text and "\n" not in text
     return text
 
 
@@ -183,15 +183,15 @@ def test_luna16_broken_files_are_named(luna16: Path, tmp_path: Path):
     image, label = luna16_paths(luna16, UIDS[0], "subset0")
     raw, nrrd = image.with_suffix(".raw").read_bytes(), label.read_bytes()
     label.write_bytes(nrrd[:-40])
-    assert raises("cannot be read", "luna16", luna16, tmp_path / "out").startswith(str(label))
+    raises(f"{label}: cannot be read", "luna16", luna16, tmp_path / "out")
     label.write_bytes(nrrd)
     image.with_suffix(".raw").write_bytes(raw[:-1])
-    words = f"voxels are missing. Received: {UIDS[0]}.raw with 629 bytes. Expected: 630"
+    words = f"voxels are missing: {UIDS[0]}.raw has 629 bytes, needs at least 630"
     assert raises(words, "luna16", luna16, tmp_path / "out").startswith(str(image))
     image.with_suffix(".raw").unlink()
-    raises("with 0 bytes", "luna16", luna16, tmp_path / "out")
+    raises("has 0 bytes", "luna16", luna16, tmp_path / "out")
     image.write_text("Not Found")
-    assert raises("cannot be read", "luna16", luna16, tmp_path / "out").startswith(str(image))
+    raises(f"{image}: cannot be read", "luna16", luna16, tmp_path / "out")
 
 
 def test_a_killed_run_goes_on_where_it_was(luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -230,7 +230,7 @@ def test_cases_with_too_few_lobes(luna16: Path, tmp_path: Path, capsys: pytest.C
     assert "2 cases" in (said := capsys.readouterr().out) and "1 fewer than 5 lobes" in said
     for uid in UIDS[2:]:
         write_itk(luna16_paths(luna16, uid)[1], four_lobes)
-    raises("no case is left. Received: 4 cases, skipped: ", "luna16", luna16, tmp_path / "other")
+    raises("no case is left of 4 cases, skipped: ", "luna16", luna16, tmp_path / "other")
 
 
 def test_totalsegmentator_official_split(totalsegmentator: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -297,13 +297,13 @@ def test_totalsegmentator_masks(totalsegmentator: Path, tmp_path: Path):
     write_nifti(mask, np.ones(SHAPE, np.uint8), oblique_affine())
     assert raises("lobe masks overlap", "totalsegmentator", totalsegmentator, tmp_path / "c").startswith(str(masks))
     mask.write_bytes(mask.read_bytes()[:-30])
-    assert raises("cannot be read", "totalsegmentator", totalsegmentator, tmp_path / "d").startswith(str(mask))
+    raises(f"{mask}: cannot be read", "totalsegmentator", totalsegmentator, tmp_path / "d")
 
 
 def test_argument_errors(luna16: Path, totalsegmentator: Path, tmp_path: Path):
-    raises("source: unknown. Received: None. Expected: --source luna16 or totalsegmentator", None, luna16, tmp_path)
-    raises("input_dir: not given", "luna16", None, tmp_path)
-    raises("dataset_dir: not given", "luna16", luna16, None)
+    raises("--source must be luna16 or totalsegmentator, got None", None, luna16, tmp_path)
+    raises("input_dir is missing", "luna16", None, tmp_path)
+    raises("dataset_dir is missing", "luna16", luna16, None)
     assert str(tmp_path / "gone") in raises("no such folder", "luna16", tmp_path / "gone", tmp_path)
     raises("no complete case", "totalsegmentator", luna16, tmp_path / "out")
     raises("dataset_dir: not a folder", "totalsegmentator", totalsegmentator, totalsegmentator / "meta.csv")
@@ -337,7 +337,7 @@ def test_config_runs_from_an_unrelated_folder_and_fails_loudly(totalsegmentator:
     )
     assert "3 cases (training 1, validation 1, test 1" in done.stdout, done.stderr
     assert len(load_datalist(elsewhere / "out", "training", labels_max=5)) == 1
-    assert f"input_dir: no such folder. Received: {elsewhere / 'gone'}" in done.stderr
+    assert f"input_dir: no such folder: {elsewhere / 'gone'}" in done.stderr
     assert done.returncode != 0
 
 

@@ -44,12 +44,12 @@ def relabel(case, voxels: np.ndarray) -> None:
 
 def test_labels_that_are_fractions(train, case, voxels, refused):
     relabel(case, voxels / np.float32(255))
-    refused(train(case), "label.h5", "instance ids are whole numbers", "float32")
+    refused(train(case), "label.h5", "instance ids must be integers", "float32")
 
 
 def test_label_of_another_shape(train, case, voxels, refused):
     relabel(case, voxels[:, :-1])
-    refused(train(case), "label.h5", "test_0.ome.zarr", "differ in shape", "(12, 47, 64)", "(12, 48, 64)")
+    refused(train(case), "label.h5", "test_0.ome.zarr", "must have one shape", "(12, 47, 64)", "(12, 48, 64)")
 
 
 def test_label_that_is_listed_but_missing(train, case, refused):

@@ -14,7 +14,7 @@ def test_labels_of_zones_are_refused(train, case, image, refused, save):
     label = np.zeros(image[0].shape, np.uint8)
     label[8:16, 4:10, 4:10] = 2
     save(case / "label.nii.gz", label, image[1])
-    refused(train(case), "label.nii.gz", "0..1", "2", "prepare_data")
+    refused(train(case), "label.nii.gz", "0 to 1", "2", "prepare_data")
 
 
 def test_an_image_without_contrast(try_to_infer, image, refused, save, tmp_path):
@@ -39,4 +39,4 @@ def test_network_of_another_norm_than_the_weights(try_to_infer, phantom, refused
 def test_unknown_norm(train, case, refused):
     process = train(case, "--norm", "group")
     assert process.returncode == 1
-    assert "norm must be None, 'batch' or 'instance'. Received: 'group'" in process.stderr
+    assert "norm must be None, 'batch' or 'instance', got 'group'" in process.stderr

@@ -33,7 +33,9 @@ def test_axial_and_oblique_volumes_pass_unchanged(caplog, degrees):
 
 
 def test_too_few_slices_along_the_patient():
-    with pytest.raises(UserError, match=r"a\.nii\.gz: too few slices for an MRI of the prostate\. Received: 7"):
+    with pytest.raises(
+        UserError, match=r"a\.nii\.gz: too few slices for an MRI of the prostate: at least 8 needed, got 7;"
+    ):
         CheckMRId("image")(mri(size=(22, 7, 20)))
 
 
@@ -48,7 +50,7 @@ def test_voxels_that_are_no_number_become_0(caplog):
     data = mri()
     data["image"][0, 1, 2, 3:6] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     assert not CheckMRId("image")(data)["image"][0, 1, 2, 3:6].any()
-    assert "3 voxels are not finite and become 0" in caplog.text
+    assert "set 3 non-finite voxels to 0" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_voxels_that_are_no_number_become_0(caplog):
     [
         (mri(axes=AXIAL * [1.3, 0.3, 1]), "slices are not axial"),
         (mri(axes=AXIAL * [0.2, 1, 0.2]), "is the spacing right? Received: 26 x 26 mm"),
-        (mri(degrees=44), "axes are 44 degrees oblique"),
+        (mri(degrees=44), "axes are tilted 44 degrees"),
     ],
 )  # fmt: skip
 def test_warnings(caplog, data, warning):

@@ -157,13 +157,13 @@ def test_dropout_acts_in_training_only():
 
 @pytest.mark.parametrize(("size", "axis", "wrong"), [((32, 32, 24), "Z", 24), ((40, 32, 32), "X", 40)])
 def test_sizes_that_cannot_be_halved_four_times(size, axis, wrong):
-    with pytest.raises(UserError, match=f"V-Net needs sizes that are multiples of 16. Received: {wrong} along {axis}"):
+    with pytest.raises(UserError, match=f"V-Net needs sizes that are multiples of 16, got {wrong} along {axis}"):
         VNet(**SMALL)(torch.zeros(1, 1, *size))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"norm": "group"}, "norm must be None"), ({"encoder_convs": (1, 2, 3)}, "one entry a stage")],
+    [({"norm": "group"}, "norm must be None"), ({"encoder_convs": (1, 2, 3)}, "one entry per stage")],
 )
 def test_arguments_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -148,7 +148,7 @@ def raises(words: str, *arguments, **options) -> str:
     with pytest.raises(UserError) as caught:
         prepare_data(*arguments, **options)
     text = str(caught.value)
-    assert words in text and "\n" not in text and "Received: " in text and "Expected: " in text
+    assert words in text and "\n" not in text
     return text
 
 
@@ -332,7 +332,7 @@ def test_promise12_voxels_that_are_missing_are_named(written: Path, tmp_path: Pa
         copy(written, tmp_path / "test_data", ["Case02"])
         raw = tmp_path / "test_data" / f"{name}.raw"
         raw.write_bytes(raw.read_bytes()[:-1])
-        words = f"voxels are missing. Received: {name}.raw with {n_bytes - 1} bytes. Expected: {n_bytes}"
+        words = f"voxels are missing: {name}.raw has {n_bytes - 1} bytes, needs at least {n_bytes}"
         assert raises(words, "promise12", tmp_path, tmp_path / "out").startswith(str(raw.with_suffix(".mhd")))
 
 
@@ -391,7 +391,7 @@ def test_msd_files_that_do_not_fit_are_named(msd: Path, tmp_path: Path, capsys: 
     image, label = (folder / kind / "prostate_01.nii.gz" for kind in ("imagesTr", "labelsTr"))
     good = image.read_bytes()
     for voxels, affine, words in (
-        (zones(1), np.diag([0.625, 0.75, 3.6, 1]), "not on the grid of its image. Received: direction"),
+        (zones(1), np.diag([0.625, 0.75, 3.6, 1]), "not on the grid of its image: direction"),
         (zones(1) + np.uint8(1), None, "unknown label codes. Received: 1 to 3. Expected: 0 to 2"),
         (zones(1) * np.float32(0.5), None, "label codes are not whole numbers"),
     ):
@@ -404,7 +404,7 @@ def test_msd_files_that_do_not_fit_are_named(msd: Path, tmp_path: Path, capsys: 
     write_nifti(image, t2_of(zones(1)))
     assert raises("not the channels T2 and ADC", "msd_task05", msd, tmp_path / "out").startswith(str(image))
     image.write_bytes(good[:-40])
-    assert raises("cannot be read", "msd_task05", msd, tmp_path / "out").startswith(str(image))
+    raises(f"{image}: cannot be read", "msd_task05", msd, tmp_path / "out")
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
@@ -428,12 +428,10 @@ def test_msd_lists_that_do_not_fit(msd: Path, tmp_path: Path):
 
 
 def test_argument_errors(msd: Path, tmp_path: Path):
-    raises("source: unknown. Received: None. Expected: --source promise12 or msd_task05", None, msd, tmp_path)
-    raises("input_dir: not given", "promise12", "", tmp_path)
-    raises("dataset_dir: not given", "promise12", msd, None)
-    raises(
-        "no case is left. Received: 0 cases, skipped: 50 training case not found", "promise12", msd, tmp_path / "out"
-    )
+    raises("--source must be promise12 or msd_task05, got None", None, msd, tmp_path)
+    raises("input_dir is missing", "promise12", "", tmp_path)
+    raises("dataset_dir is missing", "promise12", msd, None)
+    raises("no case is left of 0 cases, skipped: 50 training case not found", "promise12", msd, tmp_path / "out")
     raises("not the data set", "msd_task05", tmp_path, tmp_path / "out")
     for fold in (5, -1, "a"):
         raises(f"fold: unknown. Received: {fold}. Expected: 0 to 4", "promise12", msd, tmp_path / "out", fold=fold)

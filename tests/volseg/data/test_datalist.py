@@ -40,7 +40,7 @@ def message(dataset_dir: str | Path, split: str = "training", **options) -> str:
     with pytest.raises(UserError) as caught:
         load_datalist(dataset_dir, split, **options)
     text = str(caught.value)
-    assert "\n" not in text and "Received: " in text and "Expected: " in text
+    assert "\n" not in text
     return text
 
 
@@ -94,23 +94,26 @@ def test_file_errors(folder: Path):
     path.write_text('{"training": [')
     assert f"{path}: not readable as JSON" in message(folder)
     path.write_text("[]")
-    assert f"{path}: not a data list. Received: a JSON list" in message(folder)
+    assert (
+        f"{path}: a data list must be an object with the lists training, validation, test, got a JSON list"
+        in message(folder)
+    )
 
 
 def test_split_errors(folder: Path):
-    assert "split: unknown name. Received: val." in message(folder, "val")
+    assert "split must be one of training, validation, test, got val" in message(folder, "val")
     rewrite(folder, test=None)
-    assert "no split 'test'. Received: training, validation." in message(folder, "test")
-    with pytest.raises(UserError, match=r"splits: unknown name. Received: val"):
+    assert "no split 'test', got training, validation;" in message(folder, "test")
+    with pytest.raises(UserError, match="splits must be named training, validation, test, got val"):
         write_datalist(folder, {"val": []})
 
 
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"image": "images/a.nii.gz"}, "has no label. Received: image images/a.nii.gz alone"),
+        ({"image": "images/a.nii.gz"}, "has no label, got only image images/a.nii.gz;"),
         ({"label": "labels/a.nii.gz"}, "has no image"),
-        ("images/a.nii.gz", "is not a case"),
+        ("images/a.nii.gz", 'must be {"image": path, "label": path}, got'),
         ({"image": "images/gone.nii.gz", "label": "labels/a.nii.gz"}, "images/gone.nii.gz"),
         ({"image": "images/a.nii.gz", "label": "labels/gone.nii.gz"}, "labels/gone.nii.gz"),
     ],
@@ -149,5 +152,5 @@ def test_split_depends_on_seed_and_not_on_order():
 
 def test_a_training_needs_a_case():
     check_not_empty([{"image": "a", "label": "b"}])
-    with pytest.raises(UserError, match=r"nothing to train on\. Received: 0 cases"):
+    with pytest.raises(UserError, match="nothing to train on, got 0 cases"):
         check_not_empty([])

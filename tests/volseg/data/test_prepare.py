@@ -61,7 +61,7 @@ def test_labels_are_made_once_and_again_when_their_source_changes(tmp_path: Path
     os.utime(cases[2].labels[0], (future, future))
     convert(cases, output, skipped, seen)
     assert seen[3:] == ["b", "c"]
-    with pytest.raises(UserError, match=r"no case is left\. Received: 1 cases, skipped: 3 empty\. Expected: livers"):
+    with pytest.raises(UserError, match="no case is left of 1 cases, skipped: 3 empty; give livers"):
         convert(cases[1:2], output, skipped, seen)
 
 
@@ -82,11 +82,11 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nib, "save", full_disk)
-    with pytest.raises(UserError, match=r"a\.nii\.gz: cannot be written\. Received: No space left on device\."):
+    with pytest.raises(UserError, match=r"cannot write .*a\.nii\.gz: No space left on device;"):
         write_nifti(tmp_path / "labels" / "a.nii.gz", image)
     assert list((tmp_path / "labels").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         write_nifti(tmp_path / "file" / "a.nii.gz", image)
 
 

@@ -55,7 +55,7 @@ def test_signed_bytes(metaimage: Path):
 def test_metaimage_without_all_its_voxels(metaimage: Path):
     raw = metaimage.with_suffix(".raw")
     raw.write_bytes(raw.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"a\.mhd: voxels are missing\. Received: a\.raw with 629 bytes\. .* 630 bytes"):
+    with pytest.raises(UserError, match=r"a\.mhd: voxels are missing: a\.raw has 629 bytes, needs at least 630;"):
         read_metaimage_grid(metaimage)
     metaimage.write_text("Not Found")
     for read in (read_metaimage_grid, read_itk):

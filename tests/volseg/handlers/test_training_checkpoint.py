@@ -167,6 +167,6 @@ def test_damaged_checkpoint(tmp_path, damage):
         torch.save({"weight": torch.zeros(2)}, path)
     else:
         path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"checkpoint"}[damage])
-    with pytest.raises(UserError, match=r"checkpoint\.pt: damaged checkpoint\. Delete it, or begin anew"):
+    with pytest.raises(UserError, match=r"checkpoint\.pt: damaged checkpoint; delete it or start over"):
         Training(tmp_path).run()
     assert len(Training(tmp_path, resume=False).run().losses) == 3 * EPOCHS

@@ -170,8 +170,8 @@ def test_volumes_that_do_not_fit_are_named(case: dict[str, str], tmp_path: Path)
     other = write_h5(tmp_path / "other.h5", NUMBERS[:4])
     floats = write_h5(tmp_path / "floats.h5", NUMBERS.astype(np.float32))
     for label, received in (
-        (other, f"Received: (4, 6, 9), and (5, 6, 9) in {case['image']}"),
-        (floats, "Received: float32 from"),
+        (other, f"got (4, 6, 9), and (5, 6, 9) in {case['image']}"),
+        (floats, "got float32 from"),
         (str(tmp_path / "absent.h5"), "no such file"),
     ):
         with pytest.raises(UserError) as error:

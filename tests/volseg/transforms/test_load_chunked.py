@@ -130,9 +130,9 @@ def test_ids_are_int32_or_int64_where_they_need_it():
 @pytest.mark.parametrize(
     ("voxels", "received"),
     [
-        (np.zeros(SHAPE, np.float32), "Received: float32 from 0.0 to 0.0"),
-        (np.full(SHAPE, -7, np.int16), "Received: int16 from -7 to -7"),
-        (np.full(SHAPE, 2**63, np.uint64), "Received: uint64 from 9223372036854775808 to 9223372036854775808"),
+        (np.zeros(SHAPE, np.float32), "got float32 from 0.0 to 0.0"),
+        (np.full(SHAPE, -7, np.int16), "got int16 from -7 to -7"),
+        (np.full(SHAPE, 2**63, np.uint64), "got uint64 from 9223372036854775808 to 9223372036854775808"),
     ],
 )
 def test_labels_that_are_no_ids_are_named(case: dict[str, str], tmp_path: Path, voxels: np.ndarray, received: str):
@@ -148,7 +148,7 @@ def test_shapes_that_differ_are_named(case: dict[str, str], tmp_path: Path):
     with pytest.raises(UserError) as error:
         LoadChunkedVolumed(["image", "label"], "label")(case)
     text = str(error.value)
-    assert text.startswith(case["label"]) and f"Received: (4, 6, 9), and (5, 6, 9) in {case['image']}" in text
+    assert text.startswith(case["label"]) and f"got (4, 6, 9), and (5, 6, 9) in {case['image']}" in text
     check_one_shape({"a": [1, 2, 3], "b": (1, 2, 3)})
     check_one_shape({})
 

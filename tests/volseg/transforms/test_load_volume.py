@@ -42,7 +42,7 @@ def test_missing_label_where_it_may_be_missing(tmp_path):
 
 def test_other_size(tmp_path):
     case = {"image": save(tmp_path / "ct.nii"), "label": save(tmp_path / "l.nii", VOXELS.reshape(5, 4, 3))}
-    with pytest.raises(UserError, match=r"l\.nii: not on the grid of .*ct\.nii\. Received: 5x4x3 and 3x4x5 voxels"):
+    with pytest.raises(UserError, match=r"l\.nii: not on the grid of .*ct\.nii: 5x4x3 and 3x4x5 voxels"):
         LoadVolumed(["image", "label"])(case)
 
 

@@ -109,7 +109,7 @@ def test_equally_probable_classes_go_to_the_first():
 def test_preprocessing_that_does_not_end_on_a_fixed_grid():
     preprocessing = Compose([Orientationd("image", "RAS", labels=None)])
     image = preprocessing({"image": MetaTensor(torch.zeros(1, *NATIVE), affine=torch.from_numpy(AFFINE))})["image"]
-    with pytest.raises(ValueError, match=r"must be GridResized\. Received: Orientation"):
+    with pytest.raises(ValueError, match=r"must be GridResized, got Orientation"):
         NativeArgmaxd("pred", preprocessing)({"image": image, "pred": logits(3, (11, 9, 6))})
 
 
