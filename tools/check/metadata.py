@@ -13,6 +13,7 @@ from jsonschema import Draft201909Validator, ValidationError
 from tools import REPOSITORY
 from tools.check.bundle import METADATA, Bundle
 from tools.check.finding import Finding, names, shown
+from volseg.registry.release import is_version
 
 SCHEMA = json.loads((REPOSITORY / "tools" / "metadata_schema.json").read_text(encoding="utf-8"))
 
@@ -26,15 +27,12 @@ def check_schema(bundle: Bundle) -> Iterator[Finding]:
 
 
 def check_version_and_name(bundle: Bundle) -> Iterator[Finding]:
-    """The version sorts as text and is in the changelog; folder and package have one name that MONAI can split."""
+    """The version can be released and is in the changelog; folder and package have one name that MONAI can split."""
     version, changelog = bundle.metadata.get("version"), bundle.metadata.get("changelog")
     if isinstance(version, str):
-        if not re.fullmatch(r"\d\.\d\.\d", version):
-            # MONAI's download takes the last version in alphabetical order, so 0.5.10 would lose against 0.5.9.
-            advice = "Write MAJOR.MINOR.PATCH, each one digit: MONAI's download sorts versions as text."
-            yield Finding(
-                METADATA, "version is no semantic version with every component below 10", shown(version), advice
-            )
+        if not is_version(version):
+            advice = "Write MAJOR.MINOR.PATCH, as in 0.10.2."
+            yield Finding(METADATA, "version is not three numbers", shown(version), advice)
         if isinstance(changelog, dict) and version not in changelog:
             yield Finding(METADATA, f"version {version} is not in changelog", names(changelog), "Add a line for it.")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", bundle.name) or re.search(r"_v.", bundle.name):

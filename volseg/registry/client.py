@@ -281,7 +281,7 @@ def _signature(location: Location, entry: Entry) -> bytes:
     if not entry.signature:
         raise UserError(
             f"{entry.release.key} of {location.name}: cannot be verified. Received: no signature. "
-            "Ask for one, or download it without --verify."
+            "Ask for one, or download it without --key."
         )
     try:
         return location.read(entry.signature)

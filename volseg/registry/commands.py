@@ -55,17 +55,17 @@ def info(bundle: str, registry: str) -> None:
             print(f"{name:16} {value}")
 
 
-def download(bundle: str, registry: str, bundle_dir: str, verify: str | None = None, force: bool = False) -> None:
+def download(bundle: str, registry: str, bundle_dir: str, key: str | None = None, force: bool = False) -> None:
     """Download a bundle into bundle_dir/NAME, checked, whole or not at all; the same again goes on where it broke off.
 
     Args:
         bundle: NAME, for the newest version, or NAME==VERSION.
         registry: folder or URL.
         bundle_dir: folder of bundles.
-        verify: PEM file of the public key that must have signed the zip.
+        key: PEM file of the public key that must have signed the zip.
         force: replace whatever stands there, also changes of yours and what is no downloaded bundle; they are lost.
     """
-    folder = client.download(bundle, registry, bundle_dir, verify, force)
+    folder = client.download(bundle, registry, bundle_dir, key, force)
     manifest, _ = client.verify(folder)
     print(f"{folder}: {manifest.release.name} {manifest.release.version}, {len(manifest.files)} files, all as released")
 

@@ -6,13 +6,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from packaging.version import InvalidVersion, Version
+
 from volseg.errors import UserError
 
-__all__ = ["Release"]
+__all__ = ["Release", "is_version"]
 
 # MONAI splits NAME_vVERSION at the first "_v" that is followed by a character: no name may hold one
 NAME = re.compile(r"(?!.*_v.)[a-z][a-z0-9]*(_[a-z0-9]+)*")
-VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
+
+
+def is_version(text: object) -> bool:
+    """Whether a text is a version of a bundle: three numbers and no more, written in the one normal way."""
+    try:
+        version = Version(text if isinstance(text, str) else "")
+    except (InvalidVersion, ValueError):  # the second: numbers of thousands of digits
+        return False
+    return len(version.release) == 3 and text == version.base_version and version.epoch == 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Release:
                 f"{self.name!r}: no name of a bundle. Give lower case words joined by '_', none but the first "
                 "beginning with 'v', as in vnet_prostate."
             )
-        if not (isinstance(self.version, str) and VERSION.fullmatch(self.version)):
+        if not is_version(self.version):
             raise UserError(f"{self.version!r}: no version of {self.name}. Give three numbers, as in 0.10.2.")
 
     @classmethod
@@ -58,6 +68,6 @@ class Release:
         return f"{self.key}.zip"
 
     @property
-    def order(self) -> tuple[int, ...]:
-        """The version as numbers: 0.9.0 comes before 0.10.0."""
-        return tuple(int(part) for part in self.version.split("."))
+    def order(self) -> Version:
+        """The version, to compare: 0.9.0 comes before 0.10.0."""
+        return Version(self.version)

@@ -134,8 +134,8 @@ def test_folders_whose_names_look_like_something_else(run, registry, tmp_path):
         (["info", f"{NAME}==9", "--registry", "REGISTRY"], "'9': no version of tiny_bundle"),
         (["download", "../x", "--registry", "REGISTRY", "--bundle_dir", "b"], "Received: ../x"),
         (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "/dev/null/b"], "cannot be written"),
-        (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verify"], "cannot be verified"),
-        (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verify="], "cannot be verified"),
+        (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--key"], "cannot be verified"),
+        (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--key="], "cannot be verified"),
         (["download", NAME, "--registry", "REGISTRY", "--bundle_dir", "b", "--verfy", "K"], "has no option --verfy;"),
         (["download"], "needs bundle, got no arguments; use download BUNDLE REGISTRY BUNDLE_DIR"),
         (["download", NAME, "--registry=REGISTRY"], "needs bundle_dir, got tiny_bundle --registry"),
@@ -203,7 +203,7 @@ def test_reader_that_goes_away_is_no_error(start, registry):
 def test_help_of_a_command_names_its_options(run):
     status, stdout, stderr = run("download", "--help")
     assert status == 0
-    assert "--verify=VERIFY" in stdout + stderr
+    assert "--key=KEY" in stdout + stderr
     assert "METADATA" not in stdout + stderr
 
 

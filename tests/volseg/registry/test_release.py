@@ -35,7 +35,21 @@ def test_forbidden_name(name):
 
 @pytest.mark.parametrize(
     "version",
-    ["", "1", "1.0", "1.0.0.0", "01.0.0", "1.0.-1", "1.0.0rc1", "1.0.0-rc.1", "v1.0.0", "1.0.0\n", "1.0.x", "١.0.0"],
+    [
+        "",
+        "1",
+        "1.0",
+        "1.0.0.0",
+        "01.0.0",
+        "1.0.-1",
+        "1.0.0rc1",
+        "1.0.0-rc.1",
+        "v1.0.0",
+        "1.0.0\n",
+        "1.0.x",
+        "١.0.0",
+        "1!1.0.0",
+    ],
 )
 def test_forbidden_version(version):
     with pytest.raises(UserError, match=r"no version of a. Give three numbers"):
