@@ -11,7 +11,7 @@ import pytest
 from tools import REPOSITORY
 from tools.bench import decoding
 from tools.bench.decoding import METHODS, OURS, PEER, bench_instance_decoding, decode_with_scikit_image, matched_share
-from volseg.instances.decoding import decode_instances
+from volseg.instances.decoding import Decoding, decode_instances
 
 RESULT = REPOSITORY / "docs" / "benchmarks" / "instance_decoding.json"
 NAMES = [method.replace("_", " ") for method in METHODS]
@@ -42,7 +42,7 @@ def probabilities():
 @pytest.mark.parametrize("method", METHODS)
 def test_scikit_image_does_the_same(method, probabilities):
     theirs = decode_with_scikit_image(*probabilities, method)
-    ours = decode_instances(*probabilities, method)
+    ours = decode_instances(*probabilities, Decoding(method))
     assert len(np.unique(ours)) == 3
     assert matched_share(ours, theirs) == 1
 

@@ -24,7 +24,7 @@ from skimage.segmentation import watershed
 from tools.bench.measure import circumstances, duration, say, summary, times
 from tools.bench.processes import in_fresh_process, peak_memory_mb
 from tools.bench.scale import FOREGROUND_THRESHOLD, MIN_SIZE, TILE, make_tile
-from volseg.instances.decoding import DecodingMethod, decode_instances, seed_map
+from volseg.instances.decoding import Decoding, DecodingMethod, decode_instances, seed_map
 
 __all__ = ["bench_instance_decoding", "decode", "matched_share"]
 
@@ -88,7 +88,9 @@ def decode(library: str, method: DecodingMethod, folder: str) -> dict[str, float
     start = time.perf_counter()
     if library == OURS:
         labels = decode_instances(
-            mask, boundary, method, foreground_threshold=FOREGROUND_THRESHOLD, min_size=MIN_SIZE, dilation=WINDOW
+            mask,
+            boundary,
+            Decoding(method, foreground_threshold=FOREGROUND_THRESHOLD, min_size=MIN_SIZE, dilation=WINDOW),
         )
     else:
         labels = decode_with_scikit_image(mask, boundary, method)

@@ -28,14 +28,14 @@ from tools.bench.networks import make_importable
 from tools.bench.processes import peak_memory_of_command_mb
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.cluster import connect
-from volseg.blockwise.decoding import DEFAULT_BLOCK_SHAPE, DEFAULT_HALO, decode_blockwise
+from volseg.blockwise.decoding import DEFAULT_BLOCK_SHAPE, decode_blockwise
 from volseg.blockwise.pipeline import predict_blockwise
 from volseg.blockwise.stored_array import open_array, open_or_create_array
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.inferers.sliding_window import BlendedSlidingWindow
-from volseg.instances.decoding import seed_map
+from volseg.instances.decoding import DEFAULT_HALO, Decoding, seed_map
 from volseg.phantoms.electron_microscopy import electron_microscopy
 
 __all__ = ["bench_decoding", "bench_prediction"]
@@ -75,7 +75,8 @@ def bench_decoding(
         deep_sections: of a deeper volume, which shows that memory does not grow.
         crop_pixels: edge of the sections that scikit-image gets, of all ``D``.
         tile_shape: of the phantom.
-        block_shape, halo: see :func:`volseg.blockwise.decoding.decode_blockwise`.
+        block_shape: voxels of a block (z, y, x).
+        halo: see :class:`volseg.instances.decoding.Decoding`.
     """
     depth, height, width = shape
     crop = (depth, min(height, crop_pixels), min(width, crop_pixels))
@@ -193,11 +194,8 @@ def decode_by_blocks(
             f"{probabilities}/mask.zarr",
             f"{probabilities}/boundary.zarr",
             output,
-            "watershed",
-            foreground_threshold=FOREGROUND_THRESHOLD,
-            min_size=MIN_SIZE,
-            block_shape=block_shape,
-            halo=halo,
+            Decoding("watershed", foreground_threshold=FOREGROUND_THRESHOLD, min_size=MIN_SIZE, halo=halo),
+            block_shape,
             voxel_size_nm=(30, 8, 8),
             client=client,
             progress=False,

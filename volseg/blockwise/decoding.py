@@ -16,7 +16,6 @@ from distributed import Client
 from volseg.blockwise.block_array import BlockArray
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.component_merge import SharedVoxels, merge_components
-from volseg.blockwise.decoding_options import DEFAULT_BLOCK_SHAPE, DEFAULT_HALO, DecodingOptions
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.global_components import GlobalComponents
 from volseg.blockwise.instance_files import local_file, write_instance_files
@@ -41,11 +40,14 @@ from volseg.blockwise.stored_array import (
     open_or_create_array,
     remove_partial_chunks,
 )
+from volseg.console.option_checks import three_whole_numbers
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
-from volseg.instances.decoding import FACES, FACES_EDGES_CORNERS, DecodingMethod
+from volseg.instances.decoding import PAPER, Decoding
 
-__all__ = ["DEFAULT_BLOCK_SHAPE", "DEFAULT_HALO", "BlockwiseInstances", "decode_blockwise"]
+__all__ = ["DEFAULT_BLOCK_SHAPE", "BlockwiseInstances", "decode_blockwise"]
+
+DEFAULT_BLOCK_SHAPE = (64, 512, 512)
 
 _COMPONENTS, _PAIRS, _IDS, _LABELS, _SIZES = "components", "pairs", "ids", "labels", "sizes"
 
@@ -75,14 +77,8 @@ def decode_blockwise(
     mask: VoxelArray | str | Path,
     boundary: VoxelArray | str | Path,
     output: str | Path,
-    method: DecodingMethod = "connected_components",
-    mask_threshold: float = 0.9,
-    boundary_threshold: float = 0.8,
-    foreground_threshold: float = 0.85,
-    min_size: int = 128,
-    dilation: Sequence[int] = (1, 7, 7),
+    decoding: Decoding = PAPER,
     block_shape: Sequence[int] = DEFAULT_BLOCK_SHAPE,
-    halo: Sequence[int] = DEFAULT_HALO,
     voxel_size_nm: Sequence[float] | None = None,
     client: Client | None = None,
     progress: bool = True,
@@ -109,35 +105,24 @@ def decode_blockwise(
         boundary: probability of being on an outline, as ``mask``.
         output: folder or URL to write to: ``instances.ome.zarr``, ``instances.csv``, ``instances.parquet``,
             ``statistics.json``.
-        method: see :func:`volseg.instances.decoding.decode_instances`, as for all up to ``dilation``.
-        mask_threshold: a seed's mask probability is above it.
-        boundary_threshold: a seed's boundary probability is below it.
-        foreground_threshold: watershed only: the mask probability of an object's voxels is above it.
-        min_size: voxels of the smallest object that is kept.
-        dilation: connected components only: odd widths of the window (z, y, x).
+        decoding: the method and its numbers.
         block_shape: voxels of a block (z, y, x).
-        halo: watershed only: voxels that are looked at around a block (z, y, x).
         voxel_size_nm: along z, y, x; None takes that of ``mask`` if it says.
         client: of a Dask cluster whose workers reach input and output; None works in this process.
         progress: show a bar for each stage.
 
     Raises:
-        UserError: options that are none, see :class:`volseg.blockwise.decoding_options.DecodingOptions`; inputs that
-            are not alike or cannot be read; the output holds another run, or cannot be written; a worker died: one
-            line, that names the block where there is one.
+        UserError: an invalid ``block_shape``; inputs that are not alike or cannot be read; the output holds another
+            run, or cannot be written; a worker died: one line, that names the block where there is one.
     """
-    options = DecodingOptions(
-        method, mask_threshold, boundary_threshold, foreground_threshold, min_size, dilation, block_shape, halo
-    )
+    block_shape = three_whole_numbers("block_shape", block_shape, 1, "[64,512,512]")
     mask, boundary = _opened(mask), _opened(boundary)
     _check_probabilities(mask, boundary)
-    halo_z, halo_y, halo_x = options.halo
-    dilation_z, dilation_y, dilation_x = options.dilation
     if voxel_size_nm is None:
         voxel_size_nm = getattr(mask, "voxel_size_nm", None)
-    decoding = _Decoding(
+    stages = _Stages(
         output=str(local_folder(output) or output).rstrip("/"),
-        grid=BlockGrid(mask.shape, options.block_shape),
+        grid=BlockGrid(mask.shape, block_shape),
         client=client,
         progress=progress,
     )
@@ -145,34 +130,24 @@ def decode_blockwise(
         "mask": array_name(mask),
         "boundary": array_name(boundary),
         "dtype": [str(mask.dtype), str(boundary.dtype)],
-        "shape": decoding.grid.shape,
-        "block_shape": decoding.grid.block_shape,
-        **options.parameters(),
+        "shape": stages.grid.shape,
+        "block_shape": stages.grid.block_shape,
+        **decoding.parameters(),
         "voxel_size_nm": None if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm],
     }
-    with decoding.finished.run(parameters):
-        components = decoding.components(mask, boundary, mask_threshold, boundary_threshold, method)
-        labels = decoding.array(_LABELS)
+    with stages.finished.run(parameters):
+        components = stages.components(mask, boundary, decoding)
+        labels = stages.array(_LABELS)
         function: BlockFunction
-        if method == "watershed":
-            function = SeededWatershed(
-                decoding.grid,
-                mask,
-                boundary,
-                components,
-                (halo_z, halo_y, halo_x),
-                mask_threshold,
-                boundary_threshold,
-                foreground_threshold,
-                labels,
-            )
+        if decoding.is_watershed:
+            function = SeededWatershed(stages.grid, mask, boundary, components, decoding, labels)
         else:
-            function = InstanceGrowth(decoding.grid, components, (dilation_z, dilation_y, dilation_x), labels)
-        decoding.run(_LABELS, function)
-        return decoding.write(labels, options.min_size, voxel_size_nm, method == "watershed")
+            function = InstanceGrowth(stages.grid, components, decoding.dilation, labels)
+        stages.run(_LABELS, function)
+        return stages.write(labels, decoding, voxel_size_nm)
 
 
-class _Decoding:
+class _Stages:
     """The stages of one run."""
 
     def __init__(self, output: str, grid: BlockGrid, client: Client | None, progress: bool) -> None:
@@ -191,26 +166,20 @@ class _Decoding:
         array = open_or_create_array(f"{self.work}/{stage}.zarr", self.grid.shape, np.uint32, chunks, begun)
         return BlockArray(array, self.grid, self.finished, stage)
 
-    def components(
-        self, mask: VoxelArray, boundary: VoxelArray, mask_threshold: float, boundary_threshold: float, method: str
-    ) -> GlobalComponents:
+    def components(self, mask: VoxelArray, boundary: VoxelArray, decoding: Decoding) -> GlobalComponents:
         """The seeds with the ids of the whole volume."""
         array = self.array(_COMPONENTS)
-        structure = FACES_EDGES_CORNERS if method == "watershed" else FACES
-        self.run(
-            _COMPONENTS,
-            LocalComponents(self.grid, mask, boundary, array, mask_threshold, boundary_threshold, structure),
-        )
+        self.run(_COMPONENTS, LocalComponents(self.grid, mask, boundary, array, decoding))
         self.run(_PAIRS, SharedVoxels(self.grid, self.finished, _COMPONENTS))
         if len(self.finished.numbers(_IDS)) < len(self.grid):
             merge_components(self.grid, self.finished, _COMPONENTS, _PAIRS, _IDS)
         return GlobalComponents(self.grid, array, self.finished, _IDS)
 
     def write(
-        self, labels: VoxelArray, min_size: int, voxel_size_nm: Sequence[float] | None, is_watershed: bool
+        self, labels: VoxelArray, decoding: Decoding, voxel_size_nm: Sequence[float] | None
     ) -> BlockwiseInstances:
         """Remove small objects; write labels, pyramid, tables and statistics."""
-        kept, removed = filter_sizes(self.grid, self.finished, _LABELS, _SIZES, min_size)
+        kept, removed = filter_sizes(self.grid, self.finished, _LABELS, _SIZES, decoding.min_size)
         location = f"{self.output}/instances.ome.zarr"
         levels = pyramid_levels(self.grid.shape, voxel_size_nm)
         finer: Any = None
@@ -227,7 +196,7 @@ class _Decoding:
             "instances": len(kept.ids),
             "removed_below_min_size": removed,
             "blocks": len(self.grid),
-            **(self._cut_pieces() if is_watershed else {}),
+            **(self._cut_pieces() if decoding.is_watershed else {}),
         }
         with local_file(f"{self.output}/statistics.json") as path:
             path.write_text(json.dumps(statistics, indent=4) + "\n", encoding="utf-8")

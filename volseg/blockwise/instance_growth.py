@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class InstanceGrowth:
 
     grid: BlockGrid
     components: GlobalComponents
-    window: tuple[int, int, int]
+    window: Sequence[int]
     labels: Any
 
     def __call__(self, block: Block) -> Mapping[str, np.ndarray]:

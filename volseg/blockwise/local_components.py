@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from volseg.blockwise.block_grid import Block, BlockGrid
 from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
-from volseg.instances.decoding import seed_map
+from volseg.instances.decoding import Decoding
 
 __all__ = ["LocalComponents", "first_voxels"]
 
@@ -35,9 +35,7 @@ class LocalComponents:
         mask: probability of being inside an object (D, H, W), floating point or uint8.
         boundary: probability of being on an outline, as ``mask``.
         components: the Zarr array to write to, uint32 (D, H, W): numbers within the block.
-        mask_threshold: a seed's mask probability is above it.
-        boundary_threshold: a seed's boundary probability is below it.
-        structure: which neighbours join, as :func:`scipy.ndimage.label` takes it.
+        decoding: what a seed is, and which neighbours join.
 
     The manifest gets ``first_voxels``, int64, the index into the flattened volume of each component's first voxel (of
     what this block sees of it), and for each axis ``upper_AXIS``, the numbers on the plane beyond the block where there
@@ -48,18 +46,16 @@ class LocalComponents:
     mask: VoxelArray
     boundary: VoxelArray
     components: Any
-    mask_threshold: float
-    boundary_threshold: float
-    structure: np.ndarray
+    decoding: Decoding
 
     def __call__(self, block: Block) -> Mapping[str, np.ndarray]:
         region = self.grid.extended(block, NO_HALO, UPPER_PLANES)
         mask, boundary = read_region(self.mask, region), read_region(self.boundary, region)
         labels = np.empty(mask.shape, np.uint32)
         for section, inside, outline in zip(labels, mask, boundary, strict=True):
-            section[:] = seed_map(inside, outline, self.mask_threshold, self.boundary_threshold)
+            section[:] = self.decoding.seeds(inside, outline)
         del mask, boundary
-        count = ndimage.label(labels, self.structure, output=labels)
+        count = ndimage.label(labels, self.decoding.neighbours, output=labels)
         depth, height, width = block.shape
         core = labels[:depth, :height, :width]
         write_region(self.components, block.core, core)

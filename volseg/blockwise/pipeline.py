@@ -17,8 +17,7 @@ from distributed import Client
 from volseg.blockwise.block_array import BlockArray
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.cluster import connect
-from volseg.blockwise.decoding import decode_blockwise
-from volseg.blockwise.decoding_options import DEFAULT_BLOCK_SHAPE, DecodingOptions
+from volseg.blockwise.decoding import DEFAULT_BLOCK_SHAPE, decode_blockwise
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.grey_range import BYTES, GreyRange
 from volseg.blockwise.label_pyramid import AXES, pyramid_levels, write_pyramid_metadata
@@ -31,6 +30,7 @@ from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.console.option_checks import three_whole_numbers
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.instances.decoding import Decoding
 from volseg.storage.location import open_storage
 
 __all__ = ["predict_blockwise", "segment_blockwise"]
@@ -109,7 +109,7 @@ def segment_blockwise(
     output: str | Path,
     network: WorkerNetwork,
     windows: BlendedSlidingWindow,
-    decoding: Mapping[str, Any],
+    decoding: Decoding,
     block_shape: Sequence[int] = DEFAULT_BLOCK_SHAPE,
     prediction_block_shape: Sequence[int] | None = None,
     grey_range: GreyRange = BYTES,
@@ -132,8 +132,7 @@ def segment_blockwise(
             kept, ``probabilities/mask.ome.zarr`` and ``probabilities/boundary.ome.zarr``.
         network: with two outputs, mask and boundary.
         windows: see :func:`predict_blockwise`.
-        decoding: arguments of :func:`volseg.blockwise.decoding.decode_blockwise` from ``method`` to ``halo``, but for
-            ``block_shape``; see :class:`volseg.blockwise.decoding_options.DecodingOptions`.
+        decoding: the method and its numbers.
         block_shape: voxels of a block (D, H, W) of the decoding.
         prediction_block_shape: of the prediction, where larger blocks save windows; None: the same.
         grey_range: of the whole volume.
@@ -150,10 +149,10 @@ def segment_blockwise(
         UserError: options that are none; another run is at work there or had other parameters, or another decoding
             without its probabilities; a block or a worker fails: one line.
     """
-    options = DecodingOptions(**decoding, block_shape=block_shape)
+    block_shape = three_whole_numbers("block_shape", block_shape, 1, "[64,512,512]")
     output = str(output).rstrip("/")
     predicted_shape = (
-        options.block_shape
+        block_shape
         if prediction_block_shape is None
         else three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
     )
@@ -161,8 +160,8 @@ def segment_blockwise(
     channels = ("mask", "boundary")
     parameters = prediction_parameters(open_volume, network, windows, grid, channels, grey_range, "sigmoid")
     wanted = {
-        **options.parameters(),
-        "block_shape": list(BlockGrid(grid.shape, options.block_shape).block_shape),
+        **decoding.parameters(),
+        "block_shape": list(BlockGrid(grid.shape, block_shape).block_shape),
         "voxel_size_nm": None if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm],
     }
     finished = FinishedBlocks(f"{output}/finished")
@@ -207,7 +206,8 @@ def segment_blockwise(
                     mask,
                     boundary,
                     output,
-                    **asdict(options),
+                    decoding,
+                    block_shape,
                     voxel_size_nm=voxel_size_nm,
                     client=client,
                     progress=progress,

@@ -12,7 +12,7 @@ import numpy as np
 from volseg.blockwise.block_grid import Block, BlockGrid, Region, inner_region
 from volseg.blockwise.global_components import GlobalComponents
 from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
-from volseg.instances.decoding import flood_piece, foreground_pieces
+from volseg.instances.decoding import Decoding, flood_piece, foreground_pieces
 from volseg.instances.table import extents
 
 __all__ = ["SeededWatershed"]
@@ -38,10 +38,7 @@ class SeededWatershed:
         mask: probability of being inside an object (D, H, W), floating point or uint8.
         boundary: probability of being on an outline, as ``mask``.
         components: markers with the ids of the whole volume.
-        halo: voxels along z, y, x, before and after the block.
-        mask_threshold: a seed's mask probability is above it.
-        boundary_threshold: a seed's boundary probability is below it.
-        foreground_threshold: the mask probability of an object's voxels is above it.
+        decoding: its thresholds and halo.
         labels: the Zarr array to write to, uint32 (D, H, W).
 
     The manifest gets what :func:`volseg.instances.table.extents` counts in the block, and ``cut``, int64 (2,): pieces
@@ -52,18 +49,14 @@ class SeededWatershed:
     mask: VoxelArray
     boundary: VoxelArray
     components: GlobalComponents
-    halo: tuple[int, int, int]
-    mask_threshold: float
-    boundary_threshold: float
-    foreground_threshold: float
+    decoding: Decoding
     labels: Any
 
     def __call__(self, block: Block) -> Mapping[str, np.ndarray]:
-        region = self.grid.extended(block, self.halo, self.halo)
+        region = self.grid.extended(block, self.decoding.halo, self.decoding.halo)
         core = inner_region(block.core, region)
         mask, boundary = read_region(self.mask, region), read_region(self.boundary, region)
-        thresholds = self.mask_threshold, self.boundary_threshold, self.foreground_threshold
-        pieces, boxes = foreground_pieces(mask, boundary, *thresholds)
+        pieces, boxes = foreground_pieces(mask, boundary, self.decoding)
         del boundary
         markers = self.components[region]
         labels = np.zeros(block.shape, np.uint32)
@@ -81,7 +74,7 @@ class SeededWatershed:
                 cut_voxels += int(np.count_nonzero(in_core))
             own_markers = np.where(in_piece, markers[box], 0).astype(np.int32)
             if own_markers.any():
-                flooded = flood_piece(mask[box], own_markers, in_piece, self.foreground_threshold)
+                flooded = flood_piece(mask[box], own_markers, in_piece, self.decoding.foreground_threshold)
                 np.copyto(
                     labels[inner_region(common, core)],
                     flooded[inner_region(common, box)],

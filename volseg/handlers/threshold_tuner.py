@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from volseg.errors import UserError
-from volseg.instances.decoding import DecodingMethod
+from volseg.instances.decoding import PAPER, Decoding
 from volseg.instances.threshold_sweep import (
     Case,
     best_thresholds,
@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 class ThresholdTuner:
     """Collect mask and boundary probabilities of all cases, then decode and score them with all thresholds.
 
-    Writes ``thresholds.csv``, a row a combination, ``thresholds.png``, AP-75 over the thresholds, and
+    Writes ``thresholds.csv``, one row per combination, ``thresholds.png``, AP-75 over the thresholds, and
     ``thresholds.json``, the best combination; it is also logged as arguments for the other configs. Probabilities are
     kept as bytes, 2 a voxel; with true ids of 32 bits a case takes 6 bytes a voxel, and decoding 4 more.
 
     Args:
         output_dir: folder of the results.
-        mask_thresholds, boundary_thresholds, foreground_thresholds, method, min_size, dilation, min_truth_size: see
+        mask_thresholds, boundary_thresholds, foreground_thresholds, decoding, min_truth_size: see
             :func:`volseg.instances.threshold_sweep.sweep_thresholds`.
 
     Raises:
@@ -52,9 +52,7 @@ class ThresholdTuner:
         mask_thresholds: Sequence[float],
         boundary_thresholds: Sequence[float],
         foreground_thresholds: Sequence[float],
-        method: DecodingMethod = "connected_components",
-        min_size: int = 128,
-        dilation: Sequence[int] = (1, 7, 7),
+        decoding: Decoding = PAPER,
         min_truth_size: int = 0,
     ) -> None:
         self.output_dir = Path(output_dir)
@@ -62,9 +60,7 @@ class ThresholdTuner:
             "mask_thresholds": mask_thresholds,
             "boundary_thresholds": boundary_thresholds,
             "foreground_thresholds": foreground_thresholds,
-            "method": method,
-            "min_size": min_size,
-            "dilation": dilation,
+            "decoding": decoding,
             "min_truth_size": min_truth_size,
         }
         self.cases: list[Case] = []
@@ -105,7 +101,7 @@ class ThresholdTuner:
         write_json(
             self.output_dir / "thresholds.json",
             {
-                "decoding": self.options["method"],
+                "decoding": self.options["decoding"].method,
                 **found,
                 "ap75": best.ap75,
                 "ap50": best.ap50,
@@ -113,5 +109,5 @@ class ThresholdTuner:
             },
         )
         arguments = " ".join(f"--{name} {value:g}" for name, value in found.items())
-        logger.info("best AP-75 %.3f with --decoding %s %s", best.ap75, self.options["method"], arguments)
+        logger.info("best AP-75 %.3f with --decoding %s %s", best.ap75, self.options["decoding"].method, arguments)
         logger.info("table and picture in %s", self.output_dir)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "FACES",
+    "DEFAULT_HALO",
     "FACES_EDGES_CORNERS",
+    "PAPER",
+    "Decoding",
     "DecodingMethod",
-    "check_decoding",
     "decode_instances",
     "flood_piece",
     "foreground_pieces",
@@ -34,6 +36,81 @@ DecodingMethod: TypeAlias = Literal["connected_components", "watershed"]
 # neighbours that join seeds: for connected components, and for watershed
 FACES = ndimage.generate_binary_structure(3, 1)
 FACES_EDGES_CORNERS = ndimage.generate_binary_structure(3, 3)
+
+DEFAULT_HALO = (32, 64, 64)  # about one mitochondrion at 30 x 8 x 8 nm
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How probabilities become instances: the method and its numbers, checked, from config to result.
+
+    Attributes:
+        method: how seeds become objects, see :func:`decode_instances`.
+        mask_threshold: a seed's mask probability is above it.
+        boundary_threshold: a seed's boundary probability is below it.
+        foreground_threshold: watershed only: the mask probability of an object's voxels is above it.
+        min_size: voxels of the smallest object that is kept, after growing or flooding.
+        dilation: connected components only: odd widths of the window (z, y, x); all 1 for none. More than 1 along z
+            gives up working by sections: about 13 bytes per voxel in all.
+        halo: watershed by blocks only: voxels that are looked at around a block (z, y, x).
+
+    Raises:
+        UserError: an unknown method, thresholds outside 0 to 1, a negative size, a window of even width.
+    """
+
+    method: DecodingMethod = "connected_components"
+    mask_threshold: float = 0.9
+    boundary_threshold: float = 0.8
+    foreground_threshold: float = 0.85
+    min_size: int = 128
+    dilation: Sequence[int] = (1, 7, 7)
+    halo: Sequence[int] = DEFAULT_HALO
+
+    def __post_init__(self) -> None:
+        methods = get_args(DecodingMethod)
+        if self.method not in methods:
+            raise UserError(
+                f"decoding: method must be one of {', '.join(methods)}. Received: {self.method!r}. Give one of them."
+            )
+        widths = three_whole_numbers("dilation", self.dilation, 1, "[1,7,7]")
+        if any(width % 2 == 0 for width in widths):
+            raise UserError(f"dilation: three odd widths are needed. Received: {widths}. Give it as [1,7,7].")
+        for name in ("mask_threshold", "boundary_threshold", "foreground_threshold"):
+            object.__setattr__(self, name, number(name, getattr(self, name), 0, 1))
+        object.__setattr__(self, "min_size", whole_number("min_size", self.min_size, 0))
+        object.__setattr__(self, "dilation", widths)
+        object.__setattr__(self, "halo", three_whole_numbers("halo", self.halo, 0, "[32,64,64]"))
+
+    @property
+    def is_watershed(self) -> bool:
+        return self.method == "watershed"
+
+    @property
+    def neighbours(self) -> np.ndarray:
+        """Which neighbours join seeds, as :func:`scipy.ndimage.label` takes it."""
+        return FACES_EDGES_CORNERS if self.is_watershed else FACES
+
+    def seeds(self, mask: np.ndarray | torch.Tensor, boundary: np.ndarray | torch.Tensor) -> np.ndarray:
+        """:func:`seed_map` with these thresholds."""
+        return seed_map(mask, boundary, self.mask_threshold, self.boundary_threshold)
+
+    def parameters(self) -> dict[str, Any]:
+        """What the instances depend on, as JSON holds it: without what has no effect with the method."""
+        own = (
+            {"foreground_threshold": self.foreground_threshold, "halo": list(self.halo)}
+            if self.is_watershed
+            else {"dilation": list(self.dilation)}
+        )
+        return {
+            "method": self.method,
+            "mask_threshold": self.mask_threshold,
+            "boundary_threshold": self.boundary_threshold,
+            **own,
+            "min_size": self.min_size,
+        }
+
+
+PAPER = Decoding()
 
 
 def seed_map(
@@ -71,12 +148,7 @@ def seed_map(
 def decode_instances(
     mask: np.ndarray | torch.Tensor,
     boundary: np.ndarray | torch.Tensor,
-    method: DecodingMethod = "connected_components",
-    mask_threshold: float = 0.9,
-    boundary_threshold: float = 0.8,
-    foreground_threshold: float = 0.85,
-    min_size: int = 128,
-    dilation: Sequence[int] = (1, 7, 7),
+    decoding: Decoding = PAPER,
 ) -> np.ndarray:
     """Number the objects that mask and boundary probabilities show.
 
@@ -103,65 +175,25 @@ def decode_instances(
     Args:
         mask: probability of being inside an object ``(D, H, W)``; floating point, or uint8 for 255 times it.
         boundary: probability of being on an outline, as ``mask``.
-        method: how seeds become objects.
-        mask_threshold: a seed's mask probability is above it.
-        boundary_threshold: a seed's boundary probability is below it.
-        foreground_threshold: watershed only: the mask probability of an object's voxels is above it.
-        min_size: voxels of the smallest object that is kept, after growing or flooding.
-        dilation: connected components only: odd widths of the window (z, y, x); all 1 for none. More than 1 along z
-            gives up working by sections: about 13 bytes a voxel in all.
+        decoding: the method and its numbers.
 
     Returns:
         instance ids, uint32 ``(D, H, W)``, 0 for the background.
 
     Raises:
         ValueError: shapes that differ or are not (D, H, W), or another type of number.
-        UserError: what :func:`check_decoding` refuses.
     """
     mask, boundary = _probabilities(mask, "mask"), _probabilities(boundary, "boundary")
     if mask.ndim != 3 or mask.shape != boundary.shape:
         raise ValueError(f"mask and boundary must be alike, (D, H, W). Received: {mask.shape} and {boundary.shape}")
-    check_decoding(method, mask_threshold, boundary_threshold, foreground_threshold, min_size, dilation)
-    if method == "watershed":
-        return _flood(mask, boundary, mask_threshold, boundary_threshold, foreground_threshold, min_size)
+    if decoding.is_watershed:
+        return _flood(mask, boundary, decoding)
     labels = np.empty(mask.shape, np.uint32)
     for section, inside, outline in zip(labels, mask, boundary, strict=True):
-        section[:] = seed_map(inside, outline, mask_threshold, boundary_threshold)
+        section[:] = decoding.seeds(inside, outline)
     count = ndimage.label(labels, FACES, output=labels)
-    grow_instances(labels, dilation)
-    return _renumber(labels, np.arange(count + 1, dtype=np.uint32), min_size)
-
-
-def check_decoding(
-    method: str,
-    mask_threshold: float,
-    boundary_threshold: float,
-    foreground_threshold: float,
-    min_size: int,
-    dilation: Sequence[int],
-) -> dict[str, Any]:
-    """The options of :func:`decode_instances`, checked, by their names.
-
-    Raises:
-        UserError: an unknown method, thresholds that are not between 0 and 1, a number of voxels that is none, a window
-            of even width.
-    """
-    methods = get_args(DecodingMethod)
-    if method not in methods:
-        raise UserError(
-            f"decoding: method must be one of {', '.join(methods)}. Received: {method!r}. Give one of them."
-        )
-    widths = three_whole_numbers("dilation", dilation, 1, "[1,7,7]")
-    if any(width % 2 == 0 for width in widths):
-        raise UserError(f"dilation: three odd widths are needed. Received: {widths}. Give it as [1,7,7].")
-    return {
-        "method": method,
-        "mask_threshold": number("mask_threshold", mask_threshold, 0, 1),
-        "boundary_threshold": number("boundary_threshold", boundary_threshold, 0, 1),
-        "foreground_threshold": number("foreground_threshold", foreground_threshold, 0, 1),
-        "min_size": whole_number("min_size", min_size, 0),
-        "dilation": widths,
-    }
+    grow_instances(labels, decoding.dilation)
+    return _renumber(labels, np.arange(count + 1, dtype=np.uint32), decoding.min_size)
 
 
 def grow_instances(labels: np.ndarray, window: Sequence[int]) -> None:
@@ -181,11 +213,7 @@ def grow_instances(labels: np.ndarray, window: Sequence[int]) -> None:
 
 
 def foreground_pieces(
-    mask: np.ndarray,
-    boundary: np.ndarray,
-    mask_threshold: float,
-    boundary_threshold: float,
-    foreground_threshold: float,
+    mask: np.ndarray, boundary: np.ndarray, decoding: Decoding
 ) -> tuple[np.ndarray, list[tuple[slice, slice, slice]]]:
     """Number the connected pieces of seeds and foreground, which a watershed can flood one at a time.
 
@@ -194,17 +222,15 @@ def foreground_pieces(
     Args:
         mask: probability of being inside an object (D, H, W), floating point or uint8.
         boundary: probability of being on an outline, as ``mask``.
-        mask_threshold: a seed's mask probability is above it.
-        boundary_threshold: a seed's boundary probability is below it.
-        foreground_threshold: the mask probability of the foreground is above it.
+        decoding: its thresholds.
 
     Returns:
         numbers of the pieces, uint32 (D, H, W), 0 outside; the bounding box of each, from number 1 on.
     """
-    foreground = _stored(foreground_threshold, mask)
+    foreground = _stored(decoding.foreground_threshold, mask)
     pieces = np.empty(mask.shape, np.uint32)
     for section, inside, outline in zip(pieces, mask, boundary, strict=True):
-        section[:] = seed_map(inside, outline, mask_threshold, boundary_threshold) | (inside > foreground)
+        section[:] = decoding.seeds(inside, outline) | (inside > foreground)
     ndimage.label(pieces, FACES_EDGES_CORNERS, output=pieces)
     return pieces, ndimage.find_objects(pieces)
 
@@ -226,32 +252,25 @@ def flood_piece(mask: np.ndarray, markers: np.ndarray, in_piece: np.ndarray, for
     return watershed(height, markers, mask=in_piece & (mask > _stored(foreground_threshold, mask)))
 
 
-def _flood(
-    mask: np.ndarray,
-    boundary: np.ndarray,
-    mask_threshold: float,
-    boundary_threshold: float,
-    foreground_threshold: float,
-    min_size: int,
-) -> np.ndarray:
+def _flood(mask: np.ndarray, boundary: np.ndarray, decoding: Decoding) -> np.ndarray:
     """Marker watershed, piece by piece; instance ids uint32 ``(D, H, W)``."""
-    labels, boxes = foreground_pieces(mask, boundary, mask_threshold, boundary_threshold, foreground_threshold)
+    labels, boxes = foreground_pieces(mask, boundary, decoding)
     first_voxels = [np.zeros(0, np.intp)]
     found = 0
     for piece, box in enumerate(boxes, start=1):
         crop = labels[box]
         in_piece = crop == piece
-        seeds = seed_map(mask[box], boundary[box], mask_threshold, boundary_threshold) & in_piece
+        seeds = decoding.seeds(mask[box], boundary[box]) & in_piece
         markers, count = ndimage.label(seeds, FACES_EDGES_CORNERS)
         if count:
-            flooded = flood_piece(mask[box], markers, in_piece, foreground_threshold)
+            flooded = flood_piece(mask[box], markers, in_piece, decoding.foreground_threshold)
             # ids above those of the pieces, which are still needed where boxes overlap
             np.add(flooded, len(boxes) + found, out=crop, where=flooded > 0, casting="unsafe")
             first_voxels.append(_first_voxels(seeds, markers, box, mask.shape))
             found += count
     new_ids = np.zeros(len(boxes) + found + 1, np.uint32)
     new_ids[len(boxes) + 1 + np.argsort(np.concatenate(first_voxels))] = np.arange(1, found + 1)
-    return _renumber(labels, new_ids, min_size)
+    return _renumber(labels, new_ids, decoding.min_size)
 
 
 def _first_voxels(seeds: np.ndarray, markers: np.ndarray, box: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:

@@ -11,7 +11,7 @@ import csv
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from volseg.instances.average_precision import instance_average_precision
-from volseg.instances.decoding import DecodingMethod, decode_instances
+from volseg.instances.decoding import PAPER, Decoding, decode_instances
 from volseg.storage.files import atomic_path
 
 __all__ = ["ThresholdScore", "best_thresholds", "save_sweep_figure", "save_sweep_table", "sweep_thresholds"]
@@ -58,9 +58,7 @@ def sweep_thresholds(
     mask_thresholds: Sequence[float],
     boundary_thresholds: Sequence[float],
     foreground_thresholds: Sequence[float] = (0.85,),
-    method: DecodingMethod = "connected_components",
-    min_size: int = 128,
-    dilation: Sequence[int] = (1, 7, 7),
+    decoding: Decoding = PAPER,
     min_truth_size: int = 0,
 ) -> list[ThresholdScore]:
     """Decode and score every case with every combination of thresholds.
@@ -71,36 +69,27 @@ def sweep_thresholds(
         mask_thresholds: to try.
         boundary_thresholds: to try.
         foreground_thresholds: to try with watershed; connected components do not use them.
-        method: how seeds become objects.
-        min_size: voxels of the smallest object that decoding keeps.
-        dilation: growth of connected components, window (z, y, x).
+        decoding: all but the thresholds.
         min_truth_size: true instances with fewer voxels count as background.
 
     Returns:
-        one row a combination, the mask threshold changing slowest and the foreground threshold fastest.
+        one row per combination, the mask threshold changing slowest and the foreground threshold fastest.
 
     Raises:
         ValueError: no cases or no thresholds, or what ``decode_instances`` refuses.
     """
-    foregrounds: Sequence[float | None] = foreground_thresholds if method == "watershed" else (None,)
-    combinations = list(itertools.product(mask_thresholds, boundary_thresholds, foregrounds))
+    foregrounds = foreground_thresholds if decoding.is_watershed else (decoding.foreground_threshold,)
+    combinations = [
+        replace(decoding, mask_threshold=mask, boundary_threshold=boundary, foreground_threshold=foreground)
+        for mask, boundary, foreground in itertools.product(mask_thresholds, boundary_thresholds, foregrounds)
+    ]
     if not combinations:
         raise ValueError("thresholds must hold at least one of each. Received: none")
     precisions: list[list[tuple[float, float, float]]] = [[] for _ in combinations]
     instances = [0] * len(combinations)
     for mask, boundary, truth in cases:
-        for row, (mask_threshold, boundary_threshold, foreground_threshold) in enumerate(combinations):
-            flooding = {} if foreground_threshold is None else {"foreground_threshold": foreground_threshold}
-            prediction = decode_instances(
-                mask,
-                boundary,
-                method,
-                mask_threshold,
-                boundary_threshold,
-                min_size=min_size,
-                dilation=dilation,
-                **flooding,
-            )
+        for row, combination in enumerate(combinations):
+            prediction = decode_instances(mask, boundary, combination)
             score = instance_average_precision(prediction, truth, min_size=min_truth_size)
             precisions[row].append((score.ap, score.ap50, score.ap75))
             instances[row] += len(score.matches.prediction_ids)
@@ -108,13 +97,13 @@ def sweep_thresholds(
         raise ValueError("cases must hold at least one. Received: none")
     return [
         ThresholdScore(
-            float(mask_threshold),
-            float(boundary_threshold),
-            None if foreground_threshold is None else float(foreground_threshold),
+            combination.mask_threshold,
+            combination.boundary_threshold,
+            combination.foreground_threshold if decoding.is_watershed else None,
             *_mean_precisions(precisions[row]),
             instances[row],
         )
-        for row, (mask_threshold, boundary_threshold, foreground_threshold) in enumerate(combinations)
+        for row, combination in enumerate(combinations)
     ]
 
 

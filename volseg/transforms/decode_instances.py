@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from volseg.instances.decoding import DecodingMethod, check_decoding, decode_instances
+from volseg.instances.decoding import PAPER, Decoding, decode_instances
 
 __all__ = ["DecodeInstancesd"]
 
@@ -22,36 +22,23 @@ class DecodeInstancesd(MapTransform):
     Args:
         keys: entries ``(2, D, H, W)``, channel 0 mask and 1 boundary, on any device; each becomes instance ids int32
             ``(1, D, H, W)``, 0 for the background, with its meta data.
+        decoding: the method and its numbers.
         logits: the channels are the network's logits rather than probabilities.
-        method: see :func:`~volseg.instances.decoding.decode_instances`, as for all that follow.
-        mask_threshold: a seed's mask probability is above it.
-        boundary_threshold: a seed's boundary probability is below it.
-        foreground_threshold: watershed only: the mask probability of an object's voxels is above it.
-        min_size: voxels of the smallest object that is kept.
-        dilation: connected components only: growth of the seeds, window (z, y, x).
 
     Raises:
         ValueError: not two channels.
-        UserError: what :func:`~volseg.instances.decoding.check_decoding` refuses, before any volume.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "pred",
+        decoding: Decoding = PAPER,
         logits: bool = False,
-        method: DecodingMethod = "connected_components",
-        mask_threshold: float = 0.9,
-        boundary_threshold: float = 0.8,
-        foreground_threshold: float = 0.85,
-        min_size: int = 128,
-        dilation: Sequence[int] = (1, 7, 7),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.logits = logits
-        self.options = check_decoding(
-            method, mask_threshold, boundary_threshold, foreground_threshold, min_size, dilation
-        )
+        self.decoding = decoding
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -63,6 +50,6 @@ class DecodeInstancesd(MapTransform):
                 channels = torch.sigmoid(channels.float())
             elif channels.dtype == torch.bfloat16:  # NumPy has none
                 channels = channels.float()
-            labels = decode_instances(channels[0], channels[1], **self.options)
+            labels = decode_instances(channels[0], channels[1], self.decoding)
             d[key] = convert_to_dst_type(labels[None].view("int32"), dst=d[key], dtype=torch.int32)[0]
         return d

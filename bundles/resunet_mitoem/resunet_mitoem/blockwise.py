@@ -18,7 +18,6 @@ from resunet_mitoem.noisy_sections import SectionAssessment, assess_sections, fi
 from resunet_mitoem.restoration import write_section_table
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.cluster import connect
-from volseg.blockwise.decoding_options import DecodingOptions
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.instance_files import local_file
 from volseg.blockwise.pipeline import segment_blockwise
@@ -30,6 +29,7 @@ from volseg.console.option_checks import three_whole_numbers, whole_number
 from volseg.errors import UserError
 from volseg.handlers.instance_results import checked_voxel_size, free_case_name, voxel_warnings
 from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.instances.decoding import Decoding
 from volseg.instances.picture import save_instance_preview
 
 __all__ = ["Restorer", "segment_volumes", "volume_list"]
@@ -147,7 +147,7 @@ def segment_volumes(
     weights: str | Path,
     output_dir: str | Path,
     windows: BlendedSlidingWindow,
-    decoding: Mapping[str, Any],
+    decoding: Decoding,
     block_shape: Sequence[int],
     prediction_block_shape: Sequence[int] | None = None,
     restorer: Restorer | None = None,
@@ -182,7 +182,7 @@ def segment_volumes(
     Raises:
         UserError: options that are none, before any work; no weights, a volume or a block fails: one line.
     """
-    DecodingOptions(**decoding, block_shape=block_shape)
+    block_shape = three_whole_numbers("block_shape", block_shape, 1, "[64,512,512]")
     if workers is not None:
         whole_number("workers", workers, 0)
     if prediction_block_shape is not None:

@@ -20,7 +20,7 @@ from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.inferers.sliding_window import BlendedSlidingWindow
-from volseg.instances.decoding import decode_instances
+from volseg.instances.decoding import Decoding, decode_instances
 from volseg.weights import save_weights
 
 WINDOW = (8, 32, 48)
@@ -73,7 +73,7 @@ def test_blocks_give_what_the_whole_volume_gives(segment, bundle, probabilities,
     assert process.returncode == 0, process.stderr
     mask, boundary, instances = results(tmp_path / "out" / "test_0")
     assert np.abs(np.stack([mask[:], boundary[:]]).astype(int) - probabilities).max() <= 1
-    expected = decode_instances(mask[:], boundary[:], **thresholds)
+    expected = decode_instances(mask[:], boundary[:], Decoding(**thresholds))
     assert np.array_equal(instances[:], expected)
     assert instances.voxel_size_nm == open_chunked_volume(bundle.phantom["image"]).voxel_size_nm
     with (tmp_path / "out" / "test_0" / "instances.csv").open(encoding="utf-8") as file:

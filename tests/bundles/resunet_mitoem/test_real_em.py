@@ -23,7 +23,7 @@ from torch import nn
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.inferers.autocast import AutocastInferer
 from volseg.inferers.sliding_window import BlendedSlidingWindow
-from volseg.instances.decoding import decode_instances
+from volseg.instances.decoding import Decoding, decode_instances
 from volseg.instances.matching import match_instances
 from volseg.instances.overlap_table import foreground_overlap
 from volseg.losses import WeightedBCELoss
@@ -189,13 +189,7 @@ def test_probabilities_become_more_true_instances_than_the_best_threshold_finds(
     """
     truth, _ = ndimage.label(sections[1].mask, NEIGHBOURS)
     instances = decode_instances(
-        mask=probabilities[0],
-        boundary=probabilities[1],
-        method="watershed",
-        mask_threshold=MASK_THRESHOLD,
-        boundary_threshold=0.95,
-        foreground_threshold=MASK_THRESHOLD,
-        min_size=MIN_SIZE,
+        probabilities[0], probabilities[1], Decoding("watershed", MASK_THRESHOLD, 0.95, MASK_THRESHOLD, MIN_SIZE)
     )
     components, _ = ndimage.label(threshold_mask(*sections), NEIGHBOURS)
     components[np.bincount(components.ravel())[components] < MIN_SIZE] = 0

@@ -14,8 +14,10 @@ from distributed import Client, LocalCluster
 from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.stored_array import ArrayChannel
 from volseg.errors import UserError
+from volseg.instances.decoding import Decoding
 
-OPTIONS = {"mask_threshold": 0.9, "boundary_threshold": 0.7, "block_shape": (5, 16, 16), "min_size": 20}
+BLOCK_SHAPE = (5, 16, 16)
+DECODING = {"mask_threshold": 0.9, "boundary_threshold": 0.7, "min_size": 20}
 
 
 def main(folder: str, output: str, method: str) -> int:
@@ -25,7 +27,8 @@ def main(folder: str, output: str, method: str) -> int:
         Client(cluster) as client,
     ):
         try:
-            decode_blockwise(ArrayChannel(both, 0), ArrayChannel(both, 1), output, method, client=client, **OPTIONS)
+            decoding = Decoding(method, **DECODING)
+            decode_blockwise(ArrayChannel(both, 0), ArrayChannel(both, 1), output, decoding, BLOCK_SHAPE, client=client)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,15 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BlendedSlidingWindow
-from volseg.instances.decoding import decode_instances
+from volseg.instances.decoding import Decoding, decode_instances
 from volseg.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 SHAPE, BLOCK_SHAPE = (10, 40, 56), (4, 16, 24)
 WINDOWS = BlendedSlidingWindow((6, 32, 32))
-FIRST = {"method": "connected_components", "mask_threshold": 0.6, "boundary_threshold": 0.9, "min_size": 4}
-SECOND = {**FIRST, "mask_threshold": 0.8, "min_size": 2}
-THIRD = {**FIRST, "method": "watershed", "mask_threshold": 0.8, "foreground_threshold": 0.5, "halo": [2, 8, 8]}
+FIRST = Decoding(mask_threshold=0.6, boundary_threshold=0.9, min_size=4)
+SECOND = replace(FIRST, mask_threshold=0.8, min_size=2)
+THIRD = replace(FIRST, method="watershed", mask_threshold=0.8, foreground_threshold=0.5, halo=(2, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def written(folder: Path) -> dict[Path, int]:
 
 def expected_ids(out: Path, decoding) -> np.ndarray:
     mask, boundary = (open_chunked_volume(out / f"probabilities/{name}.ome.zarr")[:] for name in ("mask", "boundary"))
-    return decode_instances(mask, boundary, **{key: value for key, value in decoding.items() if key != "halo"})
+    return decode_instances(mask, boundary, decoding)
 
 
 @pytest.mark.parametrize(("decoding", "block_shape"), [(SECOND, BLOCK_SHAPE), (SECOND, (10, 20, 17)), (THIRD, SHAPE)])
@@ -115,7 +116,7 @@ def test_other_options_decode_the_kept_probabilities_anew(segment, out, tmp_path
 
 def test_options_without_effect_decode_nothing_anew(segment, out):
     before = written(out)
-    segment({**FIRST, "foreground_threshold": 0.3, "halo": [1, 1, 1]})
+    segment(replace(FIRST, foreground_threshold=0.3, halo=(1, 1, 1)))
     assert written(out) == before
 
 
@@ -124,7 +125,7 @@ def test_probabilities_that_were_not_kept_are_one_line(segment, out, caplog):
     assert not (out / "probabilities").exists()
     before = written(out)
     with pytest.raises(UserError, match=r"not kept\. Received: min_size 5\. Expected: min_size 4\. .*--keep_prob") as e:
-        segment({**FIRST, "min_size": 5})
+        segment(replace(FIRST, min_size=5))
     assert "\n" not in str(e.value)
     segment(FIRST)
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
@@ -151,12 +152,13 @@ from volseg.blockwise.pipeline import segment_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.instances.decoding import Decoding
 
 volume, weights, output, decoding = sys.argv[1:]
 arguments = {"in_channels": 1, "out_channels": 2, "kernel_size": 3, "padding": 1}
 network = WorkerNetwork("torch.nn.modules.conv.Conv3d", weights, arguments, device="cpu", runtime="eager")
-segment_blockwise(VolumeOpener(volume), output, network, BlendedSlidingWindow((6, 32, 32)), json.loads(decoding),
-                  (4, 16, 24), (4, 16, 24), workers=0, progress=False, keep_probabilities=True)
+segment_blockwise(VolumeOpener(volume), output, network, BlendedSlidingWindow((6, 32, 32)),
+                  Decoding(**json.loads(decoding)), (4, 16, 24), (4, 16, 24), workers=0, progress=False, keep_probabilities=True)
 """
 
 
@@ -164,7 +166,7 @@ segment_blockwise(VolumeOpener(volume), output, network, BlendedSlidingWindow((6
 def test_a_second_decoding_that_was_killed(segment, given, out, tmp_path, afterwards):
     """It is gone on with; with options that are not its own it is started over."""
     volume, network = given
-    command = [sys.executable, "-c", RUN, volume.location, network.weights, str(out), json.dumps(SECOND)]
+    command = [sys.executable, "-c", RUN, volume.location, network.weights, str(out), json.dumps(asdict(SECOND))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     finished = out / "decoding" / "finished"
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:

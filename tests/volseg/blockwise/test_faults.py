@@ -22,9 +22,9 @@ from tests.volseg.blockwise import decoding_driver
 from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.stored_array import ArrayChannel
 from volseg.errors import UserError
+from volseg.instances.decoding import Decoding
 
 SHAPE = (13, 45, 58)
-OPTIONS = {**decoding_driver.OPTIONS, "progress": False}
 ROOT = Path(__file__).resolve().parents[3]
 TIMEOUT_S = 60
 
@@ -40,7 +40,9 @@ def folder(tmp_path_factory, probabilities) -> Path:
 
 def decode(folder: Path, output: Path, method: str = "connected_components"):
     both = zarr.open_array(folder / "both.zarr", mode="r")
-    return decode_blockwise(ArrayChannel(both, 0), ArrayChannel(both, 1), output, method, **OPTIONS)
+    decoding = Decoding(method, **decoding_driver.DECODING)
+    channels = ArrayChannel(both, 0), ArrayChannel(both, 1)
+    return decode_blockwise(*channels, output, decoding, decoding_driver.BLOCK_SHAPE, progress=False)
 
 
 @pytest.fixture(scope="module")

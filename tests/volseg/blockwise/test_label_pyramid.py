@@ -12,7 +12,7 @@ from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.label_pyramid import pyramid_levels
 from volseg.blockwise.stored_array import block_chunks
 from volseg.data.chunked_volume import open_chunked_volume
-from volseg.instances.decoding import decode_instances
+from volseg.instances.decoding import Decoding, decode_instances
 
 
 def test_sections_are_halved_and_z_is_once_voxels_are_even():
@@ -41,9 +41,9 @@ def test_levels_hold_the_first_of_every_few_voxels(tmp_path, monkeypatch, probab
     mask, boundary = probabilities((13, 45, 58), seed=6)
     options = {"mask_threshold": 0.7, "min_size": 10}
     decode_blockwise(
-        mask, boundary, tmp_path, block_shape=block_shape, voxel_size_nm=(20, 8, 8), progress=False, **options
+        mask, boundary, tmp_path, Decoding(**options), block_shape=block_shape, voxel_size_nm=(20, 8, 8), progress=False
     )
-    expected = decode_instances(mask, boundary, **options)
+    expected = decode_instances(mask, boundary, Decoding(**options))
     folder = tmp_path / "instances.ome.zarr"
     for path, step in (("0", (1, 1, 1)), ("1", (1, 2, 2)), ("2", (2, 4, 4))):
         level = zarr.open_array(folder / path, mode="r")

@@ -32,14 +32,14 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BlendedSlidingWindow
-from volseg.instances.decoding import decode_instances
+from volseg.instances.decoding import Decoding, decode_instances
 from volseg.weights import save_weights
 
 SHAPE = (10, 40, 56)
 VOXEL_SIZE_NM = (30, 8, 8)
 BLOCK_SHAPE = (4, 16, 24)
 WINDOWS = BlendedSlidingWindow((6, 32, 32))
-DECODING = {"method": "connected_components", "mask_threshold": 0.6, "boundary_threshold": 0.9, "min_size": 4}
+DECODING = Decoding(mask_threshold=0.6, boundary_threshold=0.9, min_size=4)
 
 
 def image() -> np.ndarray:
@@ -101,7 +101,7 @@ def test_instances_are_those_of_the_whole_volume(volume, network, tmp_path, bloc
         volume, tmp_path / "out", network, WINDOWS, DECODING, block_shape, workers=0, keep_probabilities=True
     )
     mask, boundary = (read(tmp_path / "out" / "probabilities" / f"{name}.ome.zarr") for name in ("mask", "boundary"))
-    expected = decode_instances(mask, boundary, **DECODING)
+    expected = decode_instances(mask, boundary, DECODING)
     assert np.array_equal(read(tmp_path / "out" / "instances.ome.zarr"), expected)
     assert statistics["instances"] == np.unique(expected[expected > 0]).size > 3
 

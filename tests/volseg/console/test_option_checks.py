@@ -7,7 +7,6 @@ import pytest
 
 from volseg.console.option_checks import check_training
 from volseg.errors import UserError
-from volseg.transforms.decode_instances import DecodeInstancesd
 
 TRAINING = {"max_epochs": 3, "val_interval": 1, "batch_size": 2, "num_workers": 0}
 
@@ -28,17 +27,3 @@ def test_training(option, value, message):
     with pytest.raises(UserError, match=message) as caught:
         check_training(**TRAINING | {option: value})
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "flood"}, r"^decoding: .*Received: 'flood'"),
-        ({"mask_threshold": 2}, r"^mask_threshold must be a number from 0 to 1, got 2$"),
-        ({"min_size": -5}, r"^min_size .*, got -5$"),
-        ({"dilation": [1, 7, 6]}, r"^dilation: three odd widths.*Received: \(1, 7, 6\)"),
-    ],
-)
-def test_decoding_before_any_volume(options, message):
-    with pytest.raises(UserError, match=message):
-        DecodeInstancesd(**options)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from monai.data import MetaTensor
 
 from volseg.errors import UserError
 from volseg.handlers.threshold_tuner import ThresholdTuner
+from volseg.instances.decoding import Decoding
 
 SHAPE = (2, 8, 14)
 THRESHOLDS = {"mask_thresholds": [0.5, 0.9], "boundary_thresholds": [0.3, 0.7], "foreground_thresholds": [0.4, 0.85]}
+SMALLEST = Decoding(min_size=1, dilation=(1, 1, 1))
 
 
 def case(true_id: int = 70_000) -> list[dict]:
@@ -37,7 +40,7 @@ def case(true_id: int = 70_000) -> list[dict]:
 
 def run(folder: Path, cases: list[list[dict]], **options) -> ThresholdTuner:
     engine = Engine(lambda engine, batch: batch)
-    tuner = ThresholdTuner(str(folder), **{**THRESHOLDS, "min_size": 1, "dilation": (1, 1, 1), **options})
+    tuner = ThresholdTuner(str(folder), **THRESHOLDS, **{"decoding": SMALLEST, **options})
     tuner.attach(engine)
     engine.run(cases)
     return tuner
@@ -69,7 +72,7 @@ def test_best_thresholds_are_written_and_logged(tmp_path, caplog):
 
 def test_watershed_has_a_third_threshold(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        run(tmp_path, [case()], method="watershed")
+        run(tmp_path, [case()], decoding=replace(SMALLEST, method="watershed"))
     found = json.loads((tmp_path / "thresholds.json").read_text())
     assert (found["decoding"], found["foreground_threshold"]) == ("watershed", 0.85)
     assert (
@@ -95,7 +98,7 @@ def test_probabilities_are_kept_as_truncated_bytes(tmp_path, dtype):
 
 def test_an_evaluator_may_run_again(tmp_path):
     engine = Engine(lambda engine, batch: batch)
-    tuner = ThresholdTuner(str(tmp_path), **THRESHOLDS, min_size=1)
+    tuner = ThresholdTuner(str(tmp_path), **THRESHOLDS, decoding=Decoding(min_size=1))
     tuner.attach(engine)
     for _ in range(2):
         engine.run([case()])
@@ -110,9 +113,7 @@ def test_no_true_instances(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"method": "magic"}, {"dilation": (1, 2, 7)}, {"mask_thresholds": []}, {"boundary_thresholds": []}]
-)
+@pytest.mark.parametrize("wrong", [{"mask_thresholds": [2]}, {"mask_thresholds": []}, {"boundary_thresholds": []}])
 def test_wrong_options_are_found_at_once(tmp_path, wrong):
     with pytest.raises(ValueError, match="Received: "):
         ThresholdTuner(str(tmp_path), **{**THRESHOLDS, **wrong})

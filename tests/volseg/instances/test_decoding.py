@@ -12,7 +12,8 @@ import torch
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from volseg.instances.decoding import decode_instances, seed_map
+from volseg.errors import UserError
+from volseg.instances.decoding import Decoding, decode_instances, seed_map
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "data" / "mito" / "golden" / "targets_and_decoding.npz"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"no reference arrays at {GOLDEN}")
@@ -69,40 +70,42 @@ def test_torch_gives_what_numpy_gives(dtype, method):
     tensors = [torch.from_numpy(p) for p in probabilities(1)]
     tensors = [(255 * p).to(dtype) if dtype == torch.uint8 else p.to(dtype) for p in tensors]
     copies = [p.clone() for p in tensors]
-    labels = decode_instances(*tensors, method, min_size=20)
+    labels = decode_instances(*tensors, Decoding(method, min_size=20))
     assert labels.dtype == np.uint32 and labels.max() > 3
-    np.testing.assert_array_equal(labels, decode_instances(*(p.numpy() for p in tensors), method, min_size=20))
+    np.testing.assert_array_equal(
+        labels, decode_instances(*(p.numpy() for p in tensors), Decoding(method, min_size=20))
+    )
     assert all(torch.equal(p, copy) for p, copy in zip(tensors, copies, strict=True))
 
 
 @needs_golden
 def test_watershed_of_the_reference():
     reference = np.load(GOLDEN)
-    labels = decode_instances(*reference["prob_u8"], "watershed", min_size=32)
+    labels = decode_instances(*reference["prob_u8"], Decoding("watershed", min_size=32))
     np.testing.assert_array_equal(labels, reference["bc_watershed_T09_08_085_small32"])
     assert labels.max() == 20 and len(np.unique(labels)) == 19
     # the middle of what a byte holds: rounds to no other byte, and no threshold lies between it and the byte's edge
     floats = (reference["prob_u8"] + np.float32(0.5)) / 255
     thresholds = [(int(255 * threshold) + edge) / 255 for threshold, edge in ((0.9, 1), (0.8, 0), (0.85, 1))]
-    of_floats = decode_instances(*floats, "watershed", *thresholds, min_size=32)
+    of_floats = decode_instances(*floats, Decoding("watershed", *thresholds, min_size=32))
     np.testing.assert_array_equal(of_floats, reference["bc_watershed_T09_08_085_small32"])
 
 
 def test_components_join_through_faces_only():
     mask, boundary = seeds_only((0, 0, 0), (0, 1, 1), (1, 1, 1), (2, 2, 2), (0, 4, 0), (0, 4, 1), shape=(3, 5, 4))
-    labels = decode_instances(mask, boundary, min_size=1, dilation=NO_GROWTH)
+    labels = decode_instances(mask, boundary, Decoding(min_size=1, dilation=NO_GROWTH))
     assert labels[mask > 0].tolist() == [1, 2, 3, 3, 2, 4]  # in memory order
 
 
 def test_components_grow_within_their_section_by_the_window():
-    labels = decode_instances(*seeds_only((1, 4, 6), shape=(3, 9, 13)), min_size=1, dilation=(1, 5, 7))
+    labels = decode_instances(*seeds_only((1, 4, 6), shape=(3, 9, 13)), Decoding(min_size=1, dilation=(1, 5, 7)))
     expected = np.zeros((3, 9, 13))
     expected[1, 2:7, 3:10] = 1
     np.testing.assert_array_equal(labels, expected)
 
 
 def test_components_grow_across_sections_where_asked():
-    labels = decode_instances(*seeds_only((1, 4, 6), shape=(4, 9, 13)), min_size=1, dilation=(3, 5, 1))
+    labels = decode_instances(*seeds_only((1, 4, 6), shape=(4, 9, 13)), Decoding(min_size=1, dilation=(3, 5, 1)))
     expected = np.zeros((4, 9, 13))
     expected[:3, 2:7, 6] = 1
     np.testing.assert_array_equal(labels, expected)
@@ -110,15 +113,15 @@ def test_components_grow_across_sections_where_asked():
 
 def test_growth_overwrites_no_neighbour_and_meets_it_half_way():
     mask, boundary = seeds_only((0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 7), (0, 0, 11), shape=(1, 2, 13))
-    labels = decode_instances(mask, boundary, min_size=1)
+    labels = decode_instances(mask, boundary, Decoding(min_size=1))
     # four voxels are shared two and two; the one in the middle of three goes to the higher id
     assert labels[0].tolist() == [[1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]] * 2
 
 
 def test_growth_covers_what_a_maximum_filter_covers_and_goes_to_the_nearest():
     mask, boundary = probabilities(2)
-    seeds = decode_instances(mask, boundary, min_size=1, dilation=NO_GROWTH)
-    labels = decode_instances(mask, boundary, min_size=1)
+    seeds = decode_instances(mask, boundary, Decoding(min_size=1, dilation=NO_GROWTH))
+    labels = decode_instances(mask, boundary, Decoding(min_size=1))
     np.testing.assert_array_equal(labels > 0, ndimage.maximum_filter(seeds, (1, 7, 7)) > 0)
     np.testing.assert_array_equal(labels[seeds > 0], seeds[seeds > 0])
     for section, of_seeds in zip(labels, seeds, strict=True):
@@ -130,23 +133,23 @@ def test_growth_covers_what_a_maximum_filter_covers_and_goes_to_the_nearest():
 
 def test_sizes_are_those_after_growth():
     mask, boundary = seeds_only((0, 4, 4), (1, 0, 0), shape=(2, 9, 9))  # grow to 49 and, in the corner, 16 voxels
-    assert np.unique(decode_instances(mask, boundary, min_size=16)).tolist() == [0, 1, 2]
-    assert np.unique(decode_instances(mask, boundary, min_size=17)).tolist() == [0, 1]
-    assert not decode_instances(mask, boundary, min_size=50).any()
+    assert np.unique(decode_instances(mask, boundary, Decoding(min_size=16))).tolist() == [0, 1, 2]
+    assert np.unique(decode_instances(mask, boundary, Decoding(min_size=17))).tolist() == [0, 1]
+    assert not decode_instances(mask, boundary, Decoding(min_size=50)).any()
 
 
 def test_ids_keep_their_number_when_others_are_removed():
     mask, boundary = seeds_only((0, 0, 0), (1, 4, 4), shape=(2, 9, 9))
-    assert np.unique(decode_instances(mask, boundary, min_size=17)).tolist() == [0, 2]
-    assert np.unique(decode_instances(mask, boundary, "watershed", min_size=1)).tolist() == [0, 1, 2]
+    assert np.unique(decode_instances(mask, boundary, Decoding(min_size=17))).tolist() == [0, 2]
+    assert np.unique(decode_instances(mask, boundary, Decoding("watershed", min_size=1))).tolist() == [0, 1, 2]
     mask[1, 4, 5] = 1
-    assert np.unique(decode_instances(mask, boundary, "watershed", min_size=2)).tolist() == [0, 2]
+    assert np.unique(decode_instances(mask, boundary, Decoding("watershed", min_size=2))).tolist() == [0, 2]
 
 
 def test_watershed_in_a_line():
     mask = np.array([[[0.95, 0.88, 0.86, 0.87, 0.95, 0.5, 0.86, 0.84, 0.95]]])
     boundary = np.array([[[0.0, 0.9, 0.9, 0.9, 0.0, 0.0, 0.0, 0.0, 0.9]]])
-    labels = decode_instances(mask, boundary, "watershed", min_size=1)
+    labels = decode_instances(mask, boundary, Decoding("watershed", min_size=1))
     # 0.86 lies beside the 0.88 that is flooded first; behind the gap there is foreground without a seed
     assert labels.tolist() == [[[1, 1, 1, 2, 2, 0, 0, 0, 0]]]
 
@@ -154,7 +157,7 @@ def test_watershed_in_a_line():
 def test_watershed_joins_seeds_through_corners_and_floods_through_faces():
     mask, boundary = seeds_only((0, 0, 0), (1, 1, 1), (1, 1, 3), shape=(2, 2, 5))
     mask[0, 0, 3] = 0.88  # of the third seed's section by an edge only
-    labels = decode_instances(mask, boundary, "watershed", min_size=1)
+    labels = decode_instances(mask, boundary, Decoding("watershed", min_size=1))
     assert labels[0].tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     assert labels[1].tolist() == [[0, 0, 0, 0, 0], [0, 1, 0, 2, 0]]
 
@@ -167,14 +170,16 @@ def test_watershed_piece_by_piece_is_that_of_the_whole(thresholds, seed):
     markers, count = ndimage.label(seeds, np.ones((3, 3, 3)))
     whole = watershed(-mask, markers, mask=mask > np.float32(thresholds[2]))
     assert count > 4
-    np.testing.assert_array_equal(decode_instances(mask, boundary, "watershed", *thresholds, min_size=1), whole)
+    np.testing.assert_array_equal(
+        decode_instances(mask, boundary, Decoding("watershed", *thresholds, min_size=1)), whole
+    )
 
 
 def test_watershed_of_bytes_with_plateaus_differs_from_the_whole_in_ties_only():
     mask, boundary = ((255 * p).astype(np.uint8) for p in probabilities(5, slope=12))  # most of it saturated
     markers, _ = ndimage.label(seed_map(mask, boundary, 0.9, 0.5), np.ones((3, 3, 3)))
     whole = watershed(-mask.astype(np.int16), markers, mask=mask > 216)
-    labels = decode_instances(mask, boundary, "watershed", 0.9, 0.5, min_size=1)
+    labels = decode_instances(mask, boundary, Decoding("watershed", 0.9, 0.5, min_size=1))
     np.testing.assert_array_equal(labels > 0, whole > 0)
     np.testing.assert_array_equal(labels[markers > 0], markers[markers > 0])
     assert (labels != whole).sum() <= 0.005 * (whole > 0).sum()
@@ -184,15 +189,15 @@ def test_watershed_of_bytes_with_plateaus_differs_from_the_whole_in_ties_only():
 def test_nothing_found(method):
     for mask_value, boundary_value in ((0, 0), (255, 255)):
         mask, boundary = (np.full((2, 3, 5), value, np.uint8) for value in (mask_value, boundary_value))
-        labels = decode_instances(mask, boundary, method, min_size=1)
+        labels = decode_instances(mask, boundary, Decoding(method, min_size=1))
         assert labels.dtype == np.uint32 and labels.shape == (2, 3, 5) and not labels.any()
 
 
 @pytest.mark.parametrize("method", ["connected_components", "watershed"])
 def test_any_memory_order(method):
     mask, boundary = probabilities(6)
-    expected = decode_instances(mask, boundary, method, min_size=20)
-    turned = decode_instances(np.asfortranarray(mask), np.asfortranarray(boundary), method, min_size=20)
+    expected = decode_instances(mask, boundary, Decoding(method, min_size=20))
+    turned = decode_instances(np.asfortranarray(mask), np.asfortranarray(boundary), Decoding(method, min_size=20))
     np.testing.assert_array_equal(turned, expected)
 
 
@@ -210,7 +215,7 @@ def test_memory(method, bytes_per_voxel, piece):
     inside = (np.indices(shape) % np.reshape(piece, (3, 1, 1, 1)) > 0).all(axis=0)
     mask[inside] = 255
     tracemalloc.start()
-    labels = decode_instances(mask, boundary, method, dilation=(1, 3, 3))
+    labels = decode_instances(mask, boundary, Decoding(method, dilation=(1, 3, 3)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert labels.max() == mask.size // np.prod(piece)
@@ -218,21 +223,44 @@ def test_memory(method, bytes_per_voxel, piece):
 
 
 @pytest.mark.parametrize(
-    ("mask", "boundary", "options", "message"),
+    ("mask", "boundary", "message"),
     [
-        (np.zeros((2, 3, 4)), np.zeros((2, 3, 5)), {}, r"must be alike, .* Received: \(2, 3, 4\) and \(2, 3, 5\)"),
-        (np.zeros((3, 4)), np.zeros((3, 4)), {}, r"\(D, H, W\)\. Received: \(3, 4\)"),
-        (np.zeros((2, 3, 4), np.int32), np.zeros((2, 3, 4)), {}, "mask must be uint8 or .* Received: int32"),
-        (np.zeros((2, 3, 4)), torch.zeros(2, 3, 4, dtype=bool), {}, "boundary must be uint8 or .* Received: bool"),
-        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), {"method": "flood"}, "method must be one of .* Received: 'flood'"),
-        (
-            np.zeros((2, 3, 4)),
-            np.zeros((2, 3, 4)),
-            {"dilation": (1, 7, 6)},
-            r"odd widths .* Received: \(1, 7, 6\)",
-        ),
+        (np.zeros((2, 3, 4)), np.zeros((2, 3, 5)), r"must be alike, .* Received: \(2, 3, 4\) and \(2, 3, 5\)"),
+        (np.zeros((3, 4)), np.zeros((3, 4)), r"\(D, H, W\)\. Received: \(3, 4\)"),
+        (np.zeros((2, 3, 4), np.int32), np.zeros((2, 3, 4)), "mask must be uint8 or .* Received: int32"),
+        (np.zeros((2, 3, 4)), torch.zeros(2, 3, 4, dtype=bool), "boundary must be uint8 or .* Received: bool"),
     ],
 )
-def test_bad_input(mask, boundary, options, message):
+def test_bad_input(mask, boundary, message):
     with pytest.raises(ValueError, match=message):
-        decode_instances(mask, boundary, **options)
+        decode_instances(mask, boundary)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "flood"}, r"^decoding: method must be one of .*watershed\. Received: 'flood'"),
+        ({"mask_threshold": 1.01}, r"^mask_threshold: .*from 0 to 1.*Received: 1\.01"),
+        ({"boundary_threshold": "0.8"}, r"^boundary_threshold: .*Received: '0\.8'"),
+        ({"foreground_threshold": float("nan")}, r"^foreground_threshold: .*Received: nan"),
+        ({"min_size": 1.5}, r"^min_size: .*Received: 1\.5"),
+        ({"min_size": -1}, r"^min_size: .*0 or more.*Received: -1"),
+        ({"min_size": None}, r"^min_size: .*Received: None"),
+        ({"dilation": [1, 7, 6]}, r"^dilation: three odd widths.*Received: \(1, 7, 6\)"),
+        ({"dilation": 7}, r"^dilation: three .*Received: 7"),
+        ({"halo": [8, -1, 8]}, r"^halo: .*0 or more.*Received: \[8, -1, 8\]"),
+        ({"halo": [8, 16]}, r"^halo: .*Received: \[8, 16\]"),
+    ],
+)
+def test_wrong_options_are_one_line(options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Decoding(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_parameters_leave_out_what_has_no_effect():
+    components = Decoding(halo=[1, 2, 3], min_size=20.0)
+    assert components.parameters() == Decoding(foreground_threshold=0.1, min_size=20).parameters()
+    watershed = Decoding("watershed", halo=[1, 2, 3])
+    assert watershed.parameters()["halo"] == [1, 2, 3]
+    assert watershed.parameters() == Decoding("watershed", halo=(1, 2, 3), dilation=(1, 1, 1)).parameters()

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from volseg.instances.decoding import Decoding
 from volseg.instances.threshold_sweep import (
     ThresholdScore,
     best_thresholds,
@@ -43,7 +44,7 @@ def score(mask: float, boundary: float, ap75: float, ap: float = 0.5, foreground
 
 def test_rows_are_what_the_thresholds_give():
     case = row_of_objects(0.97, 0.85, outline=0.5)
-    rows = sweep_thresholds([case], (0.8, 0.9), (0.4, 0.6), min_size=5, dilation=NO_GROWTH)
+    rows = sweep_thresholds([case], (0.8, 0.9), (0.4, 0.6), decoding=Decoding(min_size=5, dilation=NO_GROWTH))
     assert [(row.mask_threshold, row.boundary_threshold) for row in rows] == [
         (0.8, 0.4),
         (0.8, 0.6),
@@ -63,13 +64,13 @@ def test_rows_are_what_the_thresholds_give():
 
 def test_foreground_thresholds_belong_to_watershed():
     case = row_of_objects(0.97, 0.85, outline=0.9)
-    options = {"foreground_thresholds": (0.7, 0.9, 0.96), "min_size": 1}
-    rows = sweep_thresholds([case], [0.8], [0.5], method="watershed", **options)
+    thresholds = [0.8], [0.5], (0.7, 0.9, 0.96)
+    rows = sweep_thresholds([case], *thresholds, Decoding("watershed", min_size=1))
     assert [row.foreground_threshold for row in rows] == [0.7, 0.9, 0.96]
     # flooded gaps belong to objects, then to the first object alone, then to none
     assert [row.instances for row in rows] == [2, 1, 1]
     assert [row.ap75 for row in rows] == pytest.approx([1, 51 / 101, 51 / 101])
-    assert len(sweep_thresholds([case], [0.8], [0.5], **options)) == 1
+    assert len(sweep_thresholds([case], *thresholds, Decoding(min_size=1))) == 1
 
 
 def test_cases_are_averaged_and_read_once():
@@ -79,7 +80,7 @@ def test_cases_are_averaged_and_read_once():
         yield complete
         yield half
 
-    rows = sweep_thresholds(cases(), [0.4, 0.9], [0.8], min_size=1, dilation=NO_GROWTH)
+    rows = sweep_thresholds(cases(), [0.4, 0.9], [0.8], decoding=Decoding(min_size=1, dilation=NO_GROWTH))
     assert [row.ap75 for row in rows] == pytest.approx([1, (1 + 51 / 101) / 2])
     assert [row.instances for row in rows] == [4, 3]
 
@@ -87,10 +88,12 @@ def test_cases_are_averaged_and_read_once():
 def test_cases_without_true_instances_count_in_no_average():
     mask, boundary, truth = row_of_objects(0.97, 0.5, outline=0.9)
     empty = (mask, boundary, np.zeros_like(truth))
-    (row,) = sweep_thresholds([(mask, boundary, truth), empty], [0.9], [0.8], min_size=1, dilation=NO_GROWTH)
+    (row,) = sweep_thresholds(
+        [(mask, boundary, truth), empty], [0.9], [0.8], decoding=Decoding(min_size=1, dilation=NO_GROWTH)
+    )
     assert row.ap75 == pytest.approx(51 / 101)
     assert row.instances == 2
-    (row,) = sweep_thresholds([empty], [0.9], [0.8], min_size=1, dilation=NO_GROWTH)
+    (row,) = sweep_thresholds([empty], [0.9], [0.8], decoding=Decoding(min_size=1, dilation=NO_GROWTH))
     assert math.isnan(row.ap) and math.isnan(row.ap50) and math.isnan(row.ap75)
     with pytest.raises(ValueError, match=r"with AP-75, from a case with true instances\. Received: none"):
         best_thresholds([row])
@@ -105,15 +108,15 @@ def test_small_true_instances_are_left_out():
     mask, boundary, truth = row_of_objects(0.97, 0.5, outline=0.9)
     truth[1, :, 5:] = 0  # the second, which is not found, has 12 voxels
     (row,) = sweep_thresholds(
-        [(mask, boundary, truth)], [0.9], [0.8], min_size=1, dilation=NO_GROWTH, min_truth_size=13
+        [(mask, boundary, truth)], [0.9], [0.8], decoding=Decoding(min_size=1, dilation=NO_GROWTH), min_truth_size=13
     )
     assert row.ap75 == 1
 
 
 def test_min_size_and_growth_are_passed_on():
     case = row_of_objects(0.97, 0.5, outline=0.9)
-    assert sweep_thresholds([case], [0.9], [0.8], min_size=25, dilation=NO_GROWTH)[0].instances == 0
-    assert sweep_thresholds([case], [0.9], [0.8], min_size=25, dilation=(1, 1, 3))[0].instances == 1
+    assert sweep_thresholds([case], [0.9], [0.8], decoding=Decoding(min_size=25, dilation=NO_GROWTH))[0].instances == 0
+    assert sweep_thresholds([case], [0.9], [0.8], decoding=Decoding(min_size=25, dilation=(1, 1, 3)))[0].instances == 1
 
 
 def test_best_of_equal_rows():
