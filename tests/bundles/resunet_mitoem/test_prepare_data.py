@@ -540,6 +540,5 @@ def test_the_config_prepares(pair: Path, tmp_path: Path):
         }
     )
     parser.parse()
-    parser.get_parsed_content("initialize")
     assert parser.get_parsed_content("run") == [tmp_path / "out" / "dataset.json"]
     assert read(tmp_path / "out")["volumes"][0]["voxel_size_nm"] == list(SIZE_NM)
