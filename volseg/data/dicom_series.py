@@ -14,13 +14,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
 
+from volseg.data.volume_formats.optional_module import optional_module
 from volseg.errors import UserError
+
+if TYPE_CHECKING:  # a run on other formats does without the package
+    from pydicom import Dataset
 
 __all__ = ["check_multi_frame", "regular_slices"]
 
@@ -87,16 +89,17 @@ def check_multi_frame(path: Path) -> None:
     Raises:
         UserError: frames without positions, or not at equal distances.
     """
+    pydicom = optional_module("pydicom")
     try:
-        header = dcmread(path, stop_before_pixels=True)
-    except (InvalidDicomError, OSError, ValueError):
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+    except (pydicom.errors.InvalidDicomError, OSError, ValueError):
         return  # the reader says what is wrong with it
     count = int(header.get("NumberOfFrames") or 1)
     if count == 1:
         return
     shared = _first(header, "SharedFunctionalGroupsSequence")
     slices = []
-    for frame in header.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * count:
+    for frame in header.get("PerFrameFunctionalGroupsSequence") or [None] * count:
         place = _first(frame, "PlanePositionSequence") or _first(shared, "PlanePositionSequence")
         plane = _first(frame, "PlaneOrientationSequence") or _first(shared, "PlaneOrientationSequence")
         position, directions = _geometry(path, {**_values(place), **_values(plane)})
@@ -113,11 +116,12 @@ def _read(path: Path) -> _Slice | None:
     """A slice's header, or None for what is no image in DICOM."""
     if not path.is_file() or path.name.startswith("."):
         return None
+    pydicom = optional_module("pydicom")
     try:
         with path.open("rb") as file:
-            header = dcmread(file, stop_before_pixels=True)
+            header = pydicom.dcmread(file, stop_before_pixels=True)
             pixels_at = file.tell()
-    except InvalidDicomError:
+    except pydicom.errors.InvalidDicomError:
         return None
     except (OSError, ValueError, KeyError, NotImplementedError, EOFError) as error:
         raise UserError(f"{path}: damaged DICOM header ({error}). Copy it again.") from error

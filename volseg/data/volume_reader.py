@@ -57,7 +57,7 @@ def load_volume(path: str | Path) -> MetaTensor:
         raise UserError(f"{path}: no such file or folder. Check the path.")
     slices = [str(name) for name in regular_slices(path)] if path.is_dir() else []
     is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
-    if not slices and not is_nifti:
+    if not slices and not path.name.lower().endswith(VOLUME_SUFFIXES):
         check_multi_frame(path)
     try:
         reader: ImageReader

@@ -129,5 +129,5 @@ def test_lobes_of_a_real_ct_are_plausible(segmented):
 
 @needs_real_ct
 def test_a_real_series_without_its_slices_is_refused():
-    with pytest.raises(UserError, match="no DICOM series"):
+    with pytest.raises(UserError, match="no DICOM slices found"):
         load_volume(REAL / "totalsegmentator")
