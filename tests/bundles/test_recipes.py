@@ -6,7 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from monai.bundle import ConfigParser
+from monai.data import Dataset
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")
@@ -29,6 +31,7 @@ def test_one_expression_asks_for_a_data_set(name):
     path = BUNDLES / name / "configs" / "train.json"
     text = path.read_text(encoding="utf-8")
     assert text.count("if @dataset_dir") == 1
+    assert len(text.splitlines()) < 300
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,6 +52,23 @@ def test_without_one_the_phantom_profile_changes_what_it_names(name):
     assert values(recipe) == {**paper, **phantom}
     assert all(parser.get_parsed_content(key) == recipe[key] for key in paper.keys() - COMPUTED)
     assert recipe["trained_on"] == "phantom"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dataset_from_outside_is_the_one_that_counts(name):
+    parser = parser_of(name)
+    parser["train#dataset"] = Dataset([{"image": "a.nii"}])
+    assert parser.get_parsed_content("checkpoint#identity#data") == [{"image": "a.nii"}]
+
+
+@pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu")])
+@pytest.mark.parametrize("name", NAMES)
+def test_device_is_one_of_pytorch_or_its_name(name, device):
+    parser = parser_of(name, **({} if device is None else {"device": device}))
+    given = parser.get_parsed_content("device")
+    assert isinstance(given, torch.device) or device == "cpu"
+    weights = next(parser.get_parsed_content("network").parameters())
+    assert weights.device.type == torch.device(given).type
 
 
 @pytest.mark.parametrize("name", NAMES)
