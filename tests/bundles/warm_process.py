@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-TIMEOUT_S = 240
+TIMEOUT_S = 3600  # only ends a hang
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
