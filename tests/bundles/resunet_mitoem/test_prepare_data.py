@@ -514,7 +514,7 @@ def test_prepared_volumes_are_what_training_reads(rat: Path, tmp_path: Path):
 
 def test_arguments_and_folders(pair: Path, tmp_path: Path):
     for arguments, words in (
-        (("", pair, tmp_path), "--source mitoem or volumes"),
+        (("", pair, tmp_path), "--source must be mitoem or volumes"),
         (("volumes", "", tmp_path), "--input_dir FOLDER with pairs.json"),
         (("volumes", pair, None), "--dataset_dir FOLDER"),
         (("mitoem", tmp_path / "absent", tmp_path / "out"), "no such folder"),
