@@ -107,7 +107,7 @@ def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(
             stdout=log,
             stderr=log,
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 1200
         while not (tmp_path / "checkpoint.pt").is_file() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 import torch
 
-from tests.label.label_client import save_nifti
+from tests.label.label_client import TIMEOUT_S, save_nifti
 from tools import REPOSITORY
 from tools.label.application import known_models, prepare_application
 from tools.label.command import ENVIRONMENT
@@ -123,4 +123,4 @@ def start_command(tmp_path):
     for process in started:
         if process.poll() is None:
             process.terminate()
-            process.wait(60)
+            process.wait(TIMEOUT_S)

@@ -119,7 +119,7 @@ def test_mistakes_are_answered_with_one_line(first_start, studies):
         return answered.json()["detail"]
 
     save_nifti(studies / "series.nii.gz", np.zeros((8, 8, 8, 2), np.int16), np.eye(4))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIMEOUT_S
     while first_start.get("/datastore/")["total"] < 7 and time.monotonic() < deadline:
         time.sleep(0.2)
     for model in ("pdvnet_lung", "vnet_prostate"):
@@ -207,7 +207,7 @@ def test_second_start_serves_what_was_learnt_and_scores_images(
     assert again["executed"] == 0
 
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0, log.read_text()
+    assert process.wait(TIMEOUT_S) == 0, log.read_text()
     assert "MONAI Label has stopped" in log.read_text()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0

@@ -165,7 +165,7 @@ def in_browser(address: str, profile: Path, width: int = 1200) -> str:
         f"--disable-component-update --disable-sync --window-size={width},900 --user-data-dir={profile} --dump-dom"
     )
     command = [program, *options.split(), address]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
 
 
 @pytest.mark.parametrize("width", [1200, 500])

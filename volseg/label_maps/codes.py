@@ -34,10 +34,12 @@ def round_labels(label: NDArray[Any], name: str = "label") -> NDArray[Any]:
         return label
     with np.errstate(invalid="ignore"):  # infinity less infinity
         rounded = np.rint(label)
-        wrong = ~(np.abs(label - rounded) <= _WHOLE_NUMBER_TOLERANCE)  # negated so that NaN counts as wrong
-    if wrong.any():
+        error = label - rounded
+    np.abs(error, out=error)
+    if not error.max(initial=0) <= _WHOLE_NUMBER_TOLERANCE:  # negated so that NaN counts as wrong
+        wrong = label[~(error <= _WHOLE_NUMBER_TOLERANCE)]
         raise UserError(
-            f"{name}: label codes are not whole numbers. Received: {label[wrong][0]:g} among them. "
+            f"{name}: label codes are not whole numbers. Received: {wrong[0]:g} among them. "
             "Expected: a label map, resampled with nearest neighbour if at all"
         )
     return rounded.astype(np.int32)

@@ -42,8 +42,9 @@ class CheckLabelsd(MapTransform):
         """Return the rounded labels ``(1, X, Y, Z)``."""
         name = label.meta.get("filename_or_obj", "label")
         codes = torch.from_numpy(round_labels(label.as_tensor().numpy(force=True), name))
-        values = torch.unique(codes).tolist()
-        if values[0] < 0 or values[-1] >= self.num_classes:
+        lowest, highest = codes.aminmax()
+        if lowest < 0 or highest >= self.num_classes:
+            values = torch.unique(codes).tolist()  # sorts a whole CT: only for the message
             raise UserError(
                 f"{name}: labels must be 0 to {self.num_classes - 1}, got {values[:20]}; convert them first "
                 "(prepare_data does so for known sources)"

@@ -158,8 +158,8 @@ volume, weights, output, decoding = sys.argv[1:]
 arguments = {"in_channels": 1, "out_channels": 2, "kernel_size": 3, "padding": 1}
 network = WorkerNetwork("torch.nn.modules.conv.Conv3d", weights, arguments, device="cpu", runtime="eager")
 segment_blockwise(VolumeOpener(volume), output, network, BlendedSlidingWindow((6, 32, 32)),
-                  Decoding(**json.loads(decoding)), (4, 16, 24), (4, 16, 24),
-                  workers=0, progress=False, keep_probabilities=True)
+                  Decoding(**json.loads(decoding)), (4, 16, 24), (4, 16, 24), workers=0, progress=False,
+                  keep_probabilities=True)
 """
 
 
@@ -171,7 +171,7 @@ def test_a_second_decoding_that_was_killed(segment, given, out, tmp_path, afterw
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     finished = out / "decoding" / "finished"
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while len(list((finished / "components").glob("*.npz"))) < 5:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline

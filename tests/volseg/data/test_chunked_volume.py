@@ -255,7 +255,7 @@ def test_an_open_volume_works_after_a_fork(write, tmp_path: Path):
     queue = context.Queue()
     child = context.Process(target=_sum_in_child, args=(volume, queue))
     child.start()
-    assert queue.get(timeout=60) == VOXELS[1:3].sum()
+    assert queue.get(timeout=600) == VOXELS[1:3].sum()
     child.join()
 
 

@@ -115,5 +115,5 @@ def test_no_true_instances(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"mask_thresholds": [2]}, {"mask_thresholds": []}, {"boundary_thresholds": []}])
 def test_wrong_options_are_found_at_once(tmp_path, wrong):
-    with pytest.raises(ValueError, match="Received: |, got "):
+    with pytest.raises(ValueError, match=r"Received: |, got "):
         ThresholdTuner(str(tmp_path), **{**THRESHOLDS, **wrong})

@@ -96,7 +96,7 @@ def test_all_processes_get_the_mean_of_all_volumes(tmp_path):
 def in_one_of_two_processes(rank: int, folder: str) -> None:
     # A process that waits in vain fails instead of blocking the tests.
     torch.distributed.init_process_group(
-        "gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(minutes=10)
     )
     metric = InstanceAveragePrecisionMetric()
     predictions = [[HALF, TRUTH], [NOTHING]][rank]

@@ -418,12 +418,12 @@ def test_second_download_at_once_is_told_to_wait(registry, server, bundle_dir):
     server.stalls_after = 1000
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(download, NAME, server.url, bundle_dir)
-        assert server.stalled.wait(20)
+        assert server.stalled.wait(600)
         with pytest.raises(UserError, match=r"tiny_bundle: is being written. Received: the lock of another download"):
             download(NAME, registry, bundle_dir)
         server.stalls_after = None
         server.released.set()
-        first.result(20)
+        first.result(600)
     assert installed(bundle_dir) == released(payload=PAYLOAD)
 
 
@@ -437,7 +437,7 @@ def test_downloads_of_different_bundles_do_not_wait_for_each_other(registry, ser
     done = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(download, NAME, server.url, bundle_dir).add_done_callback(lambda _: done.set())
-        assert server.stalled.wait(20)
+        assert server.stalled.wait(600)
         with pytest.raises(UserError, match=r"not the bundle that the index says"):  # it came, and was looked at
             download("other", registry, bundle_dir)
         assert not done.is_set()

@@ -61,7 +61,7 @@ def run(start):
 
     def run_command(*arguments, **options):
         process = start(*arguments, **options)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=600)
         return process.returncode, stdout, stderr
 
     return run_command
@@ -196,7 +196,7 @@ def test_reader_that_goes_away_is_no_error(start, registry):
     os.close(reading)
     process = start("list", registry, stdout=writing)
     os.close(writing)
-    assert process.communicate(timeout=60)[1] == ""
+    assert process.communicate(timeout=600)[1] == ""
     assert process.returncode == 1
 
 
@@ -231,13 +231,13 @@ def test_stopped_download_goes_on_with_the_rest(start, run, registry, server, bu
     release(registry, payload=PAYLOAD)
     server.stalls_after = 200_000
     process = start("download", NAME, server.url, bundle_dir)
-    assert server.stalled.wait(60)
+    assert server.stalled.wait(600)
     written = 0
     while written < 150_000:  # what has come is on its way to the disk
         assert process.poll() is None
         written = (bundle_dir / PART).stat().st_size if (bundle_dir / PART).exists() else 0
     process.send_signal(how)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     if how == signal.SIGINT:
         assert (process.returncode, stderr) == (130, "\ninterrupted\n")
     assert not (bundle_dir / NAME).exists()
@@ -299,5 +299,5 @@ def test_progress_bar_at_a_terminal(start, registry, bundle_dir):
             break
         shown += block
     os.close(master)
-    assert process.wait(60) == 0
+    assert process.wait(600) == 0
     assert f"{NAME}_v0.1.0: 100%" in shown.decode()

@@ -146,7 +146,7 @@ def round_trip_dice(path: Path) -> float:
     grid = (512, 512, 64)
     label = load_volume(path)
     if path.suffix == ".nrrd":
-        label = MetaTensor(torch.from_numpy(from_cip_codes(label.numpy())).float(), meta=label.meta)
+        label = MetaTensor(torch.from_numpy(from_cip_codes(label.numpy())), meta=label.meta)
     label = CheckLabelsd("label", 6)({"label": label})["label"]
     preprocessing, image = preprocessed(grid, label)
 
