@@ -22,7 +22,7 @@ RANDOM_CHOICES = ("OneOf", "SomeOf", "RandomOrder")
 # Transforms that change the container of an image, not the image.
 CONTAINERS = ("EnsureTyped",)
 # A reader of whole volumes and its random counterpart. Training cuts that one's crop smaller once it was turned.
-CHUNKED_READER, CHUNKED_CROP, SMALLER_CROP = "LoadChunkedVolumed", "RandChunkedCropd", "CenterSpatialCropd"
+CHUNKED_READER, CHUNKED_CROP, SMALLER_CROP = "LoadImageChunkedVolumed", "RandLoadImageCropd", "CenterSpatialCropd"
 # How a config takes a value that training recorded beside its weights.
 RECORDED = "$@recorded['"
 # Arguments that say nothing about what happens to the image.
@@ -54,8 +54,8 @@ def normalise(preprocessing: Any, config: Mapping[str, Any], kept: tuple[str, ..
     lists of lists (``$@a + @b``, ``$[*@a.transforms, @b]``) are concatenated, ``Compose`` is taken apart. Then
 
     - ``EnsureTyped``, which changes the container and not the image, is dropped;
-    - ``LoadChunkedVolumed`` is dropped, as its counterpart in training is random, ``RandChunkedCropd``; beside that one
-      ``CenterSpatialCropd`` is dropped, too;
+    - ``LoadImageChunkedVolumed`` is dropped, as its counterpart in training, ``RandLoadImageCropd``, is random; beside
+      that one ``CenterSpatialCropd`` is dropped, too;
     - random transforms (``Rand*``, ``OneOf``, ``SomeOf``, ``RandomOrder``) are dropped;
     - transforms whose ``keys`` leave the image out, and those disabled by a literal ``true``, are dropped;
     - ``keys`` is reduced to ``["image"]`` and the arguments that take a value per key to the image's value;

@@ -23,7 +23,7 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import load_datalist
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.errors import UserError
-from volseg.transforms.chunked_crop import RandChunkedCropd
+from volseg.transforms.chunked_crop import RandLoadImageCropd
 
 CONFIG = Path(__file__).parents[3] / "bundles" / "resunet_mitoem" / "configs" / "prepare_data.json"
 LAYOUT = Path(__file__).parents[4] / "shared" / "data" / "mito" / "mitoem_layout"
@@ -504,7 +504,7 @@ def test_memory_is_that_of_slabs(tmp_path: Path):
 
 def test_prepared_volumes_are_what_training_reads(rat: Path, tmp_path: Path):
     prepare_mitoem(rat, tmp_path / "out", parts=FEW)
-    crop = RandChunkedCropd(["image", "label"], (3, 4, 5), label_keys="label").set_random_state(0)
+    crop = RandLoadImageCropd(["image", "label"], (3, 4, 5), label_keys="label").set_random_state(0)
     data = crop(load_datalist(tmp_path / "out", "training")[0])
     z, y, x = crop.starts
     assert data["image"].dtype == torch.uint8 and data["label"].dtype == torch.int32
