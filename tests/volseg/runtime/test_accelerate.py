@@ -447,7 +447,7 @@ def test_pdvnet(shape, caplog):
     network = PDVNet(num_layers=(1, 1, 1)).eval()
     assert_close(run(accelerate(network, mode="openvino"), image(shape)), run(network, image(shape)), tolerance=0.05)
     assert not warnings_of(caplog)
-    with pytest.raises(ValueError, match=r"multiples of 8. Received: 33 along X of \(1, 1, 33, 40, 16\)"):
+    with pytest.raises(ValueError, match=r"multiples of 8, got 33 along X of \(1, 1, 33, 40, 16\)"):
         run(accelerate(network, mode="openvino"), image((1, 1, 33, 40, 16)))
 
 
