@@ -2,8 +2,8 @@
 """How a network is made fast on the device at hand.
 
 :func:`accelerate` wraps a network in a module with the same interface that decides, input by input, how to run it:
-through OpenVINO, TensorRT or ``torch.compile``, in bfloat16, with convolutions that need fewer multiplications,
-channels-last, or with CUDA's mixed precision. Training, exports and whatever needs gradients go to the network itself.
+through OpenVINO, TensorRT or ``torch.compile``, in bfloat16, channels-last, or with CUDA's mixed precision. Training,
+exports and whatever needs gradients go to the network itself.
 """
 
 from __future__ import annotations
@@ -30,13 +30,11 @@ from monai.utils import convert_to_dst_type
 from torch import nn
 
 from volseg.errors import UserError
-from volseg.runtime import shared_dense_block, toom_cook_convolution
-from volseg.runtime.dft_convolution import DftConv3d, count_work, is_eligible, replace_convolutions
+from volseg.runtime import shared_dense_block
 from volseg.runtime.linear_upsampling import double_linearly
 from volseg.runtime.model_cache import keep_newest, model_cache
 from volseg.runtime.network_state import digest, fingerprint
 from volseg.runtime.shared_dense_block import share_dense_blocks
-from volseg.runtime.toom_cook_convolution import PolyphaseNetwork
 
 if TYPE_CHECKING:  # they import what a run without them does not need
     from volseg.runtime.compiled import CompiledNetwork
@@ -46,10 +44,10 @@ __all__ = ["MODES", "accelerate", "bfloat16_is_native"]
 
 logger = logging.getLogger("volseg.runtime.accelerate")
 
-MODES = ("auto", "eager", "channels_last", "bf16", "dft", "openvino", "compile", "cuda_amp", "tensorrt")
+MODES = ("auto", "eager", "channels_last", "bf16", "openvino", "compile", "cuda_amp", "tensorrt")
 # Modes that run something derived from the network; what they cannot run goes to the next best.
-_DERIVED = ("dft", "openvino", "compile", "tensorrt")
-_DEVICES = {"openvino": "cpu", "bf16": "cpu", "dft": "cpu", "cuda_amp": "cuda", "tensorrt": "cuda"}
+_DERIVED = ("openvino", "compile", "tensorrt")
+_DEVICES = {"openvino": "cpu", "bf16": "cpu", "cuda_amp": "cuda", "tensorrt": "cuda"}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 # values of ONEDNN_MAX_CPU_ISA that keep oneDNN, in PyTorch and in OpenVINO, from multiplying bfloat16 in hardware
@@ -63,11 +61,6 @@ COMPILED_SHAPES = 2
 CACHE_ENTRIES = 8
 # float32 results of OpenVINO differ from PyTorch's by about 1e-6 of the range; a wrong conversion by far more.
 CHECK_TOLERANCE = 1e-3
-# The same for bfloat16 through many layers, as a part of the output's root mean square; V-Net: 0.01.
-BF16_TOLERANCE = 0.1
-# With more than this part of the multiplications left, OpenVINO with all of them is faster: it needs 0.8 of PyTorch's
-# time for the same work, and DFT convolutions need time for their transforms. V-Net has 0.43 left.
-DFT_WORK = 0.6
 
 
 def accelerate(
@@ -82,21 +75,19 @@ def accelerate(
     The network itself runs, unchanged, in training mode, for an input that requires a gradient, with further arguments,
     and while it is traced, scripted, compiled or exported. It also runs, in bfloat16 or mixed precision where asked
     for, if a part of it is in training mode, as is dropout for Monte Carlo predictions. In the modes ``"openvino"``,
-    ``"dft"``, ``"compile"`` and ``"tensorrt"`` the output carries no gradient and hooks inside the network do not fire;
+    ``"compile"`` and ``"tensorrt"`` the output carries no gradient and hooks inside the network do not fire;
     use ``"eager"`` where they should.
 
     Args:
         network: float32 module whose ``forward`` takes a tensor and, in evaluation, returns one.
         device: where the network is moved to.
         mode: ``"eager"`` (plain float32), ``"channels_last"`` (float32), ``"bf16"`` (channels-last and autocast on the
-            CPU), ``"dft"`` (the same, or float32, with large kernels as in :mod:`volseg.runtime.dft_convolution`; keeps
-            up to 4.6 times their weights in memory), ``"openvino"`` (bfloat16 where the CPU has it, else float32; 3x3x3
-            convolutions as in :mod:`volseg.runtime.toom_cook_convolution` and dense blocks as in
-            :mod:`volseg.runtime.shared_dense_block` where the network allows that), ``"compile"``
+            CPU), ``"openvino"`` (bfloat16 where the CPU has it, else float32; dense blocks as in
+            :mod:`volseg.runtime.shared_dense_block`), ``"compile"``
             (channels-last, bfloat16 as in ``"bf16"`` or ``"cuda_amp"``, and ``torch.compile``; needs a C++ compiler on
             the CPU, Triton on a GPU), ``"cuda_amp"`` (channels-last and autocast), ``"tensorrt"`` (float16, see
-            :mod:`volseg.runtime.tensorrt`; where it cannot run, ``"auto"``), or ``"auto"``: on a CPU ``"dft"`` where
-            that saves much of the work (without bfloat16: ``"eager"``), else OpenVINO, or ``"bf16"`` for inputs smaller
+            :mod:`volseg.runtime.tensorrt`; where it cannot run, ``"auto"``), or ``"auto"``: on a CPU OpenVINO, or
+            ``"bf16"`` for inputs smaller
             than ``SMALL_VOXELS``, on CUDA ``"cuda_amp"``, elsewhere ``"eager"``. What is missing is replaced by the
             next best, with one warning.
             ``"auto"`` never takes ``"compile"``: ``docs/benchmarks`` compares it on CPUs, and on GPUs, where compiling
@@ -164,7 +155,7 @@ class _Accelerated(nn.Module):
         return getattr(self._network, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_engine", "_dft", "_compiled", "_tensorrt", "_lock")
+        derived = ("_engine", "_compiled", "_tensorrt", "_lock")
         return {k: v for k, v in self.__dict__.items() if k not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -172,7 +163,6 @@ class _Accelerated(nn.Module):
         self._said: set[str] = set()
         self._unusable: set[str] = set()
         self._engine: _OpenVINO | None = None
-        self._dft: _Dft | None = None
         self._compiled: CompiledNetwork | None = None
         self._tensorrt: TensorRTNetwork | None = None
         self._lock = threading.Lock()
@@ -228,13 +218,6 @@ class _Accelerated(nn.Module):
         mode = {"cpu": "openvino", "cuda": "cuda_amp"}.get(x.device.type, "eager")
         if mode == "openvino" and x.shape[2:].numel() < SMALL_VOXELS:
             return "bf16" if bfloat16_is_native() else "channels_last"
-        if mode == "openvino" and self._dft_pays(x):
-            if bfloat16_is_native():
-                return "dft"
-            # In float32 V-Net takes 0.6 of the time with these convolutions, and 640 MB for their weights; OpenVINO
-            # saves less. What is not twice as fast is not worth other numbers.
-            self._release_dft()
-            return "eager"
         return mode
 
     def _usable(self, mode: str, x: torch.Tensor) -> str:
@@ -245,8 +228,6 @@ class _Accelerated(nn.Module):
     def _next_best(self, mode: str, x: torch.Tensor) -> str:
         if mode == "tensorrt":
             return self._automatic(x)
-        if mode == "dft":
-            return "openvino"
         if mode in ("openvino", "compile"):
             return self._autocast_mode(x)
         return "channels_last"
@@ -257,22 +238,6 @@ class _Accelerated(nn.Module):
             return "cuda_amp"
         return "bf16" if x.device.type == "cpu" and bfloat16_is_native() else "channels_last"
 
-    def _dft_pays(self, x: torch.Tensor) -> bool:
-        if x.ndim != 5 or "dft" in self._unusable or not any(is_eligible(m) for m in self._network.modules()):
-            return False
-        with self._lock:
-            try:
-                self._dft = self._dft or _Dft(self._network)
-                return self._dft.relative_work(tuple(x.shape)) <= DFT_WORK
-            except (RuntimeError, TypeError) as error:
-                self._give_up("dft", error, x)
-                return False
-
-    def _release_dft(self) -> None:
-        with self._lock:
-            if self._dft is not None:
-                self._dft.release()
-
     def _replace(self, mode: str, reason: object, x: torch.Tensor) -> None:
         # what is left of OpenVINO's messages without the places in its sources
         lines = [line for line in str(reason).splitlines() if line and not line.startswith("Exception from")]
@@ -281,9 +246,7 @@ class _Accelerated(nn.Module):
     def _give_up(self, mode: str, reason: object, x: torch.Tensor) -> None:
         self._unusable.add(mode)
         self._replace(mode, reason, x)
-        if mode == "dft":
-            self._dft = None
-        elif mode == "compile":
+        if mode == "compile":
             self._compiled = None
 
     def _say(self, level: int, message: str) -> None:
@@ -352,20 +315,6 @@ class _Accelerated(nn.Module):
         self._announce(f"{_description(autocast)}, compiled,", x)
         return _as(_to_float32(y), x)
 
-    def _run_dft(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The output, or None where the network does not run with other convolutions."""
-        with self._lock:  # weights are derived at the first forward
-            try:
-                self._dft = self._dft or _Dft(self._network)
-                y = self._dft(_plain(x))
-            except (RuntimeError, TypeError) as error:
-                self._give_up("dft", error, x)
-                return None
-            except ValueError:  # the network refuses the input; it will say so again
-                return None
-        self._announce(self._dft.description(), x)
-        return _as(y, x)
-
     def _run_torch(self, mode: str, x: torch.Tensor) -> Any:
         x_as_is = x
         if mode != "eager":
@@ -386,118 +335,6 @@ class _Accelerated(nn.Module):
 
 class _ConversionError(RuntimeError):
     """This network, or this shape, cannot be run as converted."""
-
-
-class _Dft:
-    """A copy of a network with convolutions by Fourier transforms.
-
-    Deriving V-Net's 0.3 GB of weights takes 0.5 s; a cache on disk would save little of that.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-        self._copy = network
-        self._fingerprint: tuple[Any, ...] = ()
-        self._work: dict[tuple[int, ...], float] = {}
-        self._dtype = torch.bfloat16 if bfloat16_is_native() else torch.float32
-
-    def relative_work(self, shape: tuple[int, ...]) -> float:
-        """Multiplications left, relative to all; 1 where the network takes no other size, so that they go uncounted.
-
-        Raises:
-            RuntimeError, TypeError: the network cannot be copied, or the copy does something else.
-        """
-        if shape not in self._work:
-            self._prepare(shape)
-        return self._work[shape]
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        self._prepare(tuple(x.shape))
-        return self._infer(x)
-
-    def _prepare(self, shape: tuple[int, ...]) -> None:
-        """Copy the network when weights have changed, and check the copy."""
-        current = fingerprint(self._network)
-        if current != self._fingerprint:
-            self._copy = replace_convolutions(self._network, self._dtype)
-            for module in list(self._copy.modules()):
-                for name, child in list(module.named_children()):
-                    if type(child) is nn.PReLU:
-                        setattr(module, name, _WidePReLU(child))
-                    elif type(child) is nn.InstanceNorm3d and not child.track_running_stats:
-                        setattr(module, name, _ChannelsLastInstanceNorm(child))
-            self._fingerprint, self._work = current, {}
-        if shape not in self._work:
-            example, _ = _example_shapes(shape)
-            expected = _try_network(self._network, example)
-            self._work[shape] = 1.0 if expected is None else self._examine(example, expected, shape)
-
-    def release(self) -> None:
-        """Give back the memory of the derived weights; they are derived again when they are needed."""
-        for module in self._copy.modules():
-            if isinstance(module, DftConv3d):
-                module.release()
-
-    def description(self) -> str:
-        size = sum(m.derived_bytes() for m in self._copy.modules() if isinstance(m, DftConv3d))
-        name = "bf16" if self._dtype == torch.bfloat16 else "float32"
-        return f"PyTorch {name} with DFT convolutions, {size / 1e6:.0f} MB of weights,"
-
-    def _examine(self, example: tuple[int, ...], expected: torch.Tensor, shape: tuple[int, ...]) -> float:
-        with count_work(self._copy, example, shape) as work:
-            actual = self._infer(_noise(example))
-        tolerance = BF16_TOLERANCE if self._dtype == torch.bfloat16 else CHECK_TOLERANCE
-        if actual.shape != expected.shape or not (actual - expected).norm() <= tolerance * expected.norm():
-            raise _ConversionError(f"{type(self._network).__name__} gives other numbers at {example}")
-        return work.ratio
-
-    def _infer(self, x: torch.Tensor) -> torch.Tensor:
-        # with one channel every layout is channels-last; the strides of a new tensor say so, which later layers copy
-        x = x.to(self._dtype, memory_format=_CHANNELS_LAST.get(x.ndim, torch.contiguous_format), copy=True)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
-            return self._copy(x).float()
-
-
-class _WidePReLU(nn.PReLU):
-    """PReLU whose inner loop runs over a line of voxels with all channels, not over the few channels of each voxel.
-
-    V-Net as a whole takes 9 % less time with it.
-    """
-
-    def __init__(self, prelu: nn.PReLU) -> None:
-        super().__init__(prelu.num_parameters, device="meta")  # no memory of its own
-        self.weight = prelu.weight
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        layout = _CHANNELS_LAST.get(x.ndim)
-        if layout is None or not x.is_contiguous(memory_format=layout):
-            return super().forward(x)
-        lines = x.movedim(1, -1).flatten(-2).flatten(0, -2)
-        slopes = self.weight.to(x.dtype).expand(x.shape[1]).repeat(x.shape[-1])
-        return nn.functional.prelu(lines, slopes).view(x.movedim(1, -1).shape).movedim(-1, 1)
-
-
-class _ChannelsLastInstanceNorm(nn.InstanceNorm3d):
-    """Instance normalisation that leaves channels last.
-
-    PyTorch's own lays a volume out channel by channel first, and the convolution that follows lays it out again. An
-    instance at a time it is batch normalisation, which knows both layouts.
-    """
-
-    def __init__(self, norm: nn.InstanceNorm3d) -> None:
-        super().__init__(norm.num_features, norm.eps, affine=norm.affine, device="meta")  # no memory of its own
-        self.weight, self.bias = norm.weight, norm.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim != 5 or not x.is_contiguous(memory_format=torch.channels_last_3d):
-            return super().forward(x)
-        lines = x.movedim(1, -1).flatten(2, 3).movedim(-1, 1)  # (B, C, X, Y * Z)
-        normal = [
-            nn.functional.batch_norm(instance, None, None, self.weight, self.bias, training=True, eps=self.eps)
-            for instance in lines.split(1)
-        ]
-        y = normal[0] if len(normal) == 1 else torch.cat(normal)
-        return y.movedim(1, -1).view(x.movedim(1, -1).shape).movedim(-1, 1)
 
 
 class _FixedModel(NamedTuple):
@@ -625,9 +462,7 @@ class _OpenVINO:
         """
         if expected is not None:
             with suppress(RuntimeError, TypeError):  # cannot be copied
-                if toom_cook_convolution.is_applicable(self._network, shape):
-                    yield PolyphaseNetwork(self._network)
-                elif shared_dense_block.is_applicable(self._network):
+                if shared_dense_block.is_applicable(self._network):
                     yield share_dense_blocks(self._network, _noise(shape))
         yield self._network
 
