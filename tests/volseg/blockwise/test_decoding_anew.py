@@ -158,8 +158,8 @@ volume, weights, output, decoding = sys.argv[1:]
 arguments = {"in_channels": 1, "out_channels": 2, "kernel_size": 3, "padding": 1}
 network = WorkerNetwork("torch.nn.modules.conv.Conv3d", weights, arguments, device="cpu", runtime="eager")
 segment_blockwise(VolumeOpener(volume), output, network, BlendedSlidingWindow((6, 32, 32)),
-                  Decoding(**json.loads(decoding)), (4, 16, 24), (4, 16, 24),
-                  workers=0, progress=False, keep_probabilities=True)
+                  Decoding(**json.loads(decoding)), (4, 16, 24), (4, 16, 24), workers=0, progress=False,
+                  keep_probabilities=True)
 """
 
 
