@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network is at a moment, in short: to notice that what was derived from it is out of date."""
+"""What a network is at a moment, in short: to notice what is out of date or wrong."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["digest", "fingerprint"]
+__all__ = ["agrees", "digest", "fingerprint"]
 
+# of bfloat16 or float16 through many layers; V-Net in bfloat16: 0.01
+ROUNDING = 0.1
 _SETTINGS = (bool, int, float, str, tuple, type(None))
 
 
@@ -30,12 +32,7 @@ def fingerprint(network: nn.Module) -> tuple[Any, ...]:
 def digest(network: nn.Module, *versions: str) -> str:
     """SHA-256 of all that a converted network depends on but the shape: weights, architecture, code, versions.
 
-    Args:
-        network: on any device.
-        versions: of the programs that convert it; PyTorch's is always among them.
-
-    Returns:
-        64 hexadecimal digits.
+    ``versions`` are those of the programs that convert it; PyTorch's is always among them.
     """
     found = hashlib.sha256(f"{type(network).__qualname__} {torch.__version__} {' '.join(versions)}".encode())
     files = set()
@@ -51,6 +48,11 @@ def digest(network: nn.Module, *versions: str) -> str:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def agrees(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = ROUNDING) -> bool:
+    """Whether the root mean square of a difference is within a part of that of the output; never so for NaN."""
+    return actual.shape == expected.shape and bool((actual - expected).norm() <= tolerance * expected.norm())
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

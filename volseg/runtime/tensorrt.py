@@ -8,93 +8,51 @@ import hashlib
 import importlib
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from volseg.runtime.model_cache import keep_newest
-from volseg.runtime.network_state import digest, fingerprint
+from volseg.runtime.network_state import agrees, digest
 
-__all__ = ["EngineError", "TensorRTNetwork"]
+__all__ = ["TensorRTNetwork"]
 
 # What trt_compile imports, and the names to install it by.
-PACKAGES = {
-    "tensorrt": "tensorrt",
-    "polygraphy": "polygraphy",
-    "cuda.bindings.runtime": "cuda-python",
-    "onnx": "onnx",
-    "onnxscript": "onnxscript",
-}
+MODULES = ("tensorrt", "polygraphy", "cuda.bindings.runtime", "onnx", "onnxscript")
+PACKAGES = ("tensorrt", "polygraphy", "cuda-python", "onnx", "onnxscript")
 PRECISION = "fp16"
 CACHE_ENTRIES = 8
-# Of the output's root mean square, as for bfloat16; what leaves float16's range is no number and is never within.
-TOLERANCE = 0.1
-
-
-class EngineError(RuntimeError):
-    """TensorRT cannot run this network, or gives other numbers."""
 
 
 class TensorRTNetwork:
-    """Evaluate a network on a GPU as TensorRT engines in float16, one for each shape of input.
+    """A network with the weights that it has now as TensorRT engines in float16; ImportError names what is missing.
 
-    Building an engine takes minutes. Engines are kept on disk by weights, architecture, code, shape, kind of GPU and
-    versions, so that other weights never meet an old engine; ``trt_compile`` alone goes by the age of a file. The first
-    output in a process of each engine is compared with the network's own.
+    Building an engine, one for each shape, takes minutes. Engines are kept on disk by weights, architecture, code,
+    shape, kind of GPU and versions, so that other weights never meet an old engine; ``trt_compile`` alone goes by the
+    age of a file. The first output in a process of each engine is compared with the network's own.
 
     Args:
         network: float32, on the GPU; stays as it is.
         folder: of the engines.
-
-    Shapes:
-        those of the network, float32.
-
-    Raises:
-        ImportError: names the packages that are missing.
     """
 
     def __init__(self, network: nn.Module, folder: Path) -> None:
-        missing = [package for module, package in PACKAGES.items() if not _can_import(module)]
+        missing = [package for module, package in zip(MODULES, PACKAGES, strict=True) if not _can_import(module)]
         if missing:
             raise ImportError(f"missing: {', '.join(missing)}. Install with: pip install {' '.join(missing)}")
-        from polygraphy.exception import PolygraphyException  # noqa: PLC0415
-
-        # AssertionError: how TrtCompiler says that an engine just built cannot be read
-        self._errors = (RuntimeError, AssertionError, OSError, PolygraphyException)
-        self._network = network
-        self._folder = folder
-        self._fingerprint: tuple[Any, ...] = ()
-        self._digest = ""
+        self._network, self._folder = network, folder
+        self._digest = digest(network)
         self._engines: dict[tuple[int, ...], nn.Module] = {}
-        self._failed: dict[tuple[int, ...], str] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The output, without gradient.
-
-        Raises:
-            EngineError: no engine can be built, or it is wrong. What the network raises itself passes through.
-        """
-        current = fingerprint(self._network)
-        if current != self._fingerprint:
-            self._fingerprint, self._digest = current, digest(self._network)
-            self._engines, self._failed = {}, {}
+        """The output, without gradient; errors of TensorRT's own, or a RuntimeError, where that cannot be done."""
         shape = tuple(x.shape)
-        if shape in self._failed:
-            raise EngineError(self._failed[shape])
         with torch.no_grad(), torch.cuda.device(x.device):
-            expected = None if shape in self._engines else self._network(x)
-            try:
-                if expected is not None:
-                    self._engines[shape] = compile_network(self._network, self._plan(shape))
-                y = self._engines[shape](x.contiguous()).float().clone()  # the engine writes the next output there
-            except self._errors as error:
-                self._failed[shape] = f"{type(error).__name__}: {error}"
-                raise EngineError(self._failed[shape]) from error
-        if expected is not None and not agrees(y, expected):
-            del self._engines[shape]
-            self._failed[shape] = f"the engine of {type(self._network).__name__} gives other numbers at {shape}"
-            raise EngineError(self._failed[shape])
+            engine = self._engines.get(shape) or compile_network(self._network, self._plan(shape))
+            y = engine(x.contiguous()).float().clone()  # the engine writes the next output there
+            if shape not in self._engines and not agrees(y, self._network(x)):
+                raise RuntimeError(f"the engine of {type(self._network).__name__} gives other numbers at {shape}")
+        self._engines[shape] = engine
         return y
 
     def _plan(self, shape: tuple[int, ...]) -> Path:
@@ -119,11 +77,6 @@ def compile_network(network: nn.Module, plan: Path) -> nn.Module:
     from monai.networks import trt_compile  # noqa: PLC0415
 
     return trt_compile(copy.deepcopy(network), str(plan), args={"precision": PRECISION, "fallback": False})
-
-
-def agrees(actual: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether an output has the numbers of another but for rounding."""
-    return actual.shape == expected.shape and bool((actual - expected).norm() <= TOLERANCE * expected.norm())
 
 
 def _can_import(module: str) -> bool:
