@@ -18,21 +18,20 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.runtime.choice import Choice, choose
 from volseg.runtime.compiled import compile_network
-from volseg.runtime.model_cache import model_cache
 from volseg.runtime.network_state import fingerprint
 from volseg.runtime.openvino import OpenVINONetwork
 from volseg.runtime.tensorrt import TensorRTNetwork
+from volseg.storage.model_cache import model_cache
 
 __all__ = ["MODES", "accelerate", "bfloat16_is_native"]
 
 logger = logging.getLogger("volseg.runtime.accelerate")
 
 MODES = ("auto", "eager", "channels_last", "bf16", "openvino", "compile", "cuda_amp", "tensorrt")
-# Modes that run something derived from the network, without dropout and without gradients.
-_DERIVED = ("openvino", "compile", "tensorrt")
+# What modes derive from the network: it has no dropout, and its output no gradient.
+_DERIVED: dict[str, Any] = {"openvino": OpenVINONetwork, "compile": compile_network, "tensorrt": TensorRTNetwork}
 _DEVICES = {"openvino": "cpu", "bf16": "cpu", "cuda_amp": "cuda", "tensorrt": "cuda"}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 # values of ONEDNN_MAX_CPU_ISA that keep oneDNN, in PyTorch and in OpenVINO, from multiplying bfloat16 in hardware
 _ISA_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"})
 # Below this many voxels "auto" does not measure: the seconds that it takes would pay only after tens of such inputs.
@@ -44,14 +43,13 @@ def accelerate(
 ) -> nn.Module:
     """Wrap a network so that its evaluation is fast on the device at hand.
 
-    The returned module shares parameters, buffers and children with the network and has the same ``state_dict`` keys;
-    other attributes are looked up in the network. Weights may be loaded or changed at any time: what is derived from
-    them is made at the first forward that needs it and made again when they have changed.
+    The returned module shares parameters, buffers, children and ``state_dict`` keys with the network; other attributes
+    are looked up there. Weights may change at any time: what is derived from them is made when it is needed.
 
     The network itself runs, unchanged, in training mode, for an input that requires a gradient, with further arguments,
     and while it is traced, scripted, compiled or exported. Where a part of it is in training mode, as dropout is for
-    Monte Carlo predictions, PyTorch runs it, in reduced precision where asked for. In the modes ``"openvino"``,
-    ``"compile"`` and ``"tensorrt"`` the output carries no gradient and hooks inside the network do not fire.
+    Monte Carlo predictions, PyTorch runs it. In the modes ``"openvino"``, ``"compile"`` and ``"tensorrt"`` the output
+    carries no gradient and hooks inside the network do not fire.
 
     Args:
         network: float32 module whose ``forward`` takes a tensor and, in evaluation, returns one.
@@ -68,9 +66,6 @@ def accelerate(
 
     Shapes:
         those of the network, batch and channels first; the output is float32.
-
-    Raises:
-        UserError: unknown mode.
     """
     if mode not in MODES:
         raise UserError(f"runtime: mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -79,38 +74,28 @@ def accelerate(
 
 @lru_cache(maxsize=1)
 def bfloat16_is_native() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); False where that cannot be found out.
-
-    Also False where the environment variable ``ONEDNN_MAX_CPU_ISA`` keeps oneDNN from doing so.
-    """
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISA_WITHOUT_BF16:
-        return False
-    try:
-        return not _BF16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
-    except OSError:  # not Linux
-        checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-        return any(check() for check in checks if check is not None)
+    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX), and ``ONEDNN_MAX_CPU_ISA`` lets oneDNN."""
+    is_capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISA_WITHOUT_BF16
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return not is_capped and any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 class _Accelerated(nn.Module):
     """See :func:`accelerate`; ``ran`` is the mode of the last forward.
 
-    The network is no child of this module: both hold the same dictionaries of parameters, buffers and children, which
-    is what keeps the ``state_dict`` keys and lets ``to``, ``apply`` and ``load_state_dict`` reach it.
+    The network is no child of this module: both hold the same dictionaries of parameters, buffers and children.
     """
 
     _network: nn.Module
 
     def __init__(self, network: nn.Module, mode: str, cache_dir: Path) -> None:
-        training = network.training
         object.__setattr__(self, "_network", network)
+        training = network.training
         super().__init__()
+        self.training = training
         self._parameters, self._buffers, self._modules = network._parameters, network._buffers, network._modules
         self._non_persistent_buffers_set = network._non_persistent_buffers_set
-        self.training = training
-        self._mode = mode
-        self._cache_dir = cache_dir
-        self._is_channels_last = False
+        self._mode, self._cache_dir, self._is_channels_last = mode, cache_dir, False
         self.__setstate__({})
 
     @property
@@ -140,20 +125,10 @@ class _Accelerated(nn.Module):
         self._lock = threading.RLock()
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What ``torch.jit.script`` compiles in place of this module."""
         return self._network
 
     def _get_name(self) -> str:
-        return self._network._get_name()
-
-    def extra_repr(self) -> str:
-        return f"accelerated={self._mode!r}"
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self._network.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self._network.load_state_dict(*args, **kwargs)
+        return f"{self._network._get_name()}, accelerated={self._mode!r}"
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         needs_gradient = torch.is_grad_enabled() and x.requires_grad
@@ -161,43 +136,36 @@ class _Accelerated(nn.Module):
         if self.training or args or kwargs or needs_gradient or is_exporting:
             return self._network(x, *args, **kwargs)
         image = (x.as_tensor() if isinstance(x, MetaTensor) else x).float()
-        failures: dict[str, Exception] = {}
-        *others, last = modes = self._in_order(image)
-        for mode in others:
+        failures = []
+        modes = self._in_order(image)
+        for mode, following in zip(modes, [*modes[1:], None], strict=True):
             try:
                 y = self._run(mode, image)
                 break
-            except Exception as error:  # noqa: BLE001 (libraries raise what they like; the next mode runs)
-                failures[mode] = error
-        else:
-            mode, y = last, self._run(last, image)  # what this raises is the network's own error
-        for failed, following in zip(failures, modes[1:], strict=False):
+            except Exception as error:
+                if following is None:  # the network's own error
+                    raise
+                failures.append((mode, f"{following} runs in place of {mode}: {' '.join(str(error).split())[:300]}"))
+        for failed, message in failures:
             self._failed.add((failed, x.shape))
-            text = " ".join(str(failures[failed]).split())[:300]
-            self._say(logging.WARNING, f"{following} runs in place of {failed}: {text}")
+            self._say(logging.WARNING, message)
         self.ran = mode
         self._announce(image)
         return convert_to_dst_type(y, x)[0] if isinstance(x, MetaTensor) and isinstance(y, torch.Tensor) else y
 
     def _in_order(self, x: torch.Tensor) -> list[str]:
         """The mode for an input, and those that run where it fails."""
-        mode, on = self._mode, x.device.type
-        if _DEVICES.get(mode, on) != on:
-            self._say(
-                logging.WARNING,
-                f"{mode} runs on {_DEVICES[mode].upper()} only, not {on.upper()}: auto runs in its place",
-            )
-            mode = "auto"
+        mode, default = self._mode, _default(x.device.type)
         if self._engines or self._failed:
             self._forget_if_changed()
         if mode in ("auto", *_DERIVED) and any(module.training for module in self._network.modules()):
-            mode = _default(on)  # what is derived has no dropout, and cannot be compared with one that has
+            mode = default  # what is derived has no dropout, and cannot be compared with one that has
         elif mode == "auto":
             mode = self._choose(x)
-        if mode in ("eager", "channels_last", "cuda_amp"):
+        if mode in ("eager", "channels_last"):
             return [mode]
-        last = "channels_last" if on == "cpu" else _default(on)
-        return [mode for mode in dict.fromkeys((mode, _default(on), last)) if (mode, x.shape) not in self._failed]
+        last = "channels_last" if default == "bf16" else default
+        return [mode for mode in dict.fromkeys((mode, default, last)) if (mode, x.shape) not in self._failed]
 
     def _choose(self, x: torch.Tensor) -> str:
         """What ``"auto"`` is for an input. Inputs of about as many voxels, within a power of two, share a choice."""
@@ -205,43 +173,43 @@ class _Accelerated(nn.Module):
         if on != "cpu" or voxels < SMALL_VOXELS:
             return _default(on)
         with self._lock:
-            if voxels.bit_length() not in self._choices:
+            if (choice := self._choices.get(voxels.bit_length())) is None:
                 modes = dict.fromkeys(("eager", "channels_last", _default(on), "openvino"))
                 runs = {mode: partial(self._run, mode) for mode in modes}
                 choice = choose(self._network, runs, x, self._cache_dir / "choices")
                 self._choices[voxels.bit_length()] = choice
                 if choice.mode != "openvino":
                     self._engines.clear()  # it holds weights of its own
-            return self._choices[voxels.bit_length()].mode
+        return choice.mode
 
     def _run(self, mode: str, x: torch.Tensor) -> Any:
+        on = x.device.type
+        if _DEVICES.get(mode, on) != on:
+            raise RuntimeError(f"{mode} is for {_DEVICES[mode].upper()}, the input is on {on.upper()}")
+        if mode == "bf16" and not bfloat16_is_native():
+            raise RuntimeError("this CPU has no bfloat16")
         if mode in ("openvino", "tensorrt"):
             with self._lock:  # one workspace, which several threads would overwrite for each other
                 return self._engine(mode)(x.detach())
-        if mode == "bf16" and not bfloat16_is_native():
-            raise RuntimeError("this CPU has no bfloat16")
-        precision = _default(x.device.type) if mode == "compile" else mode
+        precision = _default(on) if mode == "compile" else mode
         self._lay_out(precision != "eager")
         if precision != "eager":
             x = x.contiguous(memory_format=_CHANNELS_LAST.get(x.ndim, torch.contiguous_format))
-        with torch.autocast(x.device.type, _dtype(precision), enabled=precision in ("bf16", "cuda_amp")):
+        # GPUs before Ampere have bfloat16 in name only
+        is_emulated = on == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = torch.float16 if is_emulated else torch.bfloat16
+        with torch.autocast(on, dtype, enabled=precision in ("bf16", "cuda_amp")):
             y = self._engine(mode)(x) if mode == "compile" else self._network(x)
         return y.float() if isinstance(y, torch.Tensor) else y
 
     def _engine(self, mode: str) -> Any:
         self._forget_if_changed()
         if mode not in self._engines:
-            network, folder = self._network, self._cache_dir / mode
-            if mode == "openvino":
-                self._engines[mode] = OpenVINONetwork(network, folder, "bf16" if bfloat16_is_native() else "f32")
-            elif mode == "tensorrt":
-                self._engines[mode] = TensorRTNetwork(network, folder)
-            else:
-                self._engines[mode] = compile_network(network, folder.with_name("inductor"))
+            precision = {"precision": "bf16" if bfloat16_is_native() else "f32"} if mode == "openvino" else {}
+            self._engines[mode] = _DERIVED[mode](self._network, self._cache_dir, **precision)
         return self._engines[mode]
 
     def _forget_if_changed(self) -> None:
-        """Forget what was derived from other weights, and what failed with them."""
         current = fingerprint(self._network)
         if current != self._fingerprint:
             self._fingerprint = current
@@ -249,10 +217,7 @@ class _Accelerated(nn.Module):
             self._failed.clear()
 
     def _lay_out(self, channels_last: bool) -> None:
-        """Lay out the weights of convolutions channels-last, or as they were, in place; shapes and values stay.
-
-        With one input channel the layout of the input says nothing; the weights' then decides how the network runs.
-        """
+        """Lay out the weights in place, which decides how convolutions of one input channel run."""
         if not channels_last and not self._is_channels_last:
             return
         self._is_channels_last = channels_last
@@ -263,36 +228,18 @@ class _Accelerated(nn.Module):
                     parameter.data = parameter.data.contiguous(memory_format=layout)
 
     def _say(self, level: int, message: str, key: object = None) -> None:
-        """Log a line, once for this module and key."""
         if (key or message) not in self._said:
             self._said.add(key or message)
             logger.log(level, message)
 
     def _announce(self, x: torch.Tensor) -> None:
-        on, choice = x.device.type, self._choices.get(x.shape[2:].numel().bit_length())
+        on, choice, count = x.device.type, self._choices.get(x.shape[2:].numel().bit_length()), torch.get_num_threads()
         why = choice.why if choice and choice.mode == self.ran else ""
-        count = torch.get_num_threads()
         threads = f", {count} thread{'s' * (count > 1)}" if on == "cpu" else ""
-        text = f"{_description(self.ran, on)} on {on.upper()}{threads} (input {'x'.join(map(str, x.shape))}){why}"
+        text = f"runtime {self.ran} on {on.upper()}{threads} (input {'x'.join(map(str, x.shape))}){why}"
         self._say(logging.INFO, text, (self.ran, why))
 
 
 def _default(device: str) -> str:
     """What PyTorch runs fast and without a measurement."""
-    on_cpu = "bf16" if bfloat16_is_native() else "channels_last"
-    return {"cpu": on_cpu, "cuda": "cuda_amp"}.get(device, "eager")
-
-
-def _dtype(precision: str) -> torch.dtype:
-    """What autocast computes in; GPUs before Ampere have bfloat16 in name only."""
-    is_emulated = precision == "cuda_amp" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.float16 if is_emulated else torch.bfloat16
-
-
-def _description(mode: str, device: str) -> str:
-    if mode == "compile":
-        return f"{_description(_default(device), device)}, compiled,"
-    if mode in ("bf16", "cuda_amp"):
-        return f"PyTorch {'bf16' if _dtype(mode) == torch.bfloat16 else 'float16'} channels-last"
-    names = {"openvino": f"OpenVINO {'bf16' if bfloat16_is_native() else 'f32'}", "tensorrt": "TensorRT fp16"}
-    return names.get(mode, f"PyTorch float32 {mode}")
+    return {"cpu": "bf16" if bfloat16_is_native() else "channels_last", "cuda": "cuda_amp"}.get(device, "eager")

@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +17,16 @@ import torch
 from torch import nn
 
 from volseg.errors import UserError
-from volseg.runtime.model_cache import keep_newest
 from volseg.runtime.network_state import agrees
 from volseg.storage.files import write_json
+from volseg.storage.model_cache import keep_newest
 
 __all__ = ["Choice", "choose"]
 
 Run = Callable[[torch.Tensor], Any]
-# At most this part of an input's voxels, and at most so many, are timed: all ways together then take about as long as
-# plain PyTorch takes for the input itself, or less.
+# At most this part of an input's voxels, and so many, are timed: all ways take about as long as eager for the input.
 PART, PART_VOXELS = 1 / 8, 2**19
-# All ways run in turn, so that other work on the machine slows all of them; the fastest run of each counts. What takes
-# so many times as long as the fastest so far is not timed again.
+# Ways run in turn, so that other work slows all of them; what takes so many times as long as the fastest runs once.
 ROUNDS, HOPELESS = 3, 2
 CACHE_ENTRIES = 64
 
@@ -47,15 +45,11 @@ def choose(network: nn.Module, runs: Mapping[str, Run], x: torch.Tensor, folder:
         network: in evaluation.
         runs: ways to run it, by name; the first is plain PyTorch in float32.
         x: an input ``(B, C, ...)`` on the CPU.
-        folder: choices are kept there by network, number of voxels to a power of two, machine and versions.
+        folder: choices are kept there by network, voxels of the input to a power of two, machine and packages.
     """
-    try:
-        openvino = version("openvino")
-    except PackageNotFoundError:
-        openvino = "missing"
+    packages = (torch.__version__, find_spec("openvino") is None)
     machine = (platform.node(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
-    shapes = [tuple(parameter.shape) for parameter in network.parameters()]
-    facts = (repr(network), shapes, x.shape[2:].numel().bit_length(), *runs, *machine, torch.__version__, openvino)
+    facts = (repr(network), x.shape[2:].numel().bit_length(), *runs, *machine, *packages)
     path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()}.json"
     with suppress(OSError, ValueError, TypeError):
         choice = Choice(**json.loads(path.read_text(encoding="utf-8")))
@@ -80,33 +74,25 @@ def _measure(runs: Mapping[str, Run], x: torch.Tensor) -> Choice:
         usable, failed = {first: plain}, ""
         for mode, run in others:
             try:
-                if agrees(run(part), expected):
-                    usable[mode] = run
-                else:
-                    failed += f"; {mode} gives other numbers"
+                if not agrees(run(part), expected):
+                    raise RuntimeError(f"other numbers than {first}")
+                usable[mode] = run
             except Exception as error:  # noqa: BLE001 (libraries raise what they like; what fails is not chosen)
-                failed += f"; {mode} fails: {' '.join(str(error).split())[:200]}"
+                failed += f"; {mode}: {' '.join(str(error).split())[:200]}"
         seconds = dict.fromkeys(usable, float("inf"))
         for _ in range(ROUNDS):
             for mode, run in usable.items():
-                if seconds[mode] == float("inf") or seconds[mode] < HOPELESS * min(seconds.values()):
-                    seconds[mode] = min(seconds[mode], _time(run, part))
+                if seconds[mode] == float("inf") or seconds[mode] <= HOPELESS * min(seconds.values()):
+                    start = time.perf_counter()
+                    run(part)
+                    seconds[mode] = min(seconds[mode], time.perf_counter() - start)
     ranked = sorted(seconds, key=seconds.__getitem__)
     times = ", ".join(f"{mode} {1000 * seconds[mode]:.0f} ms" for mode in ranked)
     return Choice(ranked[0], f", fastest at {'x'.join(map(str, part.shape))}: {times}{failed}")
 
 
-def _time(run: Run, x: torch.Tensor) -> float:
-    start = time.perf_counter()
-    run(x)
-    return time.perf_counter() - start
-
-
 def centre(x: torch.Tensor) -> torch.Tensor:
-    """The part of an input that is timed: of one item, with the largest axes halved as often as ``PART`` asks for.
-
-    Remainders modulo 32 are kept, because networks ask for sizes that can be halved a few times.
-    """
+    """Of one item, with the largest axes halved; remainders modulo 32 stay, because networks halve sizes, too."""
     x, most = x[:1], min(PART * x.shape[2:].numel(), PART_VOXELS)
     while x.shape[2:].numel() > most and max(x.shape[2:]) >= 64:
         whole = max(x.shape[2:])

@@ -14,13 +14,13 @@ from torch import nn
 __all__ = ["compile_network"]
 
 
-def compile_network(network: nn.Module, folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def compile_network(network: nn.Module, cache_dir: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     """A network as PyTorch's Inductor compiles it, with the weights that it has at the moment.
 
-    What is compiled is kept on disk by Inductor, in ``folder`` unless ``TORCHINDUCTOR_CACHE_DIR`` says otherwise. The
-    variable is set for the whole process, as Inductor itself does with a temporary folder. A second start still traces
-    the network, but does not compile it. Sizes become free at the second shape that is met.
+    Inductor keeps it on disk, in the cache unless ``TORCHINDUCTOR_CACHE_DIR`` says otherwise. The variable is set for
+    the whole process, as Inductor itself does. A second start still traces the network, but does not compile it.
     """
+    folder = cache_dir / "inductor"
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

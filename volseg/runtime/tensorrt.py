@@ -7,18 +7,19 @@ import copy
 import hashlib
 import importlib
 import os
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from volseg.runtime.model_cache import keep_newest
 from volseg.runtime.network_state import agrees, digest
+from volseg.storage.model_cache import keep_newest
 
 __all__ = ["TensorRTNetwork"]
 
-# What trt_compile imports, and the names to install it by.
-MODULES = ("tensorrt", "polygraphy", "cuda.bindings.runtime", "onnx", "onnxscript")
+# What trt_compile imports, by the name to install it by.
 PACKAGES = ("tensorrt", "polygraphy", "cuda-python", "onnx", "onnxscript")
 PRECISION = "fp16"
 CACHE_ENTRIES = 8
@@ -27,21 +28,16 @@ CACHE_ENTRIES = 8
 class TensorRTNetwork:
     """A network with the weights that it has now as TensorRT engines in float16; ImportError names what is missing.
 
-    Building an engine, one for each shape, takes minutes. Engines are kept on disk by weights, architecture, code,
-    shape, kind of GPU and versions, so that other weights never meet an old engine; ``trt_compile`` alone goes by the
-    age of a file. The first output in a process of each engine is compared with the network's own.
-
-    Args:
-        network: float32, on the GPU; stays as it is.
-        folder: of the engines.
+    Building an engine, one for each shape, takes minutes. Engines are kept on disk by weights, architecture,
+    code, shape, kind of GPU and versions, so that other weights never meet an old engine; ``trt_compile`` alone goes by
+    the age of a file. The first output in a process of each engine is compared with the network's own.
     """
 
-    def __init__(self, network: nn.Module, folder: Path) -> None:
-        missing = [package for module, package in zip(MODULES, PACKAGES, strict=True) if not _can_import(module)]
+    def __init__(self, network: nn.Module, cache_dir: Path) -> None:
+        missing = [package for package in PACKAGES if find_spec(package.removesuffix("-python")) is None]
         if missing:
             raise ImportError(f"missing: {', '.join(missing)}. Install with: pip install {' '.join(missing)}")
-        self._network, self._folder = network, folder
-        self._digest = digest(network)
+        self._network, self._folder, self._digest = network, cache_dir / "tensorrt", digest(network)
         self._engines: dict[tuple[int, ...], nn.Module] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -56,32 +52,21 @@ class TensorRTNetwork:
         return y
 
     def _plan(self, shape: tuple[int, ...]) -> Path:
-        """Path of an engine without its suffix, as ``trt_compile`` wants it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         version = importlib.import_module("tensorrt").__version__
         text = f"{self._digest} {shape} {version} {torch.cuda.get_device_name()} {PRECISION}"
         path = self._folder / hashlib.sha256(text.encode()).hexdigest()
-        plan = path.with_suffix(".plan")
-        if plan.exists():
-            os.utime(plan)
+        with suppress(FileNotFoundError):
+            os.utime(path.with_suffix(".plan"))  # the oldest are removed first
         keep_newest(self._folder, CACHE_ENTRIES)
         return path
 
 
 def compile_network(network: nn.Module, plan: Path) -> nn.Module:
-    """A copy of the network that builds or reads its engine, ``plan`` with suffix ``.plan``, at its first forward.
+    """A copy that builds or reads its engine, ``plan`` with suffix ``.plan``, at its first forward.
 
-    It is a copy because ``trt_compile`` replaces the ``forward`` of what it is given and wraps its norms, by which
-    names of weights change.
+    ``trt_compile`` replaces the ``forward`` of what it is given and wraps its norms, by which names of weights change.
     """
     from monai.networks import trt_compile  # noqa: PLC0415
 
     return trt_compile(copy.deepcopy(network), str(plan), args={"precision": PRECISION, "fallback": False})
-
-
-def _can_import(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except (ImportError, OSError):  # OSError: a library that the package loads
-        return False
-    return True

@@ -272,7 +272,7 @@ def test_the_decision_is_logged_once(network, caplog):
         fast = accelerate(network, mode="eager")
         for _ in range(2):
             run(fast, image())
-    assert caplog.messages == ["PyTorch float32 eager on CPU, 1 thread (input 1x1x16x24x32)"]
+    assert caplog.messages == ["runtime eager on CPU, 1 thread (input 1x1x16x24x32)"]
 
 
 @needs_openvino

@@ -80,8 +80,7 @@ def test_it_is_the_network(network, native, tolerance, monkeypatch, caplog):
                     y = fast(image(shape))
                 assert y.dtype == torch.float32
                 assert (y - expected).abs().max() <= tolerance * expected.abs().max()
-    name = "bf16 channels-last" if native else "float32 channels_last"
-    assert messages(caplog, logging.INFO) == [f"PyTorch {name}, compiled, on CPU, 1 thread (input 1x1x6x10x8)"]
+    assert messages(caplog, logging.INFO) == ["runtime compile on CPU, 1 thread (input 1x1x6x10x8)"]
     assert messages(caplog, logging.WARNING) == []
 
 
