@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -95,8 +96,10 @@ def _contents(root: Path, weights: Path | None) -> dict[str, bytes]:
         if weights.with_suffix(".json").is_file():
             files[RECORD] = weights.with_suffix(".json")
     contents = {path: files[path].read_bytes() for path in sorted(files)}
-    # commands are typed where the bundle was unpacked, not in a checkout
-    contents[CARD] = contents[CARD].replace(f"bundles/{root.name}/".encode(), f"{root.name}/".encode())
+    # commands are typed in the unpacked bundle's folder, not in a checkout
+    folder = f"bundles/{root.name}/"
+    card = re.sub(rf"the folder that\s+contains `{folder}`", "the bundle's folder", contents[CARD].decode())
+    contents[CARD] = card.replace(folder, "").encode()
     return contents
 
 

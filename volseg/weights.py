@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,21 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
         raise UserError(f"{path}: no weights of {network._get_name()} as configured: {reason}") from error
 
 
-def recorded_values(path: str | Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the keys of ``defaults`` from the JSON file beside the weights; without such a file return the defaults.
+def recorded_values(path: str | Path, defaults: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict[str, Any]:
+    """Read what is recorded in the JSON file beside the weights; without such a file return the defaults.
+
+    Args:
+        path: of the weights.
+        defaults: values by key.
+        keys: of ``defaults`` that are read; all by default.
 
     Raises:
         UserError: the file is not JSON or lacks a key.
     """
+    defaults = {key: defaults[key] for key in (defaults if keys is None else keys)}
     record = Path(path).with_suffix(".json")
     if not record.is_file():
-        return dict(defaults)
+        return defaults
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
         return {key: values[key] for key in defaults}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the command line of ``monai.bundle`` many times without paying for its imports each time.
 
-A warm process imports MONAI once, without this repository on its path, and forks for every command: what runs in the
-fork has the arguments, working directory, environment and module search path that ``python -m monai.bundle`` would
-have, and leaves the way the interpreter leaves.
+A warm process imports MONAI once and forks for every command: what runs in the fork has the arguments, working
+directory, environment and module search path that ``python -m monai.bundle`` would have, and leaves the way the
+interpreter leaves.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 3600  # only ends a hang
 
-# Where `make` installed the repository, the commands shall still not see it: editable installs are taken out.
+# Takes an editable installation out, as if the repository were not installed.
 NOT_INSTALLED = f"""import sys
 sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
-sys.path[:] = [p for p in sys.path if p.rstrip("/") != {str(ROOT)!r}]
+sys.path[:] = [p for p in sys.path if not p.startswith({str(ROOT)!r}) or "site-packages" in p]
 """
 WARM_IMPORTS = (
     "ignite.engine", "itk", "matplotlib.pyplot", "monai.bundle", "monai.data", "monai.engines", "monai.handlers",
@@ -82,7 +82,7 @@ class Runner:
         return self._run(["monai.bundle", *(str(a) for a in args)], "module", cwd, env)
 
     def python(self, code: str, *args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Any:
-        """``python script.py ARGS``"""
+        """``python -c CODE ARGS``"""
         script = self.folder / "script.py"
         script.write_text(code)
         return self._run([str(script), *(str(a) for a in args)], "path", cwd, env)
@@ -294,7 +294,16 @@ def start_runner():
 
 @pytest.fixture(scope="session")
 def runner(start_runner, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runner")
+    """Runs commands as the repository's installation does."""
+    runner = start_runner(tmp_path_factory.mktemp("runner") / "unrelated", imports=(*WARM_IMPORTS, "tifffile", "zarr"))
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="session")
+def bare_runner(start_runner, tmp_path_factory):
+    """Runs commands as if the repository were not installed; ``PYTHONPATH`` can install a copy of it."""
+    folder = tmp_path_factory.mktemp("bare_runner")
     (folder / "sitecustomize.py").write_text(NOT_INSTALLED)
     runner = start_runner(folder / "unrelated", site=folder, imports=(*WARM_IMPORTS, "tifffile", "zarr"))
     yield runner

@@ -149,7 +149,7 @@ def test_voxels_that_are_not_finite_are_replaced(try_to_infer, image, handled, s
     process = try_to_infer(save(tmp_path / "nan.nii.gz", voxels, affine))
     handled(process)
     assert "nan.nii.gz" in process.stderr
-    assert "not finite" in process.stderr
+    assert "non-finite voxels" in process.stderr
 
 
 @medical

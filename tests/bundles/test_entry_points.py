@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every way into a bundle, from every folder, without volseg installed and with it."""
+"""Every way into a bundle: from every folder where the packages are installed, and where only the zip is there.
+
+There, ``run`` works from every folder and the other commands from the bundle's own folder.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ import pytest
 import torch
 
 NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")
-FOLDERS = ("repository", "bundles", "bundle", "unrelated", "unrelated, volseg installed")
+FOLDERS = ("repository", "bundles", "bundle", "unrelated", "unpacked bundle")
+# for run alone
+ALSO_TO_RUN = ("folder of unpacked", "unrelated to unpacked")
+run_from_everywhere = pytest.mark.parametrize("checkout", [*FOLDERS, *ALSO_TO_RUN], indirect=True)
 # what takes seconds and finds its bundle as all else does
-from_two_folders = pytest.mark.parametrize("checkout", ["bundle", "unrelated"], indirect=True)
+run_from_two_folders = pytest.mark.parametrize("checkout", ["unrelated", "unrelated to unpacked"], indirect=True)
+from_two_folders = pytest.mark.parametrize("checkout", ["unrelated", "unpacked bundle"], indirect=True)
 # of logits of the networks of the configs; V-Net and Res-UNet are narrower here
 LARGEST_DIFFERENCE = 1e-4
-BLOCKS = ("config_dirs", "bundle_root", "code_path", "initialize")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -28,13 +34,19 @@ def bundle_name(request) -> str:
 
 
 class Checkout:
-    """A copy of the code of the repository, seen from a working directory."""
+    """A copy of a bundle, installed or as unpacked from its zip, seen from a working directory."""
 
-    def __init__(self, root: Path, name: str, folder: str, unrelated: Path) -> None:
-        self.bundle = root / "bundles" / name
-        places = {"repository": root, "bundles": root / "bundles", "bundle": self.bundle}
-        self.cwd = places.get(folder, unrelated)
-        self.env = {"PYTHONPATH": str(root)} if "installed" in folder else {}
+    def __init__(self, root: Path, unpacked: Path, folder: str, unrelated: Path) -> None:
+        installed = root / "bundles" / unpacked.name
+        self.bundle = unpacked if "unpacked" in folder else installed
+        self.cwd = {
+            "repository": root,
+            "bundles": root / "bundles",
+            "bundle": installed,
+            "unpacked bundle": unpacked,
+            "folder of unpacked": unpacked.parent,
+        }.get(folder, unrelated)
+        self.env = {} if "unpacked" in folder else {"PYTHONPATH": os.pathsep.join([str(root), str(installed)])}
 
     def config(self, name: str) -> str:
         """Path of a config as one would type it in the working directory."""
@@ -60,18 +72,27 @@ def copied_root(root, bundle, tmp_path_factory) -> Path:
     return target
 
 
+@pytest.fixture(scope="module")
+def unpacked_bundle(copied_root, bundle_name, tmp_path_factory) -> Path:
+    """The bundle alone, with volseg inside, as its zip has it."""
+    target = tmp_path_factory.mktemp("download") / bundle_name
+    shutil.copytree(copied_root / "bundles" / bundle_name, target)
+    shutil.copytree(copied_root / "volseg", target / "volseg")
+    return target
+
+
 @pytest.fixture(params=FOLDERS)
-def checkout(request, copied_root, bundle_name, tmp_path) -> Checkout:
+def checkout(request, copied_root, unpacked_bundle, tmp_path) -> Checkout:
     (tmp_path / "unrelated").mkdir()
-    return Checkout(copied_root, bundle_name, request.param, tmp_path / "unrelated")
+    return Checkout(copied_root, unpacked_bundle, request.param, tmp_path / "unrelated")
 
 
 @pytest.fixture
-def bundle_command(monai_bundle, checkout):
+def bundle_command(bare_runner, checkout):
     """Run a command that must succeed and must leave nothing in an unrelated working directory."""
 
     def run(*args: object):
-        process = monai_bundle(*args, cwd=checkout.cwd, env=checkout.env)
+        process = bare_runner.bundle(*args, cwd=checkout.cwd, env=checkout.env)
         assert process.returncode == 0, process.stderr
         if checkout.cwd.name == "unrelated":
             assert not list(checkout.cwd.iterdir())
@@ -81,11 +102,11 @@ def bundle_command(monai_bundle, checkout):
 
 
 @pytest.fixture
-def script(runner, checkout):
+def script(bare_runner, checkout):
     """Run a script that must succeed; what it printed last, from JSON."""
 
     def run(code: str, *args: object):
-        process = runner.python(code, *args, cwd=checkout.cwd, env=checkout.env)
+        process = bare_runner.python(code, *args, cwd=checkout.cwd, env=checkout.env)
         assert process.returncode == 0, process.stderr
         return json.loads(process.stdout.splitlines()[-1])
 
@@ -107,6 +128,7 @@ def larger(example: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(example, (0, 16, 0, 0, 0, 16))
 
 
+@run_from_everywhere
 def test_run_inference_with_weights_and_output_inside_the_bundle(bundle_command, checkout, phantom, bundle):
     output = checkout.bundle / "output"
     bundle_command("run", "--config_file", checkout.config("inference.json"), "--input", phantom["image"])
@@ -114,7 +136,7 @@ def test_run_inference_with_weights_and_output_inside_the_bundle(bundle_command,
     shutil.rmtree(output)
 
 
-@from_two_folders
+@run_from_two_folders
 def test_run_train_then_evaluate(bundle_command, checkout, train_overrides, phantom_overrides, tmp_path):
     train = checkout.config("train.json")
     folders = ("--output_dir", tmp_path / "out", "--ckpt_dir", tmp_path / "models")
@@ -150,14 +172,12 @@ def test_ckpt_export_agrees_with_eager(bundle_command, checkout, weights, eager,
             assert (exported(x) - eager(x)).abs().max() <= LARGEST_DIFFERENCE
 
 
-def test_ckpt_export_by_tracing_agrees_with_eager(
-    monai_bundle, bundle_name, copied_root, weights, eager, example, tmp_path
-):
-    configs = copied_root / "bundles" / bundle_name / "configs"
-    process = monai_bundle(
+def test_ckpt_export_by_tracing_agrees_with_eager(bare_runner, unpacked_bundle, weights, eager, example, tmp_path):
+    configs = unpacked_bundle / "configs"
+    process = bare_runner.bundle(
         "ckpt_export", "network_def", "--filepath", tmp_path / "model.ts", "--ckpt_file", weights,
         "--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json",
-        "--use_trace", "True", "--input_shape", list(example.shape),
+        "--use_trace", "True", "--input_shape", list(example.shape), cwd=unpacked_bundle,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     exported = torch.jit.load(tmp_path / "model.ts")
@@ -237,53 +257,50 @@ def test_functions_of_monai_bundle_called_by_a_program(script, checkout, bundle,
     assert (tmp_path / "out" / bundle.segmentation()).exists()
 
 
-def test_real_process_without_volseg_installed(runner, copied_root, bundle, weights, phantom, tmp_path):
-    assert runner.process("-c", "import volseg", cwd=tmp_path).returncode == 1
-    config = copied_root / "bundles" / bundle.name / "configs" / "inference.json"
-    process = runner.process(
-        "-m", "monai.bundle", "run", "--config_file", config,
+def test_real_process_without_volseg_installed(bare_runner, unpacked_bundle, bundle, weights, phantom, tmp_path):
+    assert bare_runner.process("-c", "import volseg", cwd=tmp_path).returncode == 1
+    process = bare_runner.process(
+        "-m", "monai.bundle", "run", "--config_file", unpacked_bundle / "configs" / "inference.json",
         "--input", phantom["image"], "--output_dir", tmp_path / "out", "--weights", weights, cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "out" / bundle.segmentation()).exists()
 
 
-ALTERNATE = """
+def test_the_config_of_one_copy_does_not_run_with_the_code_of_another(
+    bare_runner, copied_root, unpacked_bundle, phantom, tmp_path
+):
+    other = copied_root / "bundles" / unpacked_bundle.name
+    given = ("--config_file", unpacked_bundle / "configs" / "inference.json", "--input", phantom["image"])
+    process = bare_runner.bundle("run", *given, "--output_dir", tmp_path / "out", cwd=other)
+    assert process.returncode == 1
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert f"must run with the code in {unpacked_bundle / other.name}, got {other / other.name}." in line
+    assert not (tmp_path / "out").exists()
+
+
+RUN_ALL = """
 import json, sys
-from monai.bundle import create_workflow
-found = []
-for file in 2 * sys.argv[1:]:
-    network = create_workflow("ConfigWorkflow", config_file=file, workflow_type="infer").network_def
-    found.append([type(network).__name__, sys.modules[type(network).__module__].__file__])
+from monai.bundle import run
+for config, overrides in 2 * json.loads(sys.argv[1]):
+    run(config_file=config, **overrides)
+found = [sys.modules[f"{name}.network"].__file__ for name in ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")]
 print(json.dumps(found))
 """
 
 
-def test_all_bundles_in_one_process_run_their_own_code(runner, root, bundle_case, tmp_path):
-    networks = {name: type(bundle_case(name).untrained()).__name__ for name in NAMES}
+def test_all_bundles_in_one_process_run_their_own_code(bare_runner, root, bundle_case, tmp_path):
+    given = []
     for name in NAMES:  # each with a volseg of its own, as they are downloaded
         ignore = shutil.ignore_patterns("__pycache__", "data", "output", "models", "docs")
-        shutil.copytree(root / "bundles" / name, tmp_path / name / "bundles" / name, ignore=ignore)
+        shutil.copytree(root / "bundles" / name, tmp_path / name, ignore=ignore)
         shutil.copytree(root / "volseg", tmp_path / name / "volseg", ignore=shutil.ignore_patterns("__pycache__"))
-    folders = {name: tmp_path / name / "bundles" / name for name in NAMES}
-    process = runner.python(ALTERNATE, *(f / "configs" / "inference.json" for f in folders.values()))
+        case = bundle_case(name)
+        paths = {"input": case.phantom["image"], "weights": case.weights, "output_dir": tmp_path / "out" / name}
+        small = {f"network_def#{key}": value for key, value in case.small.arguments.items()}
+        overrides = {key: str(path) for key, path in paths.items()} | small | {"device": "cpu"}
+        given.append([str(tmp_path / name / "configs" / "inference.json"), overrides])
+    process = bare_runner.python(RUN_ALL, json.dumps(given))
     assert process.returncode == 0, process.stderr
-    expected = [[networks[name], str(folder / name / "network.py")] for name, folder in folders.items()]
-    assert json.loads(process.stdout.splitlines()[-1]) == expected * 2
-
-
-def _complete_configs() -> list[Path]:
-    paths = sorted((Path(__file__).parents[2] / "bundles").glob("*/configs/*.json"))
-    return [p for p in paths if {"run", "bundle_root"} <= json.loads(p.read_text()).keys()]
-
-
-@pytest.mark.parametrize("path", _complete_configs(), ids=lambda p: f"{p.parts[-3]}/{p.name}")
-def test_text_that_finds_the_bundle_is_the_same_everywhere(path, root):
-    first = NAMES[0]
-    text = (root / "bundles" / first / "configs" / "train.json").read_text()
-    reference = json.loads(text.replace(first, path.parts[-3]))
-    config = json.loads(path.read_text())
-    if not path.name.startswith("train"):  # no numbers of a training to check
-        reference["initialize"] = reference["initialize"][:1]
-    assert {block: config.get(block) for block in BLOCKS} == {block: reference[block] for block in BLOCKS}
-    assert set(config["imports"]) >= {"$import inspect", "$import os", "$import re", "$import sys"}
+    assert json.loads(process.stdout.splitlines()[-1]) == [str(tmp_path / n / n / "network.py") for n in NAMES]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(NAMES)

@@ -187,7 +187,6 @@ def test_the_cards_lines_for_torch_export_run(runner, bundle, tmp_path):
     ignore = shutil.ignore_patterns("__pycache__", "data", "output", "models", "docs")
     shutil.copytree(bundle.dir, folder, ignore=ignore)
     shutil.copytree(bundle.weights.parent, folder / "models")
-    shutil.copytree(BUNDLES.parent / "volseg", tmp_path / "volseg", ignore=shutil.ignore_patterns("__pycache__"))
     config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
     config["network_def"] |= bundle.small.arguments
     (folder / "configs" / "inference.json").write_text(json.dumps(config), encoding="utf-8")

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 TIMEOUT_S = 3600  # only ends a hang
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -40,7 +39,7 @@ def serve(modules: Sequence[str]) -> None:
         os.dup2(os.open(path, mode, 0o644), number)
     added = [p for p in request["env"].get("PYTHONPATH", "").split(os.pathsep) if p]
     sys.argv = request["argv"]
-    sys.path = [request["cwd"] if request["kind"] == "module" else str(Path(sys.argv[0]).parent), *added, *search_path]
+    sys.path = [request["cwd"], *added, *search_path]
     leave(run(request["kind"]))
 
 

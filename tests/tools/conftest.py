@@ -55,11 +55,10 @@ METADATA = {
     },
 }
 
-OWN_NETWORK = {"_target_": f"{NAME}.network.TinyNet", "_requires_": "@code_path", "channels": 2}
+OWN_NETWORK = {"_target_": f"{NAME}.network.TinyNet", "channels": 2}
 COMMON = {
-    "imports": ["$import os", "$import sys"],
-    "bundle_root": f"$next((r for r in ['.', *sys.path] if os.path.isfile(r + '/{NAME}/__init__.py')), '.')",
-    "code_path": "$sys.path.insert(0, @bundle_root) if @bundle_root not in sys.path else None",
+    "imports": ["$import os", f"$import {NAME}"],
+    "bundle_root": f"$os.path.dirname(os.path.dirname({NAME}.__file__))",
     "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
     "dataset_dir": "$os.path.join(@bundle_root, 'data')",
     "spacing_mm": [1.0, 1.0, 2.0],

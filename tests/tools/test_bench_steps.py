@@ -197,8 +197,8 @@ def test_steps_of_a_ct(tmp_path, monkeypatch):
 
 
 STEPS_OF_A_CT = [
-    "LoadVolumed", "CheckCTd", "Orientationd", "GridResized", "ScaleIntensityRanged", "MonteCarloDropoutInferer",
-    "network", "NativeArgmaxd", "SegmentationWriter", "load_volume", "lobe_statistics", "write_segmentation",
+    "LoadImageVolumed", "CheckCTd", "Orientationd", "GridResized", "ScaleIntensityRanged", "MonteCarloDropoutInferer",
+    "network", "NativeArgmaxd", "SaveImageSegmentations", "load_volume", "lobe_statistics", "write_segmentation",
     "save_preview", "write_json",
 ]  # fmt: skip
 
@@ -214,7 +214,7 @@ def test_steps_of_electron_microscopy(tmp_path, monkeypatch):
     overrides = {"input": str(tmp_path / "input"), "output_dir": str(tmp_path / "out"), "weights": str(weights),
                  "window": [5, 32, 32], "voxel_size_nm": [30, 8, 8]}  # fmt: skip
     (lap,) = steps.time_case_steps(str(resunet.BUNDLE), str(tmp_path / "cache"), overrides)
-    wanted = ["LoadChunkedVolumed", "ScaleGreyValuesd", "BlendedSlidingWindow", "network", "DecodeInstancesd",
+    wanted = ["LoadImageChunkedVolumed", "ScaleGreyValuesd", "BlendedSlidingWindow", "network", "DecodeInstancesd",
               "write_instances", "instance_table", "write_instance_table", "save_instance_preview"]  # fmt: skip
     assert [name for name in lap if name in wanted] == wanted
 

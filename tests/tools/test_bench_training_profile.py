@@ -110,7 +110,7 @@ SMALL = {
     [
         ("pdvnet_lung", ["train", "train_amp"], False, None),
         ("vnet_prostate", ["train", "train_amp"], False, "RandHistogramMatchd"),
-        ("resunet_mitoem", ["train"], True, "RandChunkedCropd"),
+        ("resunet_mitoem", ["train"], True, "RandLoadImageCropd"),
     ],
 )
 def test_a_profile_of_the_bundles_own_training(bundle, configs, at_papers_size, transform, tmp_path):
@@ -126,7 +126,7 @@ def test_a_profile_of_the_bundles_own_training(bundle, configs, at_papers_size, 
     assert profile["spatial_size"] == SMALL[bundle]["spatial_size"]
     for batch in profile["batches"]:
         # what is in the cache is not made again
-        assert "LoadVolumed" not in batch
+        assert "LoadImageVolumed" not in batch
         assert transform is None or batch[transform] > 0
 
 

@@ -36,7 +36,7 @@ def test_a_complete_bundle_has_no_findings(tiny_bundle):
 
 
 def test_rules_have_names_of_their_own_and_say_what_they_check():
-    assert len({rule.name for rule in RULES}) == len(RULES) == 14
+    assert len({rule.name for rule in RULES}) == len(RULES) == 13
     assert all(rule.check.__doc__ for rule in RULES)
 
 
@@ -90,12 +90,11 @@ def test_rules_have_names_of_their_own_and_say_what_they_check():
             {"evaluator__val_handlers": "@run"},
             "evaluator::val_handlers does not refer to handlers",
         ),
-        ("paths", TRAIN, {"imports__0": f"$from {OWN}.os import os"}, "imports::0 imports own code"),
         (
             "paths",
             INFER,
-            {"extra": "$import volseg.data"},
-            "extra imports own code. Received: $import volseg.data. Name",
+            {"bundle_root": "$os.path.abspath('.')"},
+            "bundle_root is not taken from the package. Received: $os.path.abspath('.'). Begin",
         ),
         (
             "paths",
@@ -151,8 +150,6 @@ def test_rules_have_names_of_their_own_and_say_what_they_check():
             "x uses the name math, which is not imported. Received: $math.pi. Add",
         ),
         ("expressions", TRAIN, {"x": "$import xml.dom", "y": "$xml.dom"}, "y uses the name xml, which is not"),
-        ("requires", TRAIN, {"network_def___requires_": ...}, f"network_def builds {OWN}.network.TinyNet without requ"),
-        ("requires", INFER, {"network_def___requires_": "@device"}, f"network_def builds {OWN}.network.TinyNet with"),
         (
             "references",
             TRAIN,
@@ -258,9 +255,12 @@ def test_channels_may_not_change_in_post_processing(tiny_bundle):
     assert f"{BLOCK}#post_processed_outputs#pred#channel_def differs" in line
 
 
-def test_own_code_may_reach_the_path_insert_through_another_item(tiny_bundle):
-    tiny_bundle.edit(TRAIN, ready="$[@code_path]", network_def___requires_=["@device", "@ready"])
-    assert tiny_bundle.findings() == []
+def test_a_config_without_its_own_package_is_a_finding_and_knows_no_name_of_it(tiny_bundle):
+    tiny_bundle.edit(TRAIN, imports=["$import os"])
+    (rule, line), (other_rule, other_line) = tiny_bundle.findings()
+    assert (rule, other_rule) == ("paths", "expressions")
+    assert line.startswith(f"{TRAIN}: imports lacks the bundle's own package. Received: ")
+    assert other_line.startswith(f"{TRAIN}: bundle_root uses the name {OWN}, which is not imported")
 
 
 def test_own_code_is_imported_and_forgotten(tiny_bundle):
@@ -372,7 +372,7 @@ def test_a_name_wins_over_a_path_and_anything_else_is_told(tmp_path, monkeypatch
 
 def test_the_command_prints_one_line_for_a_clean_bundle(tiny_bundle, capsys):
     check(str(tiny_bundle.root))
-    assert capsys.readouterr().out == f"{OWN} 0.1.0: 14 rules, no findings\n"
+    assert capsys.readouterr().out == f"{OWN} 0.1.0: 13 rules, no findings\n"
 
 
 def test_the_command_line_exits_with_1_from_any_folder(tiny_bundle, tmp_path):

@@ -33,6 +33,7 @@ def test_record(tmp_path):
     assert recorded_values(path, paper) == paper
     save_weights(path, network(0), {"spatial_size": [8, 16, 24], "norm": "instance", "seed": 0})
     assert recorded_values(str(path), paper) == {"spatial_size": [8, 16, 24], "norm": "instance"}
+    assert recorded_values(path, {**paper, "max_epochs": 1}, ["norm"]) == {"norm": "instance"}
     with pytest.raises(UserError, match=r"model\.json must hold norm, epoch, got KeyError\('epoch'\)"):
         recorded_values(path, {"norm": None, "epoch": 0})
 

@@ -168,7 +168,7 @@ def predict_as_one_block(
 ) -> None:
     """Predict a volume in a worker with all cores, and write the seconds that it took once the worker was there."""
     target, weights, arguments = network
-    on_worker = WorkerNetwork(target, weights, arguments, (str(BUNDLE),), threads=CPU_COUNT)
+    on_worker = WorkerNetwork(target, weights, arguments, threads=CPU_COUNT)
     with connect(workers=1) as client:
         start = time.perf_counter()
         predict_blockwise(

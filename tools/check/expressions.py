@@ -27,7 +27,8 @@ FORBIDDEN_CALLS = ("os.system", "os.popen", "shutil.rmtree")
 FORBIDDEN_PREFIXES = ("os.exec", "os.spawn", "os.posix_spawn")
 WRITING_METHODS = frozenset(("write_text", "write_bytes"))
 UNSAFE_ARGUMENTS = {"weights_only": False, "allow_pickle": True}
-DUNDER = re.compile(r"__\w+__")
+# __file__ of a package tells where its bundle lies
+DUNDER = re.compile(r"__(?!file__)\w+__")
 
 
 def check_expressions(bundle: Bundle) -> Iterator[Finding]:

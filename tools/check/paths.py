@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rule on portability: no ``$import`` of own code, no paths of one person's machine."""
+"""Rule on portability: a bundle finds itself by its own package, no paths of one person's machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from tools.check.bundle import Bundle
 from tools.check.finding import Finding, shown
-from tools.check.statements import imported_module
 from tools.check.workflow import walk
 
 PERSONAL = re.compile(r"(?<![\w.:/-])/(home|Users|root|mnt|media|workspace)/|(?<![A-Za-z])[A-Za-z]:(\\|/(?!/))")
@@ -17,13 +16,18 @@ ABSOLUTE = re.compile(r"^(/\w|~)")
 
 
 def check_paths(bundle: Bundle) -> Iterator[Finding]:
-    """Configs import no own code (MONAI would do so before its folder is on the path) and name no machine's paths."""
+    """Complete configs import the bundle's package and take ``bundle_root`` from it; none names a machine's paths."""
+    root = f"$os.path.dirname(os.path.dirname({bundle.name}.__file__))"
+    advice = f'Begin with "imports": ["$import os", "$import {bundle.name}"] and "bundle_root": "{root}".'
+    for workflow in bundle.workflows:
+        if workflow.base is None:
+            imports, given = workflow.own.get("imports"), workflow.own.get("bundle_root")
+            if not isinstance(imports, list) or f"$import {bundle.name}" not in imports:
+                yield Finding(workflow.path, "imports lacks the bundle's own package", shown(imports), advice)
+            if given != root:
+                yield Finding(workflow.path, "bundle_root is not taken from the package", shown(given), advice)
     for path, document in bundle.documents.items():
         for item_id, text in _texts(document):
-            module = imported_module(text)
-            if module and module.partition(".")[0] in (bundle.name, "volseg"):
-                advice = 'Name the code by a dotted "_target_" with "_requires_": "@code_path".'
-                yield Finding(path, f"{item_id} imports own code", shown(text), advice)
             if PERSONAL.search(text) or ABSOLUTE.match(text):
                 advice = "Build paths from @bundle_root, or leave them to an override on the command line."
                 yield Finding(path, f"{item_id} is a path of one machine", shown(text), advice)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rule on preprocessing: training, validation, evaluation and inference see the image through the same transforms."""
+"""Rule on preprocessing: inference sees the image through the transforms that training saw it through."""
 
 from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,13 +16,13 @@ from tools.check.finding import Finding, shown
 from tools.check.workflow import Workflow, look_up, look_up_or_none
 
 IMAGE = "image"
-TRAIN, VALIDATE, INFER = "train::preprocessing", "validate::preprocessing", "preprocessing"
+TRAIN, INFER = "train::preprocessing", "preprocessing"
 # Random transforms without Rand in their names.
 RANDOM_CHOICES = ("OneOf", "SomeOf", "RandomOrder")
 # Transforms that change the container of an image, not the image.
 CONTAINERS = ("EnsureTyped",)
 # A reader of whole volumes and its random counterpart. Training cuts that one's crop smaller once it was turned.
-CHUNKED_READER, CHUNKED_CROP, SMALLER_CROP = "LoadChunkedVolumed", "RandChunkedCropd", "CenterSpatialCropd"
+CHUNKED_READER, CHUNKED_CROP, SMALLER_CROP = "LoadImageChunkedVolumed", "RandLoadImageCropd", "CenterSpatialCropd"
 # How a config takes a value that training recorded beside its weights.
 RECORDED = "$@recorded['"
 # Arguments that say nothing about what happens to the image.
@@ -35,35 +34,32 @@ PER_KEY_ARGUMENTS = (
 
 
 def check_preprocessing(bundle: Bundle) -> Iterator[Finding]:
-    """The deterministic transforms of the image are the same wherever the network is used.
+    """The deterministic transforms of the image are the same in training and in inference.
 
-    ``validate::preprocessing`` is compared with ``train::preprocessing`` in every config that has both, and an
-    inference config with the training config of the same suffix (``inference_x.json`` with ``train_x.json``), or else
-    with ``train.json``.
+    An inference config is compared with the training config of the same suffix (``inference_x.json`` with
+    ``train_x.json``), or else with ``train.json``. Within a file a pipeline stands once and is referred to.
     """
     for workflow in bundle.workflows:
-        if workflow.base is None or _both(workflow) != _both(workflow.base):
-            yield from _compare(workflow, VALIDATE, workflow, TRAIN)
         if workflow.path.startswith("configs/inference"):
             suffix = workflow.path.removeprefix("configs/inference")
             reference = bundle.workflow(f"configs/train{suffix}") or bundle.workflow("configs/train.json")
             if reference:
-                yield from _compare(workflow, INFER, reference, TRAIN)
+                yield from _compare(workflow, reference)
 
 
 def normalise(preprocessing: Any, config: Mapping[str, Any], kept: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """What a preprocessing does to the image, as plain transforms that can be compared.
 
-    A pure function of the text: nothing is built. References (``@id``) are replaced by what they refer to, sums of
-    lists (``$@a + @b``) are concatenated, ``Compose`` is taken apart. Then
+    A pure function of the text: nothing is built. References (``@id``) are replaced by what they refer to, sums and
+    lists of lists (``$@a + @b``, ``$[*@a.transforms, @b]``) are concatenated, ``Compose`` is taken apart. Then
 
     - ``EnsureTyped``, which changes the container and not the image, is dropped;
-    - ``LoadChunkedVolumed`` is dropped, as its counterpart in training is random, ``RandChunkedCropd``; beside that one
-      ``CenterSpatialCropd`` is dropped, too;
+    - ``LoadImageChunkedVolumed`` is dropped, as its counterpart in training, ``RandLoadImageCropd``, is random; beside
+      that one ``CenterSpatialCropd`` is dropped, too;
     - random transforms (``Rand*``, ``OneOf``, ``SomeOf``, ``RandomOrder``) are dropped;
     - transforms whose ``keys`` leave the image out, and those disabled by a literal ``true``, are dropped;
     - ``keys`` is reduced to ``["image"]`` and the arguments that take a value per key to the image's value;
-    - class names lose their module, ``CropForegroundD`` and ``CropForegroundDict`` are called ``CropForegroundd``;
+    - class names lose their module;
     - ``_requires_``, ``_desc_``, ``_disabled_`` and ``allow_missing_keys`` are dropped.
 
     References to the ids in ``kept`` stay as they are.
@@ -74,8 +70,8 @@ def normalise(preprocessing: Any, config: Mapping[str, Any], kept: tuple[str, ..
     return [simple for item in items for simple in _simplified(item)]
 
 
-def _compare(workflow: Workflow, item_id: str, reference: Workflow, reference_id: str) -> Iterator[Finding]:
-    mine, theirs = (look_up_or_none(w.config, i) for w, i in ((workflow, item_id), (reference, reference_id)))
+def _compare(workflow: Workflow, reference: Workflow) -> Iterator[Finding]:
+    mine, theirs = look_up_or_none(workflow.config, INFER), look_up_or_none(reference.config, TRAIN)
     if mine is None or theirs is None:
         return
     kept = (*_recorded(workflow.config), *_recorded(reference.config))
@@ -83,10 +79,8 @@ def _compare(workflow: Workflow, item_id: str, reference: Workflow, reference_id
     for index in range(max(len(left), len(right))):
         here, there = (_brief(items[index]) if index < len(items) else "nothing" for items in (left, right))
         if here != there:
-            what = f"{item_id} differs from {reference_id} of {reference.path} at the image's transform {index + 1}"
-            advice = (
-                "Give the image the same deterministic transforms: one list, referred to or included by the others."
-            )
+            what = f"{INFER} differs from {TRAIN} of {reference.path} at the image's transform {index + 1}"
+            advice = "Give the image the same deterministic transforms in both files."
             yield Finding(workflow.path, what, f"{here} instead of {there}", advice)
             return
 
@@ -94,10 +88,6 @@ def _compare(workflow: Workflow, item_id: str, reference: Workflow, reference_id
 def _recorded(config: Mapping[str, Any]) -> list[str]:
     """Ids whose value training writes beside the weights and others read from there: the same by construction."""
     return [key for key, value in config.items() if isinstance(value, str) and value.startswith(RECORDED)]
-
-
-def _both(workflow: Workflow) -> list[list[dict[str, Any]]]:
-    return [normalise(look_up_or_none(workflow.config, i), workflow.config) for i in (TRAIN, VALIDATE)]
 
 
 def _brief(item: dict[str, Any]) -> str:
@@ -129,23 +119,25 @@ def _referred(item_id: str, config: Mapping[str, Any], seen: tuple[str, ...]) ->
 
 
 def _summands(text: str) -> list[str] | None:
-    """The ids in ``@a`` or ``$@a + @b``, ``None`` for any other text."""
-    references = list(ReferenceResolver.match_refs_pattern(text))
+    """The ids in ``@a``, ``$@a + @b`` or ``$[*@a.transforms, @b]``, ``None`` for any other text."""
     if not text.startswith(EXPR_KEY):
-        return references or None
+        return list(ReferenceResolver.match_refs_pattern(text)) or None
     plain = ReferenceResolver.normalize_id(text[len(EXPR_KEY) :])
-    found = [match.removeprefix(ID_REF_KEY) for match in ReferenceResolver.id_matcher.findall(plain)]
     try:
         tree = ast.parse(ReferenceResolver.id_matcher.sub("_", plain).strip(), mode="eval").body
     except (SyntaxError, ValueError):
         return None
-    return found if _is_sum_of_references(tree) else None
+    if not all(_joins_references(node) for node in ast.walk(tree)):
+        return None
+    return [match.removeprefix(ID_REF_KEY) for match in ReferenceResolver.id_matcher.findall(plain)]
 
 
-def _is_sum_of_references(tree: ast.expr) -> bool:
-    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
-        return _is_sum_of_references(tree.left) and _is_sum_of_references(tree.right)
-    return isinstance(tree, ast.Name) and tree.id == "_"
+def _joins_references(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.attr == "transforms"
+    if isinstance(node, ast.Name):
+        return node.id == "_"
+    return isinstance(node, ast.BinOp | ast.Add | ast.List | ast.Starred | ast.Load)
 
 
 def _with_values(node: Any, config: Mapping[str, Any], seen: tuple[str, ...]) -> Any:
@@ -201,6 +193,4 @@ def _is_a(name: str, item: Any) -> bool:
 
 
 def _class_name(item: dict[str, Any]) -> str:
-    """The class without its module, MONAI's spellings of dictionary transforms made one."""
-    name = str(item.get("_target_")).rpartition(".")[2]
-    return re.sub(r"(?<=[a-z])(D|Dict)$", "d", name)
+    return str(item.get("_target_")).rpartition(".")[2]

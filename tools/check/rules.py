@@ -17,7 +17,6 @@ from tools.check.preprocessing import check_preprocessing
 from tools.check.properties import check_properties
 from tools.check.readme import check_readme
 from tools.check.references import check_references
-from tools.check.requires import check_requires
 from tools.check.results import check_results
 from tools.check.targets import check_targets
 
@@ -37,7 +36,6 @@ RULES = (
     Rule("paths", check_paths),
     Rule("targets", check_targets),
     Rule("expressions", check_expressions),
-    Rule("requires", check_requires),
     Rule("references", check_references),
     Rule("readme", check_readme),
     Rule("preprocessing", check_preprocessing),

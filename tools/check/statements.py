@@ -25,14 +25,6 @@ def parse_import(text: str) -> ast.Import | ast.ImportFrom | None:
     return body[0] if body and isinstance(body[0], ast.Import | ast.ImportFrom) else None
 
 
-def imported_module(text: str) -> str | None:
-    """The dotted name that a config's import statement imports from, ``None`` if the text is no import."""
-    statement = parse_import(text)
-    if isinstance(statement, ast.ImportFrom):
-        return statement.module or "."
-    return statement.names[0].name if statement else None
-
-
 def imported_names(config: dict[str, Any]) -> dict[str, str]:
     """The names that expressions of a config can use, each with the dotted name it stands for.
 

@@ -55,7 +55,7 @@ class LabelServer:
             "--host", host, "--port", str(port), "--uvicorn_app", "label_server:app", *entries,
         ]  # fmt: skip
         # label_server lies in the folder of the app; the copies of volseg in the bundles are the same
-        modules = [application, application / "model" / models[0]]
+        modules = [application, *(application / "model" / model for model in models)]
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)]),

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,13 +23,12 @@ __all__ = ["WorkerNetwork"]
 
 @dataclass(frozen=True)
 class WorkerNetwork:
-    """What a worker needs to build a network; plain values, which any process can read.
+    """What a worker needs to build a network; plain values, which any process that can import ``target`` can read.
 
     Attributes:
         target: dotted name of the network's class or of a function that makes it.
         arguments: of it, as JSON holds them.
         weights: file of its state dict, which every worker can read.
-        code_paths: folders that hold the packages of ``target``; workers put them on their module search path.
         device: ``"auto"`` is a worker's first visible GPU, the CPU where it has none.
         runtime: see :func:`volseg.runtime.accelerate.accelerate`.
         threads: of PyTorch and OpenVINO in one worker; None leaves them as the worker has them.
@@ -39,7 +37,6 @@ class WorkerNetwork:
     target: str
     weights: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    code_paths: tuple[str, ...] = ()
     device: str = "auto"
     runtime: str = "auto"
     threads: int | None = None
@@ -85,7 +82,6 @@ class WorkerNetwork:
         return {"network": self.target, "arguments": arguments, "weights_sha256": digest, "runtime": self.runtime}
 
     def _network(self) -> nn.Module:
-        _search_in(self.code_paths)
         network: nn.Module = instantiate(self.target, "default", **self.arguments)
         load_weights(self.weights, network)
         return network.eval()
@@ -98,11 +94,6 @@ class WorkerNetwork:
         return accelerate(self._network(), device, self.runtime), device
 
 
-def _search_in(folders: Sequence[str]) -> None:
-    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
-
-
 @lru_cache(maxsize=1)
 def _built(configuration: str) -> tuple[nn.Module, torch.device]:
-    values = json.loads(configuration)
-    return WorkerNetwork(**{**values, "code_paths": tuple(values["code_paths"])})._accelerated()
+    return WorkerNetwork(**json.loads(configuration))._accelerated()

@@ -25,13 +25,23 @@ WORKER_ERROR = re.compile(rf"{re.escape(UserError.__module__)}\.{UserError.__qua
 
 
 def prepare() -> None:
-    """Set up errors of one line; every config calls this first, and it acts only in ``python -m monai.bundle run``.
+    """Called by every config at the head of ``run``: errors of one line, known overrides, code from beside the config.
+
+    The first two are for ``python -m monai.bundle run`` alone.
 
     Raises:
-        UserError: an override on the command line names no item of the config.
+        UserError: an override on the command line names no item of the config, or the bundle's code was imported from
+            another copy of the bundle.
     """
-    if Path(sys.argv[0]).parts[-2:] != ("bundle", "__main__.py"):
-        return
+    if Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py"):
+        _set_up_errors_of_one_line()
+        if len(sys.argv) > 1 and sys.argv[1] == "run":
+            unknown_overrides(sys.argv[2:])
+    # where ConfigWorkflow.run of MONAI puts the folder of the bundle whose config it runs
+    _check_code_is_beside_configs(Path(sys.path[1]))
+
+
+def _set_up_errors_of_one_line() -> None:
     sys.excepthook = _print_user_error
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_traceback)
@@ -40,8 +50,6 @@ def prepare() -> None:
     logging.setLoggerClass(_Logger)
     # Ignite logs the error that ends a run a second time; the line printed at the end is enough
     logging.getLogger("ignite").setLevel(logging.CRITICAL)
-    if len(sys.argv) > 1 and sys.argv[1] == "run":
-        unknown_overrides(sys.argv[2:])
 
 
 def unknown_overrides(arguments: Sequence[str]) -> None:
@@ -99,6 +107,18 @@ class _Logger(logging.Logger):
     def __init__(self, name: str, level: int = logging.NOTSET) -> None:
         super().__init__(name, level)
         self.addFilter(_without_traceback)
+
+
+def _check_code_is_beside_configs(bundle: Path) -> None:
+    """Refuse to run a bundle's configs with the code of another copy; one volseg serves all bundles of a process."""
+    for module in bundle.glob("*/__init__.py"):
+        imported = getattr(sys.modules.get(module.parent.name), "__file__", None)
+        if imported and module.parent.name != "volseg" and not module.samefile(imported):
+            root = bundle.resolve()
+            raise UserError(
+                f"{root / 'configs'} must run with the code in {root / module.parent.name}, "
+                f"got {Path(imported).parent}. Start a new process in {root}, or run the configs beside that code."
+            )
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:

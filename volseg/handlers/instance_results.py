@@ -24,7 +24,7 @@ from volseg.instances.table import instance_table, write_instance_table
 from volseg.instances.writer import instances_path, write_instances
 from volseg.storage.files import check_folder, write_json
 
-__all__ = ["InstanceResults", "case_name", "checked_voxel_size", "free_case_name", "voxel_warnings"]
+__all__ = ["SaveImageInstances", "case_name", "checked_voxel_size", "free_case_name", "voxel_warnings"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _LARGE_FRACTION = 0.4
 _SIMILAR = 1.3
 
 
-class InstanceResults:
+class SaveImageInstances:
     """After each case write ``NAME_instances`` in the input's format, ``NAME_instances.csv`` and ``NAME_preview.png``.
 
     ``statistics.json`` holds an entry for each case. Every file appears whole or not at all. Of cases with the same

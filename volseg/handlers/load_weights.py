@@ -12,12 +12,12 @@ from torch import nn
 
 from volseg.weights import load_weights
 
-__all__ = ["LoadWeights"]
+__all__ = ["WeightsCheckpointLoader"]
 
 logger = logging.getLogger(__name__)
 
 
-class LoadWeights:
+class WeightsCheckpointLoader:
     """MONAI's ``CheckpointLoader`` for one network: says what weights run, or in one line why they cannot.
 
     Args:

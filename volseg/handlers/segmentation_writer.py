@@ -16,14 +16,14 @@ from volseg.label_maps.picture import save_preview
 from volseg.label_maps.writer import write_segmentation
 from volseg.storage.files import check_folder, write_json
 
-__all__ = ["SegmentationWriter"]
+__all__ = ["SaveImageSegmentations"]
 
 logger = logging.getLogger(__name__)
 
 Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], dict[str, Any]]
 
 
-class SegmentationWriter:
+class SaveImageSegmentations:
     """After each case write ``NAME_SUFFIX.nii.gz`` and ``NAME_preview.png``, and a line for it in ``statistics.json``.
 
     Every file appears whole or not at all. Of cases with the same name in different formats, later ones keep their

@@ -18,12 +18,12 @@ from volseg.errors import UserError
 from volseg.storage.files import atomic_path
 from volseg.weights import UNREADABLE
 
-__all__ = ["TrainingCheckpoint", "is_first_process"]
+__all__ = ["TrainingCheckpointLoader", "is_first_process"]
 
 logger = logging.getLogger(__name__)
 
 
-class TrainingCheckpoint:
+class TrainingCheckpointLoader:
     """Save everything a training needs after every epoch, and take it up when the same training starts again.
 
     A training is the same if its data and hyperparameters are; the checkpoint of another one is put aside as

@@ -15,12 +15,12 @@ from monai.utils import ensure_tuple
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.transforms.load_chunked import check_one_shape, to_ids, to_tensor
 
-__all__ = ["RandChunkedCropd"]
+__all__ = ["RandLoadImageCropd"]
 
 OPEN_VOLUMES = 32
 
 
-class RandChunkedCropd(Randomizable, MapTransform):
+class RandLoadImageCropd(Randomizable, MapTransform):
     """Draw a position in a volume and read the crop there, the same for all keys.
 
     Memory holds the crop and the chunks it touches, whatever the size of the volume; formats that store whole sections

@@ -16,10 +16,10 @@ from monai.utils import ensure_tuple
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
 
-__all__ = ["LoadChunkedVolumed", "check_one_shape"]
+__all__ = ["LoadImageChunkedVolumed", "check_one_shape"]
 
 
-class LoadChunkedVolumed(MapTransform):
+class LoadImageChunkedVolumed(MapTransform):
     """Load the paths in ``keys`` with :func:`volseg.data.chunked_volume.open_chunked_volume`.
 
     Each entry becomes a ``MetaTensor`` ``(1, D, H, W)`` of the file's type. Instance ids in ``label_keys`` become

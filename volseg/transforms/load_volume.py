@@ -14,10 +14,10 @@ from monai.transforms import MapTransform
 from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
 
-__all__ = ["LoadVolumed"]
+__all__ = ["LoadImageVolumed"]
 
 
-class LoadVolumed(MapTransform):
+class LoadImageVolumed(MapTransform):
     """Load volumes of any supported format and check that all volumes of a case lie on one grid.
 
     Unlike MONAI's ``LoadImaged`` it distinguishes DICOM folders from files, accepts only 3-D volumes, and reports

@@ -47,7 +47,6 @@ class Restorer:
     Args:
         network: class of the interpolation network, or a :func:`functools.partial` of it.
         weights: its state dict.
-        code_paths: see :class:`volseg.blockwise.worker_network.WorkerNetwork`.
         sections: the noisy ones; None looks for them.
         tile_size: see :func:`resunet_mitoem.restore.interpolate_section`.
         device: see :class:`~volseg.blockwise.worker_network.WorkerNetwork`.
@@ -60,12 +59,11 @@ class Restorer:
         self,
         network: Callable[..., nn.Module],
         weights: str | Path,
-        code_paths: Sequence[str] = (),
         sections: Sequence[int] | None = None,
         tile_size: int = 512,
         device: str = "auto",
     ) -> None:
-        self.network = WorkerNetwork.of(network, weights, code_paths=tuple(code_paths), device=device, runtime="eager")
+        self.network = WorkerNetwork.of(network, weights, device=device, runtime="eager")
         if sections is not None and not (
             isinstance(sections, list | tuple) and all(isinstance(section, int) for section in sections)
         ):
@@ -151,7 +149,6 @@ def segment_volumes(
     block_shape: Sequence[int],
     prediction_block_shape: Sequence[int] | None = None,
     restorer: Restorer | None = None,
-    code_paths: Sequence[str] = (),
     voxel_size_nm: Sequence[float] | None = None,
     trained_voxel_size_nm: Sequence[float] | None = None,
     device: str = "auto",
@@ -169,7 +166,7 @@ def segment_volumes(
         weights: its state dict.
         output_dir: folder or URL.
         restorer: replaces noisy sections first; None leaves all as they are.
-        code_paths, device, runtime: see :class:`volseg.blockwise.worker_network.WorkerNetwork`.
+        device, runtime: see :class:`volseg.blockwise.worker_network.WorkerNetwork`.
         voxel_size_nm: (z, y, x), for files that do not say theirs.
         trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
         preview: draw ``preview.png``, see :func:`volseg.instances.picture.save_instance_preview`.
@@ -189,7 +186,7 @@ def segment_volumes(
         three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
     if voxel_size_nm is not None:
         voxel_size_nm = checked_voxel_size(voxel_size_nm)
-    on_worker = WorkerNetwork.of(network, weights, code_paths=tuple(code_paths), device=device, runtime=runtime)
+    on_worker = WorkerNetwork.of(network, weights, device=device, runtime=runtime)
     on_worker.check()
     folder = str(local_folder(output_dir) or output_dir).rstrip("/")
     used: set[str] = set()

@@ -11,7 +11,6 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.bundle import ConfigParser
 from monai.transforms import LoadImage
 from pdvnet_lung import prepare_data as module
 from pdvnet_lung.lobes import LOBES, TOTALSEGMENTATOR_MASKS
@@ -339,27 +338,3 @@ def test_config_runs_from_an_unrelated_folder_and_fails_loudly(totalsegmentator:
     assert len(load_datalist(elsewhere / "out", "training", labels_max=5)) == 1
     assert f"input_dir: no such folder: {elsewhere / 'gone'}" in done.stderr
     assert done.returncode != 0
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--config_file", "{config}"],
-        ["--config_file={config}"],
-        ["--config_file", "['{config}', 'other.json']"],
-        ["--config_file", '["other.json", "{config}"]'],
-        ["--config_file", "[other.json, {config}]"],
-    ],
-)
-def test_config_finds_its_bundle_by_the_command_line(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    bundle = CONFIG.parents[1]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [])
-    monkeypatch.setattr(sys, "argv", ["run", *(argument.format(config=CONFIG) for argument in arguments)])
-    parser = ConfigParser()
-    parser.read_config(str(CONFIG))
-    assert Path(parser.get_parsed_content("bundle_root")) == bundle
-    parser.get_parsed_content("code_path")
-    assert sys.path == [str(bundle), str(bundle.parents[1])]

@@ -15,14 +15,15 @@ import tifffile
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
-from resunet_mitoem import prepare_data as module
+from resunet_mitoem import dataset_writer
+from resunet_mitoem.mitoem_layout import IMAGES, files_of, number_patterns
 from resunet_mitoem.prepare_data import PARTS, Part, prepare_data, prepare_mitoem, prepare_volumes
 
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import load_datalist
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.errors import UserError
-from volseg.transforms.chunked_crop import RandChunkedCropd
+from volseg.transforms.chunked_crop import RandLoadImageCropd
 
 CONFIG = Path(__file__).parents[3] / "bundles" / "resunet_mitoem" / "configs" / "prepare_data.json"
 LAYOUT = Path(__file__).parents[4] / "shared" / "data" / "mito" / "mitoem_layout"
@@ -116,7 +117,7 @@ def test_parts_are_those_of_mitoem():
         ("validation", 400, 499),
         ("test", 500, 999),
     ]
-    for name, files in (("im_val_rat.json", module._IMAGES), ("mito_train_rat.json", module._files_of(PARTS[0])[1])):
+    for name, files in (("im_val_rat.json", IMAGES), ("mito_train_rat.json", files_of(PARTS[0])[1])):
         part = next(part for part in PARTS if part.name[:3] in name or part.name[:5] in name)
         if not LAYOUT.is_dir():
             pytest.skip("needs the index files of MitoEM of the development data")
@@ -229,8 +230,8 @@ def test_mitoem_archives(rat: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_numbers_of_sections_as_patterns():
-    assert list(module._number_patterns(range(0, 400))) == [rf"0{hundred}\d\d" for hundred in range(4)]
-    assert list(module._number_patterns(range(398, 402))) == ["03(?:98|99)", "04(?:00|01)"]
+    assert list(number_patterns(range(0, 400))) == [rf"0{hundred}\d\d" for hundred in range(4)]
+    assert list(number_patterns(range(398, 402))) == ["03(?:98|99)", "04(?:00|01)"]
 
 
 def test_mitoem_parts_that_are_missing_are_told(rat: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -287,7 +288,7 @@ def test_a_killed_run_goes_on(
     rat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     out = tmp_path / "out"
-    pieces, sections = module._pieces, []
+    pieces, sections = dataset_writer._pieces, []
 
     def pieces_or_die(volume, start, stop):
         for first, piece in pieces(volume, start, stop):
@@ -296,7 +297,7 @@ def test_a_killed_run_goes_on(
                 raise KeyboardInterrupt
             yield first, piece
 
-    monkeypatch.setattr(module, "_pieces", pieces_or_die)
+    monkeypatch.setattr(dataset_writer, "_pieces", pieces_or_die)
     with pytest.raises(KeyboardInterrupt):
         prepare_mitoem(rat, out, parts=FEW)
     assert sections[-1] == ("mito-train-v2", 11) and [path.name for path in out.iterdir()] == ["rat_training.ome.zarr"]
@@ -503,7 +504,7 @@ def test_memory_is_that_of_slabs(tmp_path: Path):
 
 def test_prepared_volumes_are_what_training_reads(rat: Path, tmp_path: Path):
     prepare_mitoem(rat, tmp_path / "out", parts=FEW)
-    crop = RandChunkedCropd(["image", "label"], (3, 4, 5), label_keys="label").set_random_state(0)
+    crop = RandLoadImageCropd(["image", "label"], (3, 4, 5), label_keys="label").set_random_state(0)
     data = crop(load_datalist(tmp_path / "out", "training")[0])
     z, y, x = crop.starts
     assert data["image"].dtype == torch.uint8 and data["label"].dtype == torch.int32
@@ -513,7 +514,7 @@ def test_prepared_volumes_are_what_training_reads(rat: Path, tmp_path: Path):
 
 def test_arguments_and_folders(pair: Path, tmp_path: Path):
     for arguments, words in (
-        (("", pair, tmp_path), "--source mitoem or volumes"),
+        (("", pair, tmp_path), "--source must be mitoem or volumes"),
         (("volumes", "", tmp_path), "--input_dir FOLDER with pairs.json"),
         (("volumes", pair, None), "--dataset_dir FOLDER"),
         (("mitoem", tmp_path / "absent", tmp_path / "out"), "no such folder"),
@@ -540,6 +541,5 @@ def test_the_config_prepares(pair: Path, tmp_path: Path):
         }
     )
     parser.parse()
-    parser.get_parsed_content("initialize")
     assert parser.get_parsed_content("run") == [tmp_path / "out" / "dataset.json"]
     assert read(tmp_path / "out")["volumes"][0]["voxel_size_nm"] == list(SIZE_NM)

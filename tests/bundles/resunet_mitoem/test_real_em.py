@@ -28,7 +28,7 @@ from volseg.instances.matching import match_instances
 from volseg.instances.overlap_table import foreground_overlap
 from volseg.losses import WeightedBCELoss
 from volseg.runtime.accelerate import bfloat16_is_native
-from volseg.transforms.chunked_crop import RandChunkedCropd
+from volseg.transforms.chunked_crop import RandLoadImageCropd
 from volseg.transforms.sections.section_flips import RandSectionFlipsd
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "mito" / "sbem_cdeep3m"
@@ -103,7 +103,7 @@ def trained(case: dict[str, str], scale: Compose, inferer: AutocastInferer) -> R
     """A small Res-UNet-R after a short training on the volume ``case``, whose grey values ``scale`` brings about 0."""
     transforms = Compose(
         [
-            RandChunkedCropd(KEYS, BLOCK, label_keys="label"),
+            RandLoadImageCropd(KEYS, BLOCK, label_keys="label"),
             scale,
             WidenBoundariesd("label"),
             RandSectionFlipsd(KEYS, label_keys="label"),

@@ -25,7 +25,7 @@ from vnet_prostate.prepare_data import (
 from volseg.data.datalist import SPLITS, load_datalist
 from volseg.errors import UserError
 from volseg.transforms.check_labels import CheckLabelsd
-from volseg.transforms.load_volume import LoadVolumed
+from volseg.transforms.load_volume import LoadImageVolumed
 
 CONFIG = Path(__file__).parents[3] / "bundles" / "vnet_prostate" / "configs" / "prepare_data.json"
 SHAPE = (8, 7, 5)  # x, y, z
@@ -161,7 +161,7 @@ def case_ids(dataset: Path, split: str) -> list[str]:
 
 
 def network_input(case: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    data = CheckLabelsd("label", 2)(LoadVolumed(["image", "label"])(case))
+    data = CheckLabelsd("label", 2)(LoadImageVolumed(["image", "label"])(case))
     return data["image"].numpy(), data["label"].numpy()
 
 

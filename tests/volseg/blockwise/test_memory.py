@@ -21,7 +21,7 @@ from volseg.blockwise.seeded_watershed import SeededWatershed
 from volseg.blockwise.size_filter import filter_sizes
 from volseg.blockwise.stages import run_stage
 from volseg.blockwise.stored_array import open_or_create_array
-from volseg.instances.decoding import FACES
+from volseg.instances.decoding import Decoding
 
 BLOCK_SHAPE = (32, 112, 112)
 CHUNKS = (8, 28, 28)  # ten of them are packed or unpacked at once, which is little
@@ -48,7 +48,7 @@ def test_memory_is_that_of_a_block(tmp_path, kind, components, watershed):
     finished = FinishedBlocks(tmp_path / "finished")
     arrays = [open_or_create_array(tmp_path / name, grid.shape, np.uint32, CHUNKS) for name in "abc"]
     stages = {
-        "label": (LocalComponents(grid, mask, boundary, arrays[0], 0.9, 0.8, FACES), components),
+        "label": (LocalComponents(grid, mask, boundary, arrays[0], Decoding()), components),
         "pairs": (SharedVoxels(grid, finished, "label"), 2),
     }
     measured = {}
@@ -58,7 +58,7 @@ def test_memory_is_that_of_a_block(tmp_path, kind, components, watershed):
     count = merge_components(grid, finished, "label", "pairs", "ids")
     assert count == BLOCKS * 2 * 7 * 7
     seeds = GlobalComponents(grid, arrays[0], finished, "ids")
-    flood = SeededWatershed(grid, mask, boundary, seeds, (0, 0, 0), 0.9, 0.8, 0.85, arrays[1])
+    flood = SeededWatershed(grid, mask, boundary, seeds, Decoding("watershed", halo=(0, 0, 0)), arrays[1])
     stages["flood"] = flood, watershed
     stages["grow"] = InstanceGrowth(grid, seeds, (1, 5, 5), arrays[1]), 13
     for name in ("flood", "grow"):

@@ -160,6 +160,20 @@ def test_prepare_checks_overrides_of_run_alone(config):
         prepare()
 
 
+def test_prepare_refuses_code_of_another_copy_of_the_bundle(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [sys.path[0], str(tmp_path / "b"), *sys.path[1:]])
+    for copy in ("a", "b"):
+        (tmp_path / copy / "one_bundle").mkdir(parents=True)
+        (tmp_path / copy / "one_bundle" / "__init__.py").touch()
+    package = type(sys)("one_bundle")
+    monkeypatch.setitem(sys.modules, "one_bundle", package)
+    package.__file__ = str(tmp_path / "b" / "one_bundle" / "__init__.py")
+    prepare()
+    package.__file__ = str(tmp_path / "a" / "one_bundle" / "__init__.py")
+    with pytest.raises(UserError, match=rf"b/configs must run with the code in .*, got {tmp_path}/a/one_bundle\."):
+        prepare()
+
+
 def test_prepare_makes_user_errors_one_line(capsys):
     with bundle_command("run"):
         prepare()

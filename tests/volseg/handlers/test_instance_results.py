@@ -23,8 +23,8 @@ from PIL import Image
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.errors import UserError
-from volseg.handlers.instance_results import InstanceResults, case_name, free_case_name
-from volseg.transforms.load_chunked import LoadChunkedVolumed
+from volseg.handlers.instance_results import SaveImageInstances, case_name, free_case_name
+from volseg.transforms.load_chunked import LoadImageChunkedVolumed
 
 SHAPE = (3, 16, 20)
 VOXEL_SIZE_NM = (30.0, 8.0, 4.0)
@@ -62,7 +62,7 @@ def save_hdf5(path: Path, dataset: str = "main") -> str:
     return f"{path}:{dataset}"
 
 
-def run(folder: Path, cases: list[tuple[str, np.ndarray]], **options) -> InstanceResults:
+def run(folder: Path, cases: list[tuple[str, np.ndarray]], **options) -> SaveImageInstances:
     """A run as MONAI's evaluators make it: paths in the batch, volumes by themselves in the output."""
 
     def predict(engine: Engine, batch: dict) -> list[dict]:
@@ -70,7 +70,7 @@ def run(folder: Path, cases: list[tuple[str, np.ndarray]], **options) -> Instanc
         volume = MetaTensor(torch.zeros(1, *SHAPE), meta={"filename_or_obj": path})
         return [{"image": volume, "pred": MetaTensor(torch.from_numpy(ids)[None])}]
 
-    handler = InstanceResults(str(folder), **options)
+    handler = SaveImageInstances(str(folder), **options)
     engine = Engine(predict)
     handler.attach(engine)
     engine.run([{"image": SimpleNamespace(meta={"filename_or_obj": [p]}), "ids": ids} for p, ids in cases])
@@ -136,7 +136,7 @@ def test_voxel_size_given_is_for_files_that_do_not_say_theirs(tmp_path):
 @pytest.mark.parametrize("wrong", [30, [8, 8], [30, 8, 0], [30, 8, float("nan")], "30,8,8", [30, "8", 8]])
 def test_wrong_voxel_size_is_found_at_once(tmp_path, wrong):
     with pytest.raises(UserError, match=r"voxel_size_nm.*Received: .*\[30,8,8\]"):
-        InstanceResults(str(tmp_path), voxel_size_nm=wrong)
+        SaveImageInstances(str(tmp_path), voxel_size_nm=wrong)
 
 
 def test_nothing_found(tmp_path):
@@ -203,7 +203,7 @@ def test_results_that_stay_are_found_before_the_prediction(tmp_path):
         raise AssertionError("predicted in vain")
 
     engine = Engine(predict)
-    InstanceResults(str(tmp_path / "out")).attach(engine)
+    SaveImageInstances(str(tmp_path / "out")).attach(engine)
     with pytest.raises(UserError, match="sections_instances: will not be replaced"):
         engine.run([{"image": SimpleNamespace(meta={"filename_or_obj": [path]})}])
 
@@ -255,13 +255,13 @@ def test_free_case_name():
 
 def test_in_an_evaluator_of_monai(tmp_path):
     cases = [{"image": save_zarr(tmp_path / f"{name}.ome.zarr")} for name in "ab"]
-    dataset = Dataset(cases, Compose([LoadChunkedVolumed("image"), CastToTyped("image", torch.float32)]))
+    dataset = Dataset(cases, Compose([LoadImageChunkedVolumed("image"), CastToTyped("image", torch.float32)]))
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(dataset, batch_size=1),
         network=torch.nn.Identity(),
         postprocessing=Lambdad("pred", lambda volume: (volume > 127).int()),
-        val_handlers=[InstanceResults(str(tmp_path / "out"), preview=False)],
+        val_handlers=[SaveImageInstances(str(tmp_path / "out"), preview=False)],
     )
     evaluator.run()
     assert [case["count"] for case in statistics(tmp_path / "out")] == [1, 1]

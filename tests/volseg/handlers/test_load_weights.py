@@ -9,7 +9,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from volseg.errors import UserError
-from volseg.handlers.load_weights import LoadWeights
+from volseg.handlers.load_weights import WeightsCheckpointLoader
 from volseg.weights import save_weights
 
 
@@ -18,7 +18,7 @@ def test_weights_are_there_when_the_first_batch_runs(tmp_path):
     trained = nn.Linear(2, 3)
     seen = []
     engine = Engine(lambda engine, batch: seen.append(network.weight.detach().clone()))
-    LoadWeights(str(path), network).attach(engine)
+    WeightsCheckpointLoader(str(path), network).attach(engine)
     save_weights(path, trained, {})  # after attaching: a bundle may fetch weights while it is set up
     assert not torch.equal(network.weight, trained.weight)
     engine.run([0])
@@ -27,7 +27,7 @@ def test_weights_are_there_when_the_first_batch_runs(tmp_path):
 
 def test_missing_weights_end_the_run(tmp_path):
     engine = Engine(lambda engine, batch: None)
-    LoadWeights(str(tmp_path / "model.pt"), nn.Linear(2, 3)).attach(engine)
+    WeightsCheckpointLoader(str(tmp_path / "model.pt"), nn.Linear(2, 3)).attach(engine)
     with pytest.raises(UserError, match=r"model\.pt: no weights there"):
         engine.run([0])
     assert engine.state.iteration == 0

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from volseg.handlers.segmentation_writer import SegmentationWriter
+from volseg.handlers.segmentation_writer import SaveImageSegmentations
 
 AFFINE = np.array([[0, 0, -1.5, 12], [-0.7, 0, 0, -30], [0, 2.5, 0, 400], [0, 0, 0, 1.0]])
 SIZE = (6, 5, 4)
@@ -41,7 +41,7 @@ def prediction(path: str, value: int) -> list[dict]:
 
 
 def run(folder: Path, cases: list[list[dict]], **options) -> None:
-    writer = SegmentationWriter(str(folder), {"1": "LUL", "2": "LLL"}, "lobes", measure, (-1350, 150), **options)
+    writer = SaveImageSegmentations(str(folder), {"1": "LUL", "2": "LLL"}, "lobes", measure, (-1350, 150), **options)
     engine = Engine(lambda engine, batch: batch)
     writer.attach(engine)
     engine.run(cases)

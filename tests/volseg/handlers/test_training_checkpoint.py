@@ -19,7 +19,7 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.handlers.best_weights import BestWeights
 from volseg.handlers.epoch_seed import EpochSeed
-from volseg.handlers.training_checkpoint import TrainingCheckpoint
+from volseg.handlers.training_checkpoint import TrainingCheckpointLoader
 
 SHAPE = (1, 4, 3, 2)
 EPOCHS = 5
@@ -63,7 +63,7 @@ class Training:
                 ValidationHandler(1, evaluator, epoch_level=True),
                 EpochSeed(seed, dataset),
                 self.best,
-                TrainingCheckpoint(
+                TrainingCheckpointLoader(
                     str(folder / "checkpoint.pt"),
                     {"network": self.network, "optimizer": optimizer, "best_weights": self.best},
                     {"data": identity, "seed": seed},
@@ -141,7 +141,7 @@ def test_other_training_begins_anew(tmp_path, unbroken, change):
 
 def test_identity_is_that_of_the_values():
     def identity(value: dict) -> str:
-        return TrainingCheckpoint("a.pt", {}, value).identity
+        return TrainingCheckpointLoader("a.pt", {}, value).identity
 
     assert identity({"a": 1, "b": (2, 3)}) == identity({"b": [2, 3], "a": 1})
     assert identity({"a": 1}) != identity({"a": 2})
@@ -151,7 +151,7 @@ def test_epoch_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     training = Training(tmp_path).run(kill_after_iteration=7)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     monkeypatch.setattr(torch, "save", lambda content, path: (path.write_bytes(b"half"), 1 / 0))
-    checkpoint = TrainingCheckpoint(str(tmp_path / "checkpoint.pt"), {}, {})
+    checkpoint = TrainingCheckpointLoader(str(tmp_path / "checkpoint.pt"), {}, {})
     with pytest.raises(ZeroDivisionError):
         checkpoint.save(training.trainer)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before

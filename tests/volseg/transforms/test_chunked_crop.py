@@ -18,7 +18,7 @@ from volseg.console.command_line import find_user_error
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
 from volseg.errors import UserError
 from volseg.transforms import chunked_crop
-from volseg.transforms.chunked_crop import RandChunkedCropd
+from volseg.transforms.chunked_crop import RandLoadImageCropd
 
 SHAPE = (5, 6, 9)
 NUMBERS = np.arange(270, dtype=np.uint16).reshape(SHAPE)  # of the voxels: one tells where a crop was taken
@@ -47,7 +47,7 @@ def starts(labels: torch.Tensor) -> list[int]:
 
 
 def test_keys_are_cropped_at_the_same_place(case: dict[str, str]):
-    crop = RandChunkedCropd(KEYS, (2, 3, 4), label_keys="label").set_random_state(0)
+    crop = RandLoadImageCropd(KEYS, (2, 3, 4), label_keys="label").set_random_state(0)
     given = dict(case)
     for _ in range(10):
         data = crop(case)
@@ -60,14 +60,14 @@ def test_keys_are_cropped_at_the_same_place(case: dict[str, str]):
 
 
 def test_every_place_is_equally_likely(case: dict[str, str]):
-    crop = RandChunkedCropd("label", (4, 4, 9), label_keys=["label"]).set_random_state(1)
+    crop = RandLoadImageCropd("label", (4, 4, 9), label_keys=["label"]).set_random_state(1)
     counts = Counter(int(crop(case)["label"][0, 0, 0, 0]) for _ in range(240))
     assert set(counts) == {NUMBERS[z, y, 0] for z in (0, 1) for y in (0, 1, 2)}
     assert all(15 < count < 65 for count in counts.values())  # 40 expected, standard deviation 6
 
 
 def test_it_repeats_itself_through_set_random_state(case: dict[str, str]):
-    crop = RandChunkedCropd(KEYS, (1, 2, 2), label_keys="label")
+    crop = RandLoadImageCropd(KEYS, (1, 2, 2), label_keys="label")
 
     def draw(seed: int) -> list[int]:
         transform = Compose([crop]).set_random_state(seed)
@@ -81,7 +81,7 @@ def test_it_repeats_itself_through_set_random_state(case: dict[str, str]):
 def test_loaders_repeat_themselves_and_workers_draw_for_themselves(case: dict[str, str], n_workers: int):
     def epoch(seed: int) -> list[int]:
         torch.manual_seed(seed)
-        dataset = Dataset([case] * 12, RandChunkedCropd(KEYS, (1, 1, 1), label_keys="label"))
+        dataset = Dataset([case] * 12, RandLoadImageCropd(KEYS, (1, 1, 1), label_keys="label"))
         loader = DataLoader(dataset, batch_size=3, num_workers=n_workers)
         return [start for batch in loader for start in starts(batch["label"])]
 
@@ -91,7 +91,7 @@ def test_loaders_repeat_themselves_and_workers_draw_for_themselves(case: dict[st
 
 
 def test_it_is_copied_with_volumes_open(case: dict[str, str]):
-    crop = RandChunkedCropd(KEYS, (2, 3, 4), label_keys="label").set_random_state(0)
+    crop = RandLoadImageCropd(KEYS, (2, 3, 4), label_keys="label").set_random_state(0)
     crop(case)
     copy = deepcopy(crop)  # by what pickling takes along
     torch.testing.assert_close(copy(case)["label"], crop(case)["label"])
@@ -99,7 +99,7 @@ def test_it_is_copied_with_volumes_open(case: dict[str, str]):
 
 @pytest.mark.parametrize("size", [(8, 6, 9), (5, 11, 9), (5, 6, 30), (9, 13, 14), (8, 3, 4)])
 def test_volumes_smaller_than_the_crop_are_continued_by_reflection(case: dict[str, str], size: tuple[int, int, int]):
-    crop = RandChunkedCropd(KEYS, size, label_keys="label").set_random_state(2)
+    crop = RandLoadImageCropd(KEYS, size, label_keys="label").set_random_state(2)
     data = crop(case)
     assert data["image"].shape == data["label"].shape == (1, *size)
     indices = []
@@ -115,7 +115,7 @@ def test_volumes_smaller_than_the_crop_are_continued_by_reflection(case: dict[st
 
 def test_a_single_section_is_repeated(tmp_path: Path):
     Image.fromarray(NUMBERS[0].astype(np.uint8)).save(tmp_path / "section.png")
-    image = RandChunkedCropd("image", (3, 6, 9))({"image": tmp_path / "section.png"})["image"]
+    image = RandLoadImageCropd("image", (3, 6, 9))({"image": tmp_path / "section.png"})["image"]
     np.testing.assert_array_equal(image[0].numpy(), np.repeat(NUMBERS[:1], 3, axis=0))
 
 
@@ -125,7 +125,7 @@ def test_memory_is_that_of_the_chunks_that_are_touched(tmp_path: Path):
     with create_ome_zarr(path, (64, 1024, 1024), np.uint8, (30, 8, 8), chunks=(16, 128, 128)) as voxels:
         for z in range(0, 64, 16):
             voxels[z : z + 16] = np.full((16, 1024, 1024), z + 1, np.uint8)
-    crop = RandChunkedCropd("image", (16, 128, 128)).set_random_state(0)
+    crop = RandLoadImageCropd("image", (16, 128, 128)).set_random_state(0)
     tracemalloc.start()
     try:
         for _ in range(10):
@@ -148,7 +148,7 @@ def test_volumes_stay_open_up_to_a_number(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(chunked_crop, "open_chunked_volume", open_and_count)
     paths = {name: write_h5(tmp_path / f"{name}.h5", NUMBERS) for name in "abc"}
-    crop = RandChunkedCropd("image", (1, 1, 1))
+    crop = RandLoadImageCropd("image", (1, 1, 1))
     for name in "ababcac":
         crop({"image": paths[name]})
     assert opened == ["a", "b", "c", "a"]  # b was used after a when c came
@@ -157,16 +157,16 @@ def test_volumes_stay_open_up_to_a_number(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_missing_keys(case: dict[str, str]):
-    crop = RandChunkedCropd(KEYS, (2, 3, 4), label_keys="label", allow_missing_keys=True)
+    crop = RandLoadImageCropd(KEYS, (2, 3, 4), label_keys="label", allow_missing_keys=True)
     del case["label"]
     assert crop(case)["image"].shape == (1, 2, 3, 4)
     assert crop({"site": "here"}) == {"site": "here"}
     with pytest.raises(KeyError, match="label"):
-        RandChunkedCropd(KEYS, (2, 3, 4))(case)
+        RandLoadImageCropd(KEYS, (2, 3, 4))(case)
 
 
 def test_volumes_that_do_not_fit_are_named(case: dict[str, str], tmp_path: Path):
-    crop = RandChunkedCropd(KEYS, (2, 3, 4), label_keys="label")
+    crop = RandLoadImageCropd(KEYS, (2, 3, 4), label_keys="label")
     other = write_h5(tmp_path / "other.h5", NUMBERS[:4])
     floats = write_h5(tmp_path / "floats.h5", NUMBERS.astype(np.float32))
     for label, received in (
@@ -183,7 +183,7 @@ def test_volumes_that_do_not_fit_are_named(case: dict[str, str], tmp_path: Path)
 def test_the_line_of_an_error_arrives_from_a_worker(tmp_path: Path):
     broken = write_h5(tmp_path / "broken.h5", NUMBERS)
     Path(broken).write_bytes(Path(broken).read_bytes()[:600])
-    dataset = Dataset([{"image": broken}], RandChunkedCropd("image", (1, 1, 1)))
+    dataset = Dataset([{"image": broken}], RandLoadImageCropd("image", (1, 1, 1)))
     with pytest.raises(Exception, match=r"broken\.h5") as error:
         list(DataLoader(dataset, batch_size=1, num_workers=1))
     text = find_user_error(error.value)

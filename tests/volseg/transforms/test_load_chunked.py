@@ -13,7 +13,7 @@ from PIL import Image
 
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
 from volseg.errors import UserError
-from volseg.transforms.load_chunked import LoadChunkedVolumed, check_one_shape, to_ids, to_tensor
+from volseg.transforms.load_chunked import LoadImageChunkedVolumed, check_one_shape, to_ids, to_tensor
 
 SHAPE = (5, 6, 9)
 SIZE_NM = (30.0, 8.0, 10.0)
@@ -38,7 +38,7 @@ def write_h5(path: Path, voxels: np.ndarray) -> str:
 
 
 def test_image_and_label_with_their_meta_data(case: dict[str, str]):
-    data = LoadChunkedVolumed(["image", "label"], label_keys="label")(case)
+    data = LoadImageChunkedVolumed(["image", "label"], label_keys="label")(case)
     image, label = data["image"], data["label"]
     assert isinstance(image, MetaTensor) and isinstance(label, MetaTensor)
     assert (image.dtype, label.dtype) == (torch.uint8, torch.int32)
@@ -59,7 +59,7 @@ def test_image_and_label_with_their_meta_data(case: dict[str, str]):
     ],
 )
 def test_the_middle_of_a_volume(case: dict[str, str], largest: tuple[int, ...], block: tuple[slice, ...]):
-    data = LoadChunkedVolumed(("image", "label"), "label", largest_size=largest)(case)
+    data = LoadImageChunkedVolumed(("image", "label"), "label", largest_size=largest)(case)
     np.testing.assert_array_equal(data["image"][0].numpy(), IMAGE[block])
     np.testing.assert_array_equal(data["label"][0].numpy(), LABEL[block])
 
@@ -67,18 +67,18 @@ def test_the_middle_of_a_volume(case: dict[str, str], largest: tuple[int, ...], 
 def test_a_batch_of_a_volume_that_does_not_say_its_voxel_size(case: dict[str, str], tmp_path: Path):
     Image.fromarray(IMAGE[0]).save(tmp_path / "section.png")
     for path, shape in ((str(tmp_path / "section.png"), (1, 1, 1, 6, 9)), (case["image"], (1, 1, 5, 6, 9))):
-        (batch,) = DataLoader(Dataset([{"image": path}], LoadChunkedVolumed("image")), batch_size=1)
+        (batch,) = DataLoader(Dataset([{"image": path}], LoadImageChunkedVolumed("image")), batch_size=1)
         assert batch["image"].shape == shape and batch["image"].meta["filename_or_obj"] == [path]
         assert ("voxel_size_nm" in batch["image"].meta) == (path == case["image"])
 
 
 def test_missing_keys(case: dict[str, str]):
-    load = LoadChunkedVolumed(["image", "label"], "label", allow_missing_keys=True)
+    load = LoadImageChunkedVolumed(["image", "label"], "label", allow_missing_keys=True)
     del case["label"]
     assert set(load(case)) == {"image", "site"}
     assert load({"site": "here"}) == {"site": "here"}
     with pytest.raises(KeyError, match="label"):
-        LoadChunkedVolumed(["image", "label"], "label")(case)
+        LoadImageChunkedVolumed(["image", "label"], "label")(case)
 
 
 def test_memory_is_that_of_what_is_loaded(tmp_path: Path):
@@ -87,7 +87,7 @@ def test_memory_is_that_of_what_is_loaded(tmp_path: Path):
     with create_ome_zarr(path, (64, 1024, 1024), np.uint8, SIZE_NM, chunks=(16, 128, 128)) as voxels:
         for z in range(0, 64, 16):
             voxels[z : z + 16] = np.full((16, 1024, 1024), z + 1, np.uint8)
-    load = LoadChunkedVolumed("image", largest_size=(16, 128, 128))
+    load = LoadImageChunkedVolumed("image", largest_size=(16, 128, 128))
     tracemalloc.start()
     try:
         image = load({"image": path})["image"]
@@ -138,7 +138,7 @@ def test_ids_are_int32_or_int64_where_they_need_it():
 def test_labels_that_are_no_ids_are_named(case: dict[str, str], tmp_path: Path, voxels: np.ndarray, received: str):
     case["label"] = write_h5(tmp_path / "label.h5", voxels)
     with pytest.raises(UserError) as error:
-        LoadChunkedVolumed(["image", "label"], "label")(case)
+        LoadImageChunkedVolumed(["image", "label"], "label")(case)
     text = str(error.value)
     assert text.startswith(case["label"]) and received in text and "\n" not in text
 
@@ -146,7 +146,7 @@ def test_labels_that_are_no_ids_are_named(case: dict[str, str], tmp_path: Path, 
 def test_shapes_that_differ_are_named(case: dict[str, str], tmp_path: Path):
     case["label"] = write_h5(tmp_path / "label.h5", LABEL[:4])
     with pytest.raises(UserError) as error:
-        LoadChunkedVolumed(["image", "label"], "label")(case)
+        LoadImageChunkedVolumed(["image", "label"], "label")(case)
     text = str(error.value)
     assert text.startswith(case["label"]) and f"got (4, 6, 9), and (5, 6, 9) in {case['image']}" in text
     check_one_shape({"a": [1, 2, 3], "b": (1, 2, 3)})
@@ -155,4 +155,4 @@ def test_shapes_that_differ_are_named(case: dict[str, str], tmp_path: Path):
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"absent.h5: no such file"):
-        LoadChunkedVolumed("image")({"image": tmp_path / "absent.h5"})
+        LoadImageChunkedVolumed("image")({"image": tmp_path / "absent.h5"})

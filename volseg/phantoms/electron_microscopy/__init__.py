@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Procedural serial-section electron microscopy of brain tissue with the exact instances of the mitochondria.
+
+Lengths are in nm, points in the order z, y, x. Neurites are curved tubes that do not cross; the cells of a power
+diagram around them fill the space, and their borders are the membranes. Mitochondria are tubes along the neurites:
+bent, some branching, some touching end to end or side by side. Sections are 30 nm thick and pixels 8 nm wide, so what
+runs obliquely through a section is smeared.
+
+Mitochondria share their darkness with myelin, glia, lysosomes and membranes: they are found by their double membrane,
+cristae and shape, not by a threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.errors import UserError
+from volseg.phantoms.electron_microscopy.membranes import Membranes
+from volseg.phantoms.electron_microscopy.microscope import Microscope, bin_image, bin_label, spoil
+from volseg.phantoms.electron_microscopy.mitochondria import place_mitochondria
+from volseg.phantoms.electron_microscopy.neurites import grow_neurites
+from volseg.phantoms.electron_microscopy.sections import VOXEL_SIZE_NM, Sections
+from volseg.phantoms.electron_microscopy.tissue import Tissue
+from volseg.phantoms.geometry import Triple
+
+GENERATION = 2
+"""Raised whenever the same seed gives another phantom, so that data sets made before are made again."""
+
+SMALLEST_SHAPE = (4, 64, 64)
+_VOXELS_AT_A_TIME = 250_000
+
+
+@dataclass(frozen=True)
+class ElectronMicroscopy:
+    """A phantom: arrays (sections, rows, columns) with voxels of ``voxel_size_nm`` (z, y, x).
+
+    ``image`` is uint8. ``label`` holds 0 and the ids 1 to n of the mitochondria, each one 26-connected piece; it is
+    uint16, or uint32 for more than 65 535 of them. Missing and noisy sections are labelled like their neighbours.
+    """
+
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint16] | NDArray[np.uint32]
+    voxel_size_nm: Triple
+    missing_sections: tuple[int, ...]  # blank, or a copy of the last one before
+    noisy_sections: tuple[int, ...]
+
+
+def electron_microscopy(
+    seed: int, shape: tuple[int, int, int], missing: int = 0, noisy: int = 0, binning: int = 1
+) -> ElectronMicroscopy:
+    """Draw the electron microscopy volume of number ``seed``.
+
+    Args:
+        seed: Number of the phantom.
+        shape: Sections, rows and columns.
+        missing: How many inner sections are lost: blank, or a copy of the last one before.
+        noisy: How many other inner sections are blurred, low in contrast and noisy. All remaining sections are those
+            of the phantom without ``missing`` and ``noisy``.
+        binning: How many pixels of 8 nm are averaged along rows and columns. ``shape`` counts pixels after that, time
+            and memory those before.
+
+    Raises:
+        UserError: ``shape`` is not three sizes of at least 4, 64 and 64, or there are fewer inner sections than
+            ``missing`` and ``noisy`` ask for.
+    """
+    drawn_shape = (shape[0], *(n * binning for n in shape[1:]))
+    if len(shape) != 3 or any(n < least for n, least in zip(drawn_shape, SMALLEST_SHAPE, strict=True)):
+        raise UserError(f"An electron microscopy phantom needs at least {SMALLEST_SHAPE} voxels before binning. "
+                        f"Received: {tuple(shape)}. Choose a larger shape.")  # fmt: skip
+    if missing < 0 or noisy < 0 or missing + noisy > shape[0] - 2:
+        raise UserError(f"A phantom of {shape[0]} sections has {shape[0] - 2} inner ones to lose or spoil. "
+                        f"Received: {missing} missing, {noisy} noisy. Ask for fewer.")  # fmt: skip
+    rng = np.random.default_rng(seed)
+    wobble = np.cumsum(rng.normal(0, 3, (shape[0], 2)), axis=0)
+    shift = np.clip(wobble - wobble.mean(axis=0), -40, 40) + rng.normal(0, 5, (shape[0], 2))
+    sections = Sections((shape[0], shape[1] * binning, shape[2] * binning), shift.astype(np.float32))
+    neurites = grow_neurites(sections, rng)
+    canvas, drawn = place_mitochondria(sections, neurites, rng)
+    tissue = Tissue(canvas, neurites, Membranes(neurites, drawn, rng), rng)
+    microscope = Microscope(shape[0], rng)
+    image = np.empty(drawn_shape, np.uint8)
+    slabs = max(1, min(shape[0] // 2, int(np.prod(drawn_shape)) // _VOXELS_AT_A_TIME))  # of two sections or more
+    for part in np.array_split(np.arange(shape[0]), slabs):
+        slab = slice(int(part[0]), int(part[-1]) + 1)
+        image[slab] = microscope.record(tissue.paint(slab), slab)
+    label = canvas.label if len(canvas.host) > 65536 else canvas.label.astype(np.uint16)
+    if binning > 1:
+        image, label = bin_image(image, binning), bin_label(label, binning)
+    lost, spoilt = spoil(image, missing, noisy, np.random.default_rng((seed, 1)))
+    voxel_size_nm = (VOXEL_SIZE_NM[0], VOXEL_SIZE_NM[1] * binning, VOXEL_SIZE_NM[2] * binning)
+    return ElectronMicroscopy(image, label, voxel_size_nm, lost, spoilt)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the microscope makes of tissue: blur, drift, noise, lost and spoilt sections, binning."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from volseg.phantoms.electron_microscopy.mitochondria import SMALLEST_VOXELS
+from volseg.phantoms.geometry import Floats
+
+SMALLEST_BINNED_VOXELS = 8
+"""Pieces with fewer voxels are dropped after binning, where fewer of ``SMALLEST_VOXELS`` would be left."""
+
+
+class Microscope:
+    """Blur, brightness that drifts from section to section, shot noise."""
+
+    def __init__(self, depth: int, rng: np.random.Generator) -> None:
+        drift = ndimage.gaussian_filter1d(rng.standard_normal((2, depth)), 2, axis=1, mode="nearest")
+        single = rng.standard_normal((2, depth))
+        self.gain = np.exp(0.2 * drift[0] + 0.025 * single[0] + rng.normal(0, 0.08)).astype(np.float32)
+        self.offset = (18 * drift[1] + 3 * single[1] + rng.normal(0, 6)).astype(np.float32)
+        self.electrons = np.float32(rng.uniform(0.8, 4))  # per grey level
+        self.rng = rng
+
+    def record(self, tissue: Floats, slab: slice) -> NDArray[np.uint8]:
+        """The image of some sections."""
+        out = ndimage.gaussian_filter(tissue, (0, 0.9, 0.9), truncate=3)
+        out = (out - 120) * self.gain[slab, None, None] + (120 + self.offset[slab, None, None])
+        noise = self.rng.standard_normal(out.shape, dtype=np.float32)
+        out += noise * np.sqrt(np.clip(out, 10, 255) / self.electrons)
+        return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+
+
+def spoil(
+    image: NDArray[np.uint8], missing: int, noisy: int, rng: np.random.Generator
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Lose ``missing`` inner sections and spoil ``noisy`` others in place; return their indices."""
+    order = 1 + rng.permutation(len(image) - 2)
+    noise, lost = sorted(order[missing : missing + noisy].tolist()), sorted(order[:missing].tolist())
+    for k in noise:
+        blurred = ndimage.gaussian_filter(image[k].astype(np.float32), rng.uniform(1.0, 2.5))
+        blurred = 120 + (blurred - 120) * np.float32(rng.uniform(0.3, 0.6)) + np.float32(rng.normal(0, 25))
+        blurred += np.float32(rng.uniform(35, 60)) * rng.standard_normal(blurred.shape, dtype=np.float32)
+        image[k] = np.clip(np.rint(blurred), 0, 255)
+    for k in lost:
+        before = max(i for i in range(k) if i not in lost)
+        image[k] = image[before] if rng.random() < 0.5 else rng.choice([0, 128, 255])
+    return tuple(lost), tuple(noise)
+
+
+def bin_image(image: NDArray[np.uint8], binning: int) -> NDArray[np.uint8]:
+    """Mean over squares of pixels, ``(D, H, W)`` to ``(D, H / binning, W / binning)``, section by section."""
+    D, H, W = image.shape
+    binned = np.empty((D, H // binning, W // binning), np.uint8)
+    for section, source in zip(binned, image, strict=True):
+        squares = source.reshape(H // binning, binning, W // binning, binning)
+        section[:] = np.rint(squares.mean(axis=(1, 3), dtype=np.float32))
+    return binned
+
+
+def bin_label(label: NDArray[np.uint16] | NDArray[np.uint32], binning: int) -> NDArray[np.uint16] | NDArray[np.uint32]:
+    """The ids in the middle of the squares; of each instance its largest piece unless that is tiny, counted anew."""
+    sampled = label[:, binning // 2 :: binning, binning // 2 :: binning]
+    binned = np.zeros_like(sampled, order="C")
+    kept = 0
+    for instance, box in enumerate(ndimage.find_objects(sampled.astype(np.int32)), start=1):
+        if box is None:
+            continue
+        pieces, _ = ndimage.label(sampled[box] == instance, np.ones((3, 3, 3)))
+        sizes = np.bincount(pieces.ravel())[1:]
+        if sizes.max() >= max(SMALLEST_BINNED_VOXELS, SMALLEST_VOXELS // binning**2):
+            kept += 1
+            binned[box][pieces == 1 + sizes.argmax()] = kept
+    return binned

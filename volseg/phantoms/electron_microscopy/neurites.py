@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neurites: curved tubes that do not cross."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volseg.phantoms.electron_microscopy.sections import MARGIN_NM, Points, Sections
+
+_CELL_NM = 80.0  # grid that keeps neurites apart
+# Smallest and largest radius in nm, tries in volumes of the tissue, fewest points of a centre line.
+_SIZES = ((330, 480, 0.5, 8), (170, 330, 1.6, 6), (90, 170, 1.2, 4), (60, 110, 0.35, 1))
+
+
+@dataclass(frozen=True)
+class Neurite:
+    """A tube of tissue and what it is filled with."""
+
+    line: Points  # (N, 3) centre line
+    radius: float
+    cytoplasm: float  # brightness
+    vesicles: float  # share of its vesicle sites that are filled
+    myelin: float  # thickness of the sheath inside its border, nm
+
+
+def _walk(start: Points, step: float, bend: float, extent: Points, rng: np.random.Generator) -> Points:
+    """A curved line through ``start`` that ends where it leaves the tissue."""
+    heading = rng.standard_normal(3)
+    heading /= np.linalg.norm(heading)
+    halves = []
+    for sign in (-1.0, 1.0):
+        direction, point, turn, half = sign * heading, start, rng.normal(0, bend, 3), []
+        for _ in range(int(6000 / step)):
+            turn = 0.8 * turn + rng.normal(0, 0.5 * bend, 3)
+            direction = direction + turn
+            direction /= np.linalg.norm(direction)
+            point = point + step * direction
+            if (point < -MARGIN_NM).any() or (point > extent + MARGIN_NM).any():
+                break
+            half.append(point)
+        halves.append(half)
+    return np.array([*halves[0][::-1], start, *halves[1]])
+
+
+def _longest_run(free: NDArray[np.bool_]) -> slice:
+    """The longest stretch of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], free.astype(np.int8), [0]])))
+    starts, stops = edges[::2], edges[1::2]
+    if not starts.size:
+        return slice(0, 0)
+    best = (stops - starts).argmax()
+    return slice(int(starts[best]), int(stops[best]))
+
+
+def _ball(radius: float) -> NDArray[np.int64]:
+    """Offsets (N, 3) in cells of the grid that keeps neurites apart."""
+    reach = int(radius / _CELL_NM) + 1
+    offsets = np.argwhere(np.ones((2 * reach + 1,) * 3)) - reach
+    return offsets[(offsets**2).sum(axis=1) * _CELL_NM**2 <= radius**2]
+
+
+def grow_neurites(sections: Sections, rng: np.random.Generator) -> list[Neurite]:
+    """Thick dendrites first, then axons in the room that is left, then short thin processes."""
+    extent = sections.extent
+    taken = np.zeros(np.ceil((extent + 2 * MARGIN_NM) / _CELL_NM).astype(int) + 1, bool)
+    limit, volume = np.array(taken.shape) - 1, (extent + 2 * MARGIN_NM).prod()
+    out: list[Neurite] = []
+    for smallest, largest, share, shortest in _SIZES:
+        room = share * volume
+        while room > 0:
+            radius = float(rng.uniform(smallest, largest))
+            line = _walk(rng.uniform(-MARGIN_NM, extent + MARGIN_NM), 0.5 * radius, 0.09, extent, rng)
+            room -= len(line) * 0.5 * radius * np.pi * radius**2
+            index = ((line + MARGIN_NM) / _CELL_NM).astype(int)
+            near = np.clip(index[:, None] + _ball(0.7 * radius), 0, limit)
+            run = _longest_run(~taken[tuple(near.transpose(2, 0, 1))].any(axis=1))
+            if run.stop - run.start < shortest:
+                continue
+            mark = np.clip(index[run, None] + _ball(0.95 * radius), 0, limit)
+            taken[tuple(mark.transpose(2, 0, 1))] = True
+            kind = rng.random()
+            myelin = float(rng.uniform(50, 130)) if 150 < radius < 400 and kind < 0.13 else 0.0
+            dark = not myelin and kind > (0.72 if radius > 170 else 0.65)  # thin ones are glia as well
+            out.append(
+                Neurite(
+                    line=line[run],
+                    radius=radius,
+                    cytoplasm=float(rng.uniform(62, 115) if dark else rng.uniform(155, 205)),
+                    vesicles=float(rng.uniform(0.3, 1) if 0.4 < kind < 0.72 and radius > 150 else 0.0),
+                    myelin=myelin,
+                )
+            )
+    return out

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How bright tissue is: cytoplasm, vesicles, myelin, membranes, mitochondria."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from volseg.phantoms.electron_microscopy.membranes import BLOCK, Membranes
+from volseg.phantoms.electron_microscopy.mitochondria import MitochondriaCanvas
+from volseg.phantoms.electron_microscopy.neurites import Neurite
+from volseg.phantoms.electron_microscopy.sections import PIXEL_NM, THICKNESS_NM, VOXEL_SIZE_NM
+from volseg.phantoms.geometry import Floats, paint_over, resize_linear
+
+
+def _coverage(distance: Floats, half_width: float | Floats, tilt: Floats) -> Floats:
+    """Share of a voxel that a sheet around ``distance`` 0 takes; an oblique sheet is smeared over the section."""
+    blur = np.maximum(np.float32(PIXEL_NM), np.float32(THICKNESS_NM) * tilt)
+    seen = np.clip((half_width - np.abs(distance)) / blur + np.float32(0.5), 0, 1)
+    seen *= np.minimum(1, 2 * half_width / blur)
+    return seen
+
+
+def _noise_cells(shape: tuple[int, int, int], size_nm: float, rng: np.random.Generator) -> Floats:
+    """Noise on a grid whose cells are about ``size_nm`` wide."""
+    cells = [max(3, int(n * s / size_nm) + 2) for n, s in zip(shape, VOXEL_SIZE_NM, strict=True)]
+    return np.float32(1.6) * rng.standard_normal(cells, dtype=np.float32)
+
+
+def _fine_noise(shape: tuple[int, int, int], size_nm: float, rng: np.random.Generator) -> Floats:
+    """Noise with standard deviation of about 1 that differs from section to section."""
+    cells = [max(3, int(n * s / size_nm) + 2) for n, s in zip(shape[1:], VOXEL_SIZE_NM[1:], strict=True)]
+    return resize_linear(np.float32(1.5) * rng.standard_normal((shape[0], *cells), dtype=np.float32), shape)
+
+
+def _vesicles(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
+    """Rings of about 40 nm with a light middle, at sites close together; 1 on the rings."""
+    depth, height, width = shape
+    sites = np.zeros(shape, np.float32)
+    count = depth * height * width // 55
+    sites[tuple(rng.integers(0, n, count) for n in shape)] = 1
+    offsets = np.arange(-4, 5) * PIXEL_NM
+    ring = np.exp(-(((np.hypot(offsets[:, None], offsets) - 17) / 6) ** 2))
+    return np.minimum(ndimage.convolve(sites, ring[None].astype(np.float32), mode="constant"), 1)
+
+
+class Tissue:
+    """Everything that is painted, with the smooth noise that varies it."""
+
+    def __init__(
+        self, canvas: MitochondriaCanvas, neurites: list[Neurite], membranes: Membranes, rng: np.random.Generator
+    ) -> None:
+        self.canvas, self.membranes, self.rng = canvas, membranes, rng
+        self.sections = canvas.sections
+        self.filling = np.array([(n.cytoplasm, n.vesicles, n.myelin) for n in neurites], np.float32)
+        extent = self.sections.extent
+        self.bodies = np.empty((int(extent.prod() / 2.5e8) + 1, 5))  # lysosomes: centre, radius, brightness
+        self.bodies[:, :3] = rng.uniform(0, extent, (len(self.bodies), 3))
+        self.bodies[:, 3] = rng.uniform(40, 130, len(self.bodies))
+        self.bodies[:, 4] = rng.uniform(35, 90, len(self.bodies))
+        sizes_nm = {"cytoplasm": 90, "terminal": 400, "sheet": 170, "sheets": 300, "synapse": 350, "matrix": 700}
+        self.noise = {name: _noise_cells(self.sections.shape, size, rng) for name, size in sizes_nm.items()}
+
+    def vary(self, name: str, slab: slice) -> Floats:
+        """Smooth noise with standard deviation of about 1 in some sections, at least two."""
+        noise, (depth, height, width) = self.noise[name], self.sections.shape
+        place = np.linspace(0, len(noise) - 1.001, depth)[slab]
+        low = place.astype(int)
+        weight = (place - low).astype(np.float32)[:, None, None]
+        return resize_linear(noise[low] + (noise[low + 1] - noise[low]) * weight, (len(place), height, width))
+
+    def paint(self, slab: slice) -> Floats:
+        """Brightness, 0 to 255, in some sections."""
+        border, tilt, owner = self._membranes_near(slab)
+        shape, rng = border.shape, self.rng
+        cytoplasm, vesicles, myelin = (v[owner] for v in self.filling.T)
+        image = cytoplasm + 7 * _fine_noise(shape, 25, rng) + 7 * self.vary("cytoplasm", slab)
+        terminal = vesicles > 0.5 + 0.4 * self.vary("terminal", slab)
+        image *= 1 - np.float32(0.42) * terminal * _vesicles(shape, rng)
+        # Endoplasmic reticulum: short sheets of membrane.
+        sheet = np.clip(1.4 - np.abs(self.vary("sheet", slab)) / 0.12, 0, 1)
+        image *= 1 - np.float32(0.4) * sheet * np.clip(2 * self.vary("sheets", slab) - 1.2, 0, 1)
+        self._paint_bodies(image, slab)
+        lamellae = 50 + 22 * np.sin(border * np.float32(2 * np.pi / 24))
+        image += (myelin > 0) * np.clip((myelin - border) / 12 + 0.5, 0, 1) * (lamellae - image)
+        # Synapses are patches of thicker, darker membrane.
+        synapse = np.clip(2 * self.vary("synapse", slab) - 3, 0, 1)
+        image += _coverage(border, 13 + 20 * synapse, tilt) * (60 - 15 * synapse - image)
+        self._paint_mitochondria(image, slab)
+        return image
+
+    def _membranes_near(self, slab: slice) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        """What ``Membranes.measure`` says of each voxel, measured at every second pixel."""
+        _, height, width = self.sections.shape
+        plane = (height, width)
+        z, _, _ = self.sections.coordinates((slab, slice(0, 1), slice(0, 1)))
+        counts = [BLOCK * -(-n // (2 * BLOCK)) for n in plane]
+        y, x = (
+            np.linspace(0, (n - 1) * PIXEL_NM, m, dtype=np.float32) + shift[:, None]
+            for n, m, shift in zip(plane, counts, self.sections.shift[slab].T, strict=True)
+        )
+        border, tilt, owner = self.membranes.measure(z, y[:, :, None], x[:, None, :])
+        shape = (len(border), height, width)
+        i, j = (np.rint(np.linspace(0, m - 1, n)).astype(int) for n, m in zip(plane, counts, strict=True))
+        return resize_linear(border, shape), resize_linear(tilt, shape), owner[:, i[:, None], j]
+
+    def _paint_bodies(self, image: Floats, slab: slice) -> None:
+        grain = _fine_noise(image.shape, 40, self.rng)
+        for *centre, radius, value in self.bodies:
+            whole = self.sections.box(np.array([centre]), radius + 20)
+            box = (slice(max(whole[0].start, slab.start), min(whole[0].stop, slab.stop)), *whole[1:])
+            if min(s.stop - s.start for s in box) < 1:
+                continue
+            z, y, x = self.sections.coordinates(box)
+            dz, dy, dx = (q - np.float32(c) for q, c in zip((z, y, x), centre, strict=True))
+            distance = np.sqrt((dz * dz + dy * dy) + dx * dx) - np.float32(radius) + 2 * self.canvas.uneven(z, y, x)
+            there = (slice(box[0].start - slab.start, box[0].stop - slab.start), *box[1:])
+            paint_over(image[there], distance, value + 30 * grain[there], 16)
+
+    def _paint_mitochondria(self, image: Floats, slab: slice) -> None:
+        canvas, rng = self.canvas, self.rng
+        distance, tilt, crista = (v[slab].astype(np.float32) for v in (canvas.distance, canvas.tilt, canvas.crista))
+        matrix = np.array(canvas.matrix, np.float32)[canvas.label[slab]]
+        matrix += 5 * _fine_noise(image.shape, 25, rng) + 9 * self.vary("matrix", slab)
+        paint_over(image, distance / np.maximum(np.float32(12), np.float32(THICKNESS_NM) * tilt), matrix, 1)
+        broken = np.clip(_fine_noise(image.shape, 70, rng) + 0.9, 0, 1)
+        image -= 34 * broken * np.clip(2 * crista - 0.6, 0, 1) * np.clip(-(distance + 22) / 10, 0, 1)
+        image += _coverage(distance + 8, 11, tilt) * (42 - image)
