@@ -12,7 +12,7 @@ import torch
 
 NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")
 CONFIGS = sorted((Path(__file__).parents[2] / "bundles").glob("*/configs/*.json"))
-DECISION = re.compile(r"(?:PyTorch|OpenVINO) .* on CPU, 1 thread \(input 1x1x[\dx]+\)$")
+DECISION = re.compile(r"runtime \w+ on CPU, 1 thread \(input 1x1x[\dx]+\)$")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -45,7 +45,7 @@ def test_the_decision_is_printed_once_and_an_override_switches_it_off(infer, bun
         (decision,) = said(text, " (input ")
         assert DECISION.fullmatch(decision), decision
         assert text.index("weights: ") < text.index(decision)
-    assert "PyTorch float32 eager on CPU" in plain
+    assert "runtime eager on CPU" in plain
     assert "eager" not in fast
 
 
@@ -57,13 +57,11 @@ def test_evaluation_prints_it_too(monai_bundle, configs, phantom_overrides, weig
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     (decision,) = said(process.stderr, " (input ")
-    assert decision.startswith("PyTorch float32 channels_last on CPU, 1 thread (input 1x1x")
+    assert decision.startswith("runtime channels_last on CPU, 1 thread (input 1x1x")
 
 
 def test_a_mode_that_does_not_exist_is_named(try_to_infer, refused, phantom):
-    refused(
-        try_to_infer(phantom["image"], "--runtime", "fast"), "mode must be one of auto, eager, ", "Received: 'fast'"
-    )
+    refused(try_to_infer(phantom["image"], "--runtime", "fast"), "mode must be one of auto, eager, ", "got 'fast'")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -75,6 +73,6 @@ def test_without_a_gpu_the_overlay_for_tensorrt_is_one_warning(monai_bundle, bun
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert {path.name for path in tmp_path.iterdir()} == bundle.results()
-    warning = "tensorrt runs on a GPU with CUDA only, the input is on CPU: auto runs in its place"
-    assert said(process.stderr, "tensorrt") == [warning]
+    (warning,) = said(process.stderr, "tensorrt")
+    assert warning.endswith(" runs in place of tensorrt: tensorrt is for CUDA, the input is on CPU")
     assert len(said(process.stderr, " (input ")) == 1

@@ -10,7 +10,6 @@ from typing import Any
 from tools import REPOSITORY
 from tools.bench import (
     augmentation,
-    cpu_peak,
     decoding,
     lobe_measures,
     pdvnet,
@@ -20,7 +19,6 @@ from tools.bench import (
     steps,
     training_profile,
     vnet,
-    without_bf16,
 )
 from tools.bench.report import write_result, write_summary
 from volseg.errors import UserError
@@ -44,11 +42,6 @@ BENCHMARKS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]] =
     "resunet_mitoem_training": (resunet.bench_training, 3),
     "prostate_mri_phantom": (phantoms.bench_prostate_mri, None),
     "lobe_measures": (lobe_measures.bench_lobe_measures, None),
-    "pdvnet_lung_without_bf16": (without_bf16.bench_pdvnet, 3),
-    "vnet_prostate_without_bf16": (without_bf16.bench_vnet, 3),
-    "resunet_mitoem_r_without_bf16": (without_bf16.bench_resunet_r, 3),
-    "resunet_mitoem_h_without_bf16": (without_bf16.bench_resunet_h, 3),
-    "cpu_peak": (cpu_peak.bench_cpu_peak, None),
     "instance_decoding": (decoding.bench_instance_decoding, 3),
     **{name: (profile, 4) for name, profile in training_profile.PROFILES.items()},
     "bspline_deform": (augmentation.bench_bspline_deform, None),

@@ -37,7 +37,7 @@ __all__ = [
     "make_importable",
     "most_likely",
     "rows_of_ways",
-    "target_note",
+    "size_note",
     "time_forwards",
     "time_inference",
     "time_steps",
@@ -175,10 +175,9 @@ def count_operations(network: nn.Module, shape: Sequence[int]) -> int:
     return counter.get_total_flops()
 
 
-def target_note(operations: int, rows: Sequence[Mapping[str, Any]], target: float) -> str:
-    """What a target, a ratio to the first row, asks of the machine, to be compared with ``cpu_peak``."""
-    rate = target * operations / rows[0]["median_s"] / GIGA
-    return f"The network is {operations / GIGA:.0f} GFLOP; {target:g} times eager would be {rate:.0f} GFLOP/s"
+def size_note(operations: int) -> str:
+    """A sentence on the work of one forward pass, as :func:`count_operations` finds it."""
+    return f"The network is {operations / GIGA:.0f} GFLOP"
 
 
 def agreement(labels: torch.Tensor, reference: torch.Tensor) -> dict[str, float]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,15 +22,12 @@ __all__ = ["in_fresh_process", "peak_memory_mb", "peak_memory_of_command_mb"]
 MEGABYTE = 1e6
 
 
-def in_fresh_process(
-    function: Callable[..., Any], *arguments: object, environment: Mapping[str, str] | None = None
-) -> Any:
+def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
     """Call a function of a module in a Python that did nothing before; what it returned, by way of JSON.
 
     Args:
         function: found by its name in its module.
         arguments: literals.
-        environment: variables beside those of this process.
 
     Raises:
         CalledProcessError: it failed; the reason stands on stderr.
@@ -41,7 +37,6 @@ def in_fresh_process(
     output = subprocess.run(
         [sys.executable, "-c", code],
         cwd=REPOSITORY,
-        env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -20,7 +20,7 @@ from tools.bench.networks import (
     load_trained,
     make_importable,
     rows_of_ways,
-    target_note,
+    size_note,
     time_forwards,
     time_steps,
     ways_here,
@@ -35,7 +35,6 @@ __all__ = ["bench_network_h", "bench_network_r", "bench_training"]
 
 BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
 MODES = ("eager", "channels_last", "bf16", "openvino", "compile")
-TARGET = 8
 SIZE = (32, 256, 256)
 PARAMETERS = {"R": 1_534_194, "H": 2_080_066}
 FIELD = (37, 333, 333)
@@ -102,7 +101,7 @@ def _bench_network(
         "input": f"phantom electron microscopy {seed}, pixels of 32 nm, 0 to 1, as {times((1, 1, *size))}",
         "weights": f"{weights_source(BUNDLE, seed, WEIGHTS[variant])}; MONAI's: random",
         "note": f"Labels: mask and boundary at a probability of 0.5; those of eager have {mask} and {boundary} of "
-        f"{image.numel()} voxels. {target_note(operations['eager'], rows, TARGET)}. "
+        f"{image.numel()} voxels. {size_note(operations['eager'])}. "
         f"{describe_peers(name, PARAMETERS[variant], FIELD, RESUNET_PEERS)}",
         **circumstances(),
         "rows": rows,

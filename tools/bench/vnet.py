@@ -22,7 +22,7 @@ from tools.bench.networks import (
     load_trained,
     make_importable,
     rows_of_ways,
-    target_note,
+    size_note,
     time_forwards,
     time_inference,
     time_steps,
@@ -34,14 +34,12 @@ from tools.bench.peers import VNET_PEERS, build_peer, describe_peers
 from tools.bench.processes import in_fresh_process
 from volseg.label_maps.overlap import confusion_counts, dice_per_label
 from volseg.phantoms.prostate_mri import prostate_mri
-from volseg.runtime.dft_convolution import count_work, replace_convolutions
 from volseg.weights import recorded_values
 
 __all__ = ["bench_end_to_end", "bench_network", "bench_training"]
 
 BUNDLE = REPOSITORY / "bundles" / "vnet_prostate"
-MODES = ("eager", "channels_last", "bf16", "openvino", "dft", "compile")
-TARGET = 8
+MODES = ("eager", "channels_last", "bf16", "openvino", "compile")
 SIZE = (128, 128, 64)
 PARAMETERS = 65_175_314
 FIELD = (548, 548, 548)
@@ -71,9 +69,7 @@ def bench_network(
         "title": f"V-Net, {times(size)}: the network alone",
         "input": f"phantom prostate MRI {seed}, z-scored, as {times((1, 1, *size))} at {times(SPACING_MM)} mm",
         "weights": f"{describe_weights(seed)}; MONAI's: random",
-        "note": f"{note}. {target_note(operations['eager'], rows, TARGET)}; "
-        f"{work_left(seed, size):.0%} of the operations are left with DFT convolutions. "
-        f"{describe_peers('V-Net', PARAMETERS, FIELD, VNET_PEERS)}",
+        "note": f"{note}. {size_note(operations['eager'])}. {describe_peers('V-Net', PARAMETERS, FIELD, VNET_PEERS)}",
         **circumstances(),
         "rows": rows,
     }
@@ -118,14 +114,6 @@ def trained(seed: int) -> nn.Module:
     weights = trained_weights(BUNDLE)
     network = vnet(seed, norm=recorded_values(weights, {"norm": None})["norm"] if weights else None)
     return load_trained(network, BUNDLE)
-
-
-def work_left(seed: int, size: Sequence[int]) -> float:
-    """Which part of the operations V-Net needs with the convolutions of :mod:`volseg.runtime.dft_convolution`."""
-    network, example = replace_convolutions(trained(seed)), (1, 1, 32, 32, 32)
-    with torch.no_grad(), count_work(network, example, (1, 1, *size)) as work:
-        network(torch.zeros(example))
-    return work.ratio
 
 
 def vnet(seed: int, **arguments: Any) -> nn.Module:

@@ -1,28 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a network is made fast on the device at hand.
-
-:func:`accelerate` wraps a network in a module with the same interface that decides, input by input, how to run it:
-through OpenVINO, TensorRT or ``torch.compile``, in bfloat16, with convolutions that need fewer multiplications,
-channels-last, or with CUDA's mixed precision. Training, exports and whatever needs gradients go to the network itself.
-"""
+"""How a network is made fast on the device at hand, with what libraries offer."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import logging
 import os
-import shutil
-import sys
-import tempfile
 import threading
-import warnings
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -30,44 +16,26 @@ from monai.utils import convert_to_dst_type
 from torch import nn
 
 from volseg.errors import UserError
-from volseg.runtime import shared_dense_block, toom_cook_convolution
-from volseg.runtime.dft_convolution import DftConv3d, count_work, is_eligible, replace_convolutions
-from volseg.runtime.linear_upsampling import double_linearly
-from volseg.runtime.model_cache import keep_newest, model_cache
-from volseg.runtime.network_state import digest, fingerprint
-from volseg.runtime.shared_dense_block import share_dense_blocks
-from volseg.runtime.toom_cook_convolution import PolyphaseNetwork
-
-if TYPE_CHECKING:  # they import what a run without them does not need
-    from volseg.runtime.compiled import CompiledNetwork
-    from volseg.runtime.tensorrt import TensorRTNetwork
+from volseg.runtime.choice import Choice, choose
+from volseg.runtime.compiled import compile_network
+from volseg.runtime.network_state import fingerprint
+from volseg.runtime.openvino import OpenVINONetwork
+from volseg.runtime.tensorrt import TensorRTNetwork
+from volseg.storage.model_cache import model_cache
 
 __all__ = ["MODES", "accelerate", "bfloat16_is_native"]
 
 logger = logging.getLogger("volseg.runtime.accelerate")
 
-MODES = ("auto", "eager", "channels_last", "bf16", "dft", "openvino", "compile", "cuda_amp", "tensorrt")
-# Modes that run something derived from the network; what they cannot run goes to the next best.
-_DERIVED = ("dft", "openvino", "compile", "tensorrt")
-_DEVICES = {"openvino": "cpu", "bf16": "cpu", "dft": "cpu", "cuda_amp": "cuda", "tensorrt": "cuda"}
+MODES = ("auto", "eager", "channels_last", "bf16", "openvino", "compile", "cuda_amp", "tensorrt")
+# What modes derive from the network: it has no dropout, and its output no gradient.
+_DERIVED: dict[str, Any] = {"openvino": OpenVINONetwork, "compile": compile_network, "tensorrt": TensorRTNetwork}
+_DEVICES = {"openvino": "cpu", "bf16": "cpu", "cuda_amp": "cuda", "tensorrt": "cuda"}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 # values of ONEDNN_MAX_CPU_ISA that keep oneDNN, in PyTorch and in OpenVINO, from multiplying bfloat16 in hardware
 _ISA_WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"})
-
-# Below this many voxels "auto" does not convert. PDV-Net on two cores with AVX512-BF16: importing, tracing, converting
-# and checking take about 1 s, once; an input of 64 x 64 x 64 takes 45 ms in PyTorch's bfloat16 and 21 ms in OpenVINO.
-# The conversion pays for itself after some forty inputs of that size, but within the first one of 512 x 512 x 64.
+# Below this many voxels "auto" does not measure: the seconds that it takes would pay only after tens of such inputs.
 SMALL_VOXELS = 64**3
-COMPILED_SHAPES = 2
-CACHE_ENTRIES = 8
-# float32 results of OpenVINO differ from PyTorch's by about 1e-6 of the range; a wrong conversion by far more.
-CHECK_TOLERANCE = 1e-3
-# The same for bfloat16 through many layers, as a part of the output's root mean square; V-Net: 0.01.
-BF16_TOLERANCE = 0.1
-# With more than this part of the multiplications left, OpenVINO with all of them is faster: it needs 0.8 of PyTorch's
-# time for the same work, and DFT convolutions need time for their transforms. V-Net has 0.43 left.
-DFT_WORK = 0.6
 
 
 def accelerate(
@@ -75,79 +43,59 @@ def accelerate(
 ) -> nn.Module:
     """Wrap a network so that its evaluation is fast on the device at hand.
 
-    The returned module shares parameters, buffers and children with the network and has the same ``state_dict`` keys;
-    other attributes are looked up in the network. Weights may be loaded or changed at any time: what is derived from
-    them is made at the first forward that needs it and made again when they have changed.
+    The returned module shares parameters, buffers, children and ``state_dict`` keys with the network; other attributes
+    are looked up there. Weights may change at any time: what is derived from them is made when it is needed.
 
     The network itself runs, unchanged, in training mode, for an input that requires a gradient, with further arguments,
-    and while it is traced, scripted, compiled or exported. It also runs, in bfloat16 or mixed precision where asked
-    for, if a part of it is in training mode, as is dropout for Monte Carlo predictions. In the modes ``"openvino"``,
-    ``"dft"``, ``"compile"`` and ``"tensorrt"`` the output carries no gradient and hooks inside the network do not fire;
-    use ``"eager"`` where they should.
+    and while it is traced, scripted, compiled or exported. Where a part of it is in training mode, as dropout is for
+    Monte Carlo predictions, PyTorch runs it. In the modes ``"openvino"``, ``"compile"`` and ``"tensorrt"`` the output
+    carries no gradient and hooks inside the network do not fire.
 
     Args:
         network: float32 module whose ``forward`` takes a tensor and, in evaluation, returns one.
         device: where the network is moved to.
-        mode: ``"eager"`` (plain float32), ``"channels_last"`` (float32), ``"bf16"`` (channels-last and autocast on the
-            CPU), ``"dft"`` (the same, or float32, with large kernels as in :mod:`volseg.runtime.dft_convolution`; keeps
-            up to 4.6 times their weights in memory), ``"openvino"`` (bfloat16 where the CPU has it, else float32; 3x3x3
-            convolutions as in :mod:`volseg.runtime.toom_cook_convolution` and dense blocks as in
-            :mod:`volseg.runtime.shared_dense_block` where the network allows that), ``"compile"``
-            (channels-last, bfloat16 as in ``"bf16"`` or ``"cuda_amp"``, and ``torch.compile``; needs a C++ compiler on
-            the CPU, Triton on a GPU), ``"cuda_amp"`` (channels-last and autocast), ``"tensorrt"`` (float16, see
-            :mod:`volseg.runtime.tensorrt`; where it cannot run, ``"auto"``), or ``"auto"``: on a CPU ``"dft"`` where
-            that saves much of the work (without bfloat16: ``"eager"``), else OpenVINO, or ``"bf16"`` for inputs smaller
-            than ``SMALL_VOXELS``, on CUDA ``"cuda_amp"``, elsewhere ``"eager"``. What is missing is replaced by the
-            next best, with one warning.
-            ``"auto"`` never takes ``"compile"``: ``docs/benchmarks`` compares it on CPUs, and on GPUs, where compiling
-            should pay for many patches of one size but not for one volume, nothing was measured.
-        cache_dir: folder for converted networks; the default is ``$XDG_CACHE_HOME/volseg`` or ``~/.cache/volseg``. A
-            folder that cannot be written means no cache, and no TensorRT, which runs what is in a file.
+        mode: ``"eager"`` and ``"channels_last"`` are float32, ``"bf16"`` (CPU) and ``"cuda_amp"`` channels-last with
+            autocast, ``"compile"`` is ``torch.compile`` of one of these, ``"openvino"`` (CPU) computes in bfloat16
+            where the CPU has it, ``"tensorrt"`` in float16. ``"auto"`` on a CPU is the fastest of ``"eager"``,
+            ``"channels_last"``, ``"bf16"`` and ``"openvino"`` whose output agrees with ``"eager"``: a part of the first
+            large input is timed, once for a network, size of input and machine. Inputs below ``SMALL_VOXELS`` voxels
+            take ``"bf16"``, or ``"channels_last"`` on a CPU without bfloat16. On CUDA, ``"auto"`` is ``"cuda_amp"``,
+            elsewhere ``"eager"``. Where a mode fails, the next best runs, with one warning.
+        cache_dir: folder for converted networks and measured choices; the default is ``$XDG_CACHE_HOME/volseg`` or
+            ``~/.cache/volseg``. A folder that cannot be written means no cache, and no TensorRT.
 
     Shapes:
         those of the network, batch and channels first; the output is float32.
-
-    Raises:
-        UserError: unknown mode.
     """
     if mode not in MODES:
-        raise UserError(f"runtime: mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
-    return _Accelerated(network.to(device), mode, None if cache_dir is None else Path(cache_dir))
+        raise UserError(f"runtime: mode must be one of {', '.join(MODES)}, got {mode!r}")
+    return _Accelerated(network.to(device), mode, model_cache(None if cache_dir is None else Path(cache_dir)))
 
 
 @lru_cache(maxsize=1)
 def bfloat16_is_native() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX); False where that cannot be found out.
-
-    Also False where the environment variable ``ONEDNN_MAX_CPU_ISA`` keeps oneDNN from doing so.
-    """
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISA_WITHOUT_BF16:
-        return False
-    try:
-        return not _BF16_FLAGS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
-    except OSError:  # not Linux
-        checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-        return any(check() for check in checks if check is not None)
+    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX), and ``ONEDNN_MAX_CPU_ISA`` lets oneDNN."""
+    is_capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISA_WITHOUT_BF16
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return not is_capped and any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 class _Accelerated(nn.Module):
-    """See :func:`accelerate`.
+    """See :func:`accelerate`; ``ran`` is the mode of the last forward.
 
-    The network is no child of this module: both hold the same dictionaries of parameters, buffers and children, which
-    is what keeps the ``state_dict`` keys and lets ``to``, ``apply`` and ``load_state_dict`` reach it.
+    The network is no child of this module: both hold the same dictionaries of parameters, buffers and children.
     """
 
     _network: nn.Module
 
-    def __init__(self, network: nn.Module, mode: str, cache_dir: Path | None) -> None:
-        training = network.training
+    def __init__(self, network: nn.Module, mode: str, cache_dir: Path) -> None:
         object.__setattr__(self, "_network", network)
+        training = network.training
         super().__init__()
+        self.training = training
         self._parameters, self._buffers, self._modules = network._parameters, network._buffers, network._modules
         self._non_persistent_buffers_set = network._non_persistent_buffers_set
-        self.training = training
-        self._mode = mode
-        self._cache_dir = cache_dir
+        self._mode, self._cache_dir, self._is_channels_last = mode, cache_dir, False
         self.__setstate__({})
 
     @property
@@ -164,642 +112,134 @@ class _Accelerated(nn.Module):
         return getattr(self._network, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_engine", "_dft", "_compiled", "_tensorrt", "_lock")
-        return {k: v for k, v in self.__dict__.items() if k not in derived}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_engines", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._said: set[str] = set()
-        self._unusable: set[str] = set()
-        self._engine: _OpenVINO | None = None
-        self._dft: _Dft | None = None
-        self._compiled: CompiledNetwork | None = None
-        self._tensorrt: TensorRTNetwork | None = None
-        self._lock = threading.Lock()
+        self.ran = ""
+        self._said: set[object] = set()
+        self._failed: set[tuple[str, torch.Size]] = set()
+        self._choices: dict[int, Choice] = {}
+        self._fingerprint: tuple[Any, ...] = ()
+        self._engines: dict[str, Any] = {}
+        self._lock = threading.RLock()
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What ``torch.jit.script`` compiles in place of this module."""
         return self._network
 
     def _get_name(self) -> str:
-        return self._network._get_name()
-
-    def extra_repr(self) -> str:
-        return f"accelerated={self._mode!r}"
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self._network.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self._network.load_state_dict(*args, **kwargs)
+        return f"{self._network._get_name()}, accelerated={self._mode!r}"
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         needs_gradient = torch.is_grad_enabled() and x.requires_grad
-        if self.training or args or kwargs or needs_gradient or _is_exporting():
+        is_exporting = torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
+        if self.training or args or kwargs or needs_gradient or is_exporting:
             return self._network(x, *args, **kwargs)
-        x = x.float()
-        mode = self._choose(x)
-        while mode in _DERIVED:
-            y = getattr(self, f"_run_{mode}")(x)
-            if y is not None:
-                return y
-            mode = self._usable(self._next_best(mode, x), x)
-        return self._run_torch(mode, x)
+        image = (x.as_tensor() if isinstance(x, MetaTensor) else x).float()
+        failures = []
+        modes = self._in_order(image)
+        for mode, following in zip(modes, [*modes[1:], None], strict=True):
+            try:
+                y = self._run(mode, image)
+                break
+            except Exception as error:
+                if following is None:  # the network's own error
+                    raise
+                failures.append((mode, f"{following} runs in place of {mode}: {' '.join(str(error).split())[:300]}"))
+        for failed, message in failures:
+            self._failed.add((failed, x.shape))
+            self._say(logging.WARNING, message)
+        self.ran = mode
+        self._announce(image)
+        return convert_to_dst_type(y, x)[0] if isinstance(x, MetaTensor) and isinstance(y, torch.Tensor) else y
+
+    def _in_order(self, x: torch.Tensor) -> list[str]:
+        """The mode for an input, and those that run where it fails."""
+        mode, default = self._mode, _default(x.device.type)
+        if self._engines or self._failed:
+            self._forget_if_changed()
+        if mode in ("auto", *_DERIVED) and any(module.training for module in self._network.modules()):
+            mode = default  # what is derived has no dropout, and cannot be compared with one that has
+        elif mode == "auto":
+            mode = self._choose(x)
+        if mode in ("eager", "channels_last"):
+            return [mode]
+        last = "channels_last" if default == "bf16" else default
+        return [mode for mode in dict.fromkeys((mode, default, last)) if (mode, x.shape) not in self._failed]
 
     def _choose(self, x: torch.Tensor) -> str:
-        mode, on = self._mode, x.device.type
-        needed = _DEVICES.get(mode, on)
-        if needed != on:
-            other = "auto" if mode == "tensorrt" else "eager"
-            where = "a GPU with CUDA" if needed == "cuda" else "the CPU"
-            here = f"on {where} only, the input is on {on.upper()}"
-            self._say(logging.WARNING, f"{mode} runs {here}: {other} runs in its place")
-            mode = other
-        if mode in ("auto", *_DERIVED) and any(module.training for module in self._network.modules()):
-            mode = self._autocast_mode(x)  # what is derived has no dropout, and cannot be checked against one that has
-        elif mode == "auto":
-            mode = self._automatic(x)
-        elif mode == "bf16" and not bfloat16_is_native():
-            self._say(logging.WARNING, "this CPU has no bfloat16: channels_last runs in place of bf16")
-            mode = "channels_last"
-        return self._usable(mode, x)
-
-    def _automatic(self, x: torch.Tensor) -> str:
-        mode = {"cpu": "openvino", "cuda": "cuda_amp"}.get(x.device.type, "eager")
-        if mode == "openvino" and x.shape[2:].numel() < SMALL_VOXELS:
-            return "bf16" if bfloat16_is_native() else "channels_last"
-        if mode == "openvino" and self._dft_pays(x):
-            if bfloat16_is_native():
-                return "dft"
-            # In float32 V-Net takes 0.6 of the time with these convolutions, and 640 MB for their weights; OpenVINO
-            # saves less. What is not twice as fast is not worth other numbers.
-            self._release_dft()
-            return "eager"
-        return mode
-
-    def _usable(self, mode: str, x: torch.Tensor) -> str:
-        while mode in self._unusable:
-            mode = self._next_best(mode, x)
-        return mode
-
-    def _next_best(self, mode: str, x: torch.Tensor) -> str:
-        if mode == "tensorrt":
-            return self._automatic(x)
-        if mode == "dft":
-            return "openvino"
-        if mode in ("openvino", "compile"):
-            return self._autocast_mode(x)
-        return "channels_last"
-
-    @staticmethod
-    def _autocast_mode(x: torch.Tensor) -> str:
-        if x.device.type == "cuda":
-            return "cuda_amp"
-        return "bf16" if x.device.type == "cpu" and bfloat16_is_native() else "channels_last"
-
-    def _dft_pays(self, x: torch.Tensor) -> bool:
-        if x.ndim != 5 or "dft" in self._unusable or not any(is_eligible(m) for m in self._network.modules()):
-            return False
+        """What ``"auto"`` is for an input. Inputs of about as many voxels, within a power of two, share a choice."""
+        voxels, on = x.shape[2:].numel(), x.device.type
+        if on != "cpu" or voxels < SMALL_VOXELS:
+            return _default(on)
         with self._lock:
-            try:
-                self._dft = self._dft or _Dft(self._network)
-                return self._dft.relative_work(tuple(x.shape)) <= DFT_WORK
-            except (RuntimeError, TypeError) as error:
-                self._give_up("dft", error, x)
-                return False
+            if (choice := self._choices.get(voxels.bit_length())) is None:
+                modes = dict.fromkeys(("eager", "channels_last", _default(on), "openvino"))
+                runs = {mode: partial(self._run, mode) for mode in modes}
+                choice = choose(self._network, runs, x, self._cache_dir / "choices")
+                self._choices[voxels.bit_length()] = choice
+                if choice.mode != "openvino":
+                    self._engines.clear()  # it holds weights of its own
+        return choice.mode
 
-    def _release_dft(self) -> None:
-        with self._lock:
-            if self._dft is not None:
-                self._dft.release()
+    def _run(self, mode: str, x: torch.Tensor) -> Any:
+        on = x.device.type
+        if _DEVICES.get(mode, on) != on:
+            raise RuntimeError(f"{mode} is for {_DEVICES[mode].upper()}, the input is on {on.upper()}")
+        if mode == "bf16" and not bfloat16_is_native():
+            raise RuntimeError("this CPU has no bfloat16")
+        if mode in ("openvino", "tensorrt"):
+            with self._lock:  # one workspace, which several threads would overwrite for each other
+                return self._engine(mode)(x.detach())
+        precision = _default(on) if mode == "compile" else mode
+        self._lay_out(precision != "eager")
+        if precision != "eager":
+            x = x.contiguous(memory_format=_CHANNELS_LAST.get(x.ndim, torch.contiguous_format))
+        # GPUs before Ampere have bfloat16 in name only
+        is_emulated = on == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = torch.float16 if is_emulated else torch.bfloat16
+        with torch.autocast(on, dtype, enabled=precision in ("bf16", "cuda_amp")):
+            y = self._engine(mode)(x) if mode == "compile" else self._network(x)
+        return y.float() if isinstance(y, torch.Tensor) else y
 
-    def _replace(self, mode: str, reason: object, x: torch.Tensor) -> None:
-        # what is left of OpenVINO's messages without the places in its sources
-        lines = [line for line in str(reason).splitlines() if line and not line.startswith("Exception from")]
-        self._say(logging.WARNING, f"{self._next_best(mode, x)} runs in place of {mode}: {' '.join(lines)[:300]}")
+    def _engine(self, mode: str) -> Any:
+        self._forget_if_changed()
+        if mode not in self._engines:
+            precision = {"precision": "bf16" if bfloat16_is_native() else "f32"} if mode == "openvino" else {}
+            self._engines[mode] = _DERIVED[mode](self._network, self._cache_dir, **precision)
+        return self._engines[mode]
 
-    def _give_up(self, mode: str, reason: object, x: torch.Tensor) -> None:
-        self._unusable.add(mode)
-        self._replace(mode, reason, x)
-        if mode == "dft":
-            self._dft = None
-        elif mode == "compile":
-            self._compiled = None
-
-    def _say(self, level: int, message: str) -> None:
-        """Log a line, once for this module."""
-        if message not in self._said:
-            self._said.add(message)
-            logger.log(level, message)
-
-    def _announce(self, how: str, x: torch.Tensor) -> None:
-        if how not in self._said:
-            self._said.add(how)
-            count = torch.get_num_threads()
-            threads = f", {count} thread{'s' * (count > 1)}" if x.device.type == "cpu" else ""
-            logger.info("%s on %s%s (input %s)", how, x.device.type.upper(), threads, "x".join(map(str, x.shape)))
-
-    def _run_openvino(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The output, or None where OpenVINO cannot run this input."""
-        with self._lock:  # one workspace, which several threads would overwrite for each other
-            try:
-                self._engine = self._engine or _OpenVINO(self._network, self._cache_dir)
-                y = self._engine(_plain(x))
-            except ImportError as error:
-                self._give_up("openvino", f"{error}. Install it with: pip install openvino", x)
-                return None
-            except _ConversionError as error:
-                self._replace("openvino", error, x)
-                return None
-            except ValueError:  # the network refuses the input; it will say so again, with sizes and not with tracers
-                return None
-        self._announce(f"OpenVINO {self._engine.precision}", x)
-        return _as(y, x)
-
-    def _run_tensorrt(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The output, or None where TensorRT cannot run this input."""
-        from volseg.runtime.tensorrt import EngineError, TensorRTNetwork  # noqa: PLC0415
-
-        with self._lock:  # one buffer for the output
-            try:
-                folder = model_cache(self._cache_dir) / "tensorrt"
-                self._tensorrt = self._tensorrt or TensorRTNetwork(self._network, folder)
-                y = self._tensorrt(_plain(x))
-            except ImportError as error:
-                self._give_up("tensorrt", error, x)
-                return None
-            except EngineError as error:
-                self._replace("tensorrt", error, x)
-                return None
-            except ValueError:  # the network refuses the input; it will say so again
-                return None
-        self._announce("TensorRT fp16", x)
-        return _as(y, x)
-
-    def _run_compile(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The output, or None where the network cannot be compiled."""
-        from volseg.runtime.compiled import CompilationError, CompiledNetwork  # noqa: PLC0415
-
-        autocast = self._autocast_mode(x)
-        _use_channels_last(self._network)
-        try:
-            self._compiled = self._compiled or CompiledNetwork(self._network, model_cache(self._cache_dir) / "inductor")
-            with _autocast(autocast, x):
-                y = self._compiled(_to_channels_last(_plain(x)))
-        except CompilationError as error:
-            self._give_up("compile", error, x)
-            return None
-        self._announce(f"{_description(autocast)}, compiled,", x)
-        return _as(_to_float32(y), x)
-
-    def _run_dft(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The output, or None where the network does not run with other convolutions."""
-        with self._lock:  # weights are derived at the first forward
-            try:
-                self._dft = self._dft or _Dft(self._network)
-                y = self._dft(_plain(x))
-            except (RuntimeError, TypeError) as error:
-                self._give_up("dft", error, x)
-                return None
-            except ValueError:  # the network refuses the input; it will say so again
-                return None
-        self._announce(self._dft.description(), x)
-        return _as(y, x)
-
-    def _run_torch(self, mode: str, x: torch.Tensor) -> Any:
-        x_as_is = x
-        if mode != "eager":
-            _use_channels_last(self._network)
-            x = _to_channels_last(x)
-        try:
-            with _autocast(mode, x):
-                y = self._network(x)
-        except RuntimeError as error:
-            if mode != "bf16":
-                raise
-            y = self._network(x)  # raises again where bfloat16 was not to blame
-            self._give_up("bf16", error, x_as_is)
-            mode = "channels_last"
-        self._announce(_description(mode), x_as_is)
-        return _to_float32(y)
-
-
-class _ConversionError(RuntimeError):
-    """This network, or this shape, cannot be run as converted."""
-
-
-class _Dft:
-    """A copy of a network with convolutions by Fourier transforms.
-
-    Deriving V-Net's 0.3 GB of weights takes 0.5 s; a cache on disk would save little of that.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-        self._copy = network
-        self._fingerprint: tuple[Any, ...] = ()
-        self._work: dict[tuple[int, ...], float] = {}
-        self._dtype = torch.bfloat16 if bfloat16_is_native() else torch.float32
-
-    def relative_work(self, shape: tuple[int, ...]) -> float:
-        """Multiplications left, relative to all; 1 where the network takes no other size, so that they go uncounted.
-
-        Raises:
-            RuntimeError, TypeError: the network cannot be copied, or the copy does something else.
-        """
-        if shape not in self._work:
-            self._prepare(shape)
-        return self._work[shape]
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        self._prepare(tuple(x.shape))
-        return self._infer(x)
-
-    def _prepare(self, shape: tuple[int, ...]) -> None:
-        """Copy the network when weights have changed, and check the copy."""
-        current = fingerprint(self._network)
-        if current != self._fingerprint:
-            self._copy = replace_convolutions(self._network, self._dtype)
-            for module in list(self._copy.modules()):
-                for name, child in list(module.named_children()):
-                    if type(child) is nn.PReLU:
-                        setattr(module, name, _WidePReLU(child))
-                    elif type(child) is nn.InstanceNorm3d and not child.track_running_stats:
-                        setattr(module, name, _ChannelsLastInstanceNorm(child))
-            self._fingerprint, self._work = current, {}
-        if shape not in self._work:
-            example, _ = _example_shapes(shape)
-            expected = _try_network(self._network, example)
-            self._work[shape] = 1.0 if expected is None else self._examine(example, expected, shape)
-
-    def release(self) -> None:
-        """Give back the memory of the derived weights; they are derived again when they are needed."""
-        for module in self._copy.modules():
-            if isinstance(module, DftConv3d):
-                module.release()
-
-    def description(self) -> str:
-        size = sum(m.derived_bytes() for m in self._copy.modules() if isinstance(m, DftConv3d))
-        name = "bf16" if self._dtype == torch.bfloat16 else "float32"
-        return f"PyTorch {name} with DFT convolutions, {size / 1e6:.0f} MB of weights,"
-
-    def _examine(self, example: tuple[int, ...], expected: torch.Tensor, shape: tuple[int, ...]) -> float:
-        with count_work(self._copy, example, shape) as work:
-            actual = self._infer(_noise(example))
-        tolerance = BF16_TOLERANCE if self._dtype == torch.bfloat16 else CHECK_TOLERANCE
-        if actual.shape != expected.shape or not (actual - expected).norm() <= tolerance * expected.norm():
-            raise _ConversionError(f"{type(self._network).__name__} gives other numbers at {example}")
-        return work.ratio
-
-    def _infer(self, x: torch.Tensor) -> torch.Tensor:
-        # with one channel every layout is channels-last; the strides of a new tensor say so, which later layers copy
-        x = x.to(self._dtype, memory_format=_CHANNELS_LAST.get(x.ndim, torch.contiguous_format), copy=True)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
-            return self._copy(x).float()
-
-
-class _WidePReLU(nn.PReLU):
-    """PReLU whose inner loop runs over a line of voxels with all channels, not over the few channels of each voxel.
-
-    V-Net as a whole takes 9 % less time with it.
-    """
-
-    def __init__(self, prelu: nn.PReLU) -> None:
-        super().__init__(prelu.num_parameters, device="meta")  # no memory of its own
-        self.weight = prelu.weight
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        layout = _CHANNELS_LAST.get(x.ndim)
-        if layout is None or not x.is_contiguous(memory_format=layout):
-            return super().forward(x)
-        lines = x.movedim(1, -1).flatten(-2).flatten(0, -2)
-        slopes = self.weight.to(x.dtype).expand(x.shape[1]).repeat(x.shape[-1])
-        return nn.functional.prelu(lines, slopes).view(x.movedim(1, -1).shape).movedim(-1, 1)
-
-
-class _ChannelsLastInstanceNorm(nn.InstanceNorm3d):
-    """Instance normalisation that leaves channels last.
-
-    PyTorch's own lays a volume out channel by channel first, and the convolution that follows lays it out again. An
-    instance at a time it is batch normalisation, which knows both layouts.
-    """
-
-    def __init__(self, norm: nn.InstanceNorm3d) -> None:
-        super().__init__(norm.num_features, norm.eps, affine=norm.affine, device="meta")  # no memory of its own
-        self.weight, self.bias = norm.weight, norm.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim != 5 or not x.is_contiguous(memory_format=torch.channels_last_3d):
-            return super().forward(x)
-        lines = x.movedim(1, -1).flatten(2, 3).movedim(-1, 1)  # (B, C, X, Y * Z)
-        normal = [
-            nn.functional.batch_norm(instance, None, None, self.weight, self.bias, training=True, eps=self.eps)
-            for instance in lines.split(1)
-        ]
-        y = normal[0] if len(normal) == 1 else torch.cat(normal)
-        return y.movedim(1, -1).view(x.movedim(1, -1).shape).movedim(-1, 1)
-
-
-class _FixedModel(NamedTuple):
-    """What OpenVINO compiled for one shape, and whether its output is still to be enlarged by two."""
-
-    compiled: Any
-    doubles: bool
-
-
-class _OpenVINO:
-    """A network in OpenVINO, compiled for the shapes that it last met.
-
-    Shapes are compiled one by one: at 512 x 512 x 64 PDV-Net with free sizes needed 0.6 GB and a third of the time more
-    than with fixed ones, and compiling costs 0.1 s. OpenVINO's own cache of compiled models saved none of these 0.1 s;
-    what is worth keeping on disk is the converted network.
-    """
-
-    def __init__(self, network: nn.Module, cache_dir: Path | None) -> None:
-        openvino = _import_openvino()
-        from openvino import frontend  # noqa: PLC0415
-        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
-
-        self._ov, self._frontend, self._decoder = openvino, frontend, TorchScriptPythonDecoder
-        self._errors = (
-            RuntimeError,
-            frontend.GeneralFailure,
-            frontend.NotImplementedFailure,
-            frontend.OpConversionFailure,
-            frontend.OpValidationFailure,
-        )
-        self._network = network
-        self._cache = _ModelCache(cache_dir)
-        self._fingerprint: tuple[Any, ...] = ()
-        self._digest = ""
-        self._forget()
-        self.precision = "bf16" if bfloat16_is_native() else "f32"
-
-    def _forget(self) -> None:
-        self._models: dict[tuple[int, ...], Any] = {}
-        self._compiled: OrderedDict[tuple[int, ...], _FixedModel] = OrderedDict()
-        self._failed: dict[tuple[int, ...], str] = {}
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Run a float32 tensor on the CPU; ``_ConversionError`` where that cannot be done."""
+    def _forget_if_changed(self) -> None:
         current = fingerprint(self._network)
         if current != self._fingerprint:
             self._fingerprint = current
-            content = digest(self._network, self._ov.__version__)
-            if content != self._digest:  # else the tensors moved but hold what they held
-                self._digest = content
-                self._forget()
-        shape = tuple(x.shape)
-        if shape in self._failed:
-            raise _ConversionError(self._failed[shape])
-        try:
-            y = self._infer(self._compile(shape), x)
-        except self._errors as error:
-            self._failed[shape] = str(error)
-            raise _ConversionError(str(error)) from error
-        return y
+            self._engines.clear()
+            self._failed.clear()
 
-    def _infer(self, fixed: _FixedModel, x: torch.Tensor) -> torch.Tensor:
-        x = x.detach().contiguous()  # OpenVINO does not keep alive what it shares: a window of a volume is copied here
-        y = torch.empty(tuple(fixed.compiled.output(0).shape))
-        request = fixed.compiled.create_infer_request()  # a kept one would keep its output alive
-        request.set_input_tensor(0, self._ov.Tensor(x.numpy(), shared_memory=True))
-        request.set_output_tensor(0, self._ov.Tensor(y.numpy(), shared_memory=True))
-        request.infer()
-        return double_linearly(y) if fixed.doubles else y
+    def _lay_out(self, channels_last: bool) -> None:
+        """Lay out the weights in place, which decides how convolutions of one input channel run."""
+        if not channels_last and not self._is_channels_last:
+            return
+        self._is_channels_last = channels_last
+        with torch.inference_mode(False):  # else the weights could never be trained again
+            for parameter in self._network.parameters():
+                layout = _CHANNELS_LAST.get(parameter.ndim) if channels_last else torch.contiguous_format
+                if layout is not None and not parameter.is_contiguous(memory_format=layout):
+                    parameter.data = parameter.data.contiguous(memory_format=layout)
 
-    def _compile(self, shape: tuple[int, ...]) -> _FixedModel:
-        if shape in self._compiled:
-            self._compiled.move_to_end(shape)
-            return self._compiled[shape]
-        while len(self._compiled) >= COMPILED_SHAPES:
-            self._compiled.popitem(last=False)
-        self._compiled[shape] = self._fixed(self._model(shape), shape, self.precision)
-        return self._compiled[shape]
+    def _say(self, level: int, message: str, key: object = None) -> None:
+        if (key or message) not in self._said:
+            self._said.add(key or message)
+            logger.log(level, message)
 
-    def _fixed(self, model: Any, shape: tuple[int, ...], precision: str) -> _FixedModel:
-        model = model.clone()
-        model.reshape(list(shape))
-        last = model.get_results()[0].input_value(0).get_node()
-        doubles = _doubles_linearly(last)
-        if doubles:
-            model = self._ov.Model([last.input_value(0)], model.get_parameters())
-        # PyTorch's thread count honours OMP_NUM_THREADS and torch.set_num_threads
-        config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        return _FixedModel(_core().compile_model(model, "CPU", config), doubles)
-
-    def _model(self, shape: tuple[int, ...]) -> Any:
-        """The network in OpenVINO's form with free sizes, from memory, from disk, or converted."""
-        example, check = _example_shapes(shape)
-        if example in self._models:
-            return self._models[example]
-        expected = _try_network(self._network, check)
-        if expected is None:  # the network takes no other size
-            example = shape
-        for network in self._candidates(example, expected):
-            content = digest(network, self._ov.__version__)
-            key = hashlib.sha256(f"{content} {example}".encode()).hexdigest()
-            model = self._cache.load(key)
-            try:
-                if model is not None and self._agrees(model, check, expected):
-                    break
-            except self._errors:  # damaged, though it could be read
-                pass
-            try:
-                model = self._convert(network, example)
-                if self._agrees(model, check, expected):
-                    self._cache.store(key, model)
-                    break
-            except (*self._errors, ValueError):
-                if network is self._network:
-                    raise
-        else:
-            raise _ConversionError(f"the converted {type(self._network).__name__} gives other numbers at {check}")
-        self._models[example] = model
-        return model
-
-    def _candidates(self, shape: tuple[int, ...], expected: torch.Tensor | None) -> Iterator[nn.Module]:
-        """Copies of the network that need fewer multiplications, where there may be some, and the network.
-
-        Other layers may not allow what was done to the convolutions: a copy is to be checked.
-        """
-        if expected is not None:
-            with suppress(RuntimeError, TypeError):  # cannot be copied
-                if toom_cook_convolution.is_applicable(self._network, shape):
-                    yield PolyphaseNetwork(self._network)
-                elif shared_dense_block.is_applicable(self._network):
-                    yield share_dense_blocks(self._network, _noise(shape))
-        yield self._network
-
-    def _convert(self, network: nn.Module, shape: tuple[int, ...]) -> Any:
-        example = torch.zeros(shape)
-        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            # sizes that Python code checked become constants of the trace; _agrees finds out if that matters
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            traced = torch.jit.trace(network, example, check_trace=False)
-        # openvino.convert_model does the same and, when it fails, leaves the root logger deaf to warnings
-        frontend = self._frontend.FrontEndManager().load_by_framework("pytorch")
-        decoder = self._decoder(traced, example_input=example)  # used until the model is complete
-        model = frontend.convert(frontend.load(decoder))
-        if len(model.outputs) != 1:
-            raise _ConversionError(f"{type(self._network).__name__} returns {len(model.outputs)} tensors")
-        return model
-
-    def _agrees(self, model: Any, shape: tuple[int, ...], expected: torch.Tensor | None) -> bool:
-        """Whether a converted network gives the network's numbers at a shape that it was not traced with."""
-        if expected is None:
-            return True
-        actual = self._infer(self._fixed(model, shape, "f32"), _noise(shape))
-        if actual.shape != expected.shape:
-            return False
-        return bool((actual - expected).abs().max() <= CHECK_TOLERANCE * expected.abs().max())
+    def _announce(self, x: torch.Tensor) -> None:
+        on, choice, count = x.device.type, self._choices.get(x.shape[2:].numel().bit_length()), torch.get_num_threads()
+        why = choice.why if choice and choice.mode == self.ran else ""
+        threads = f", {count} thread{'s' * (count > 1)}" if on == "cpu" else ""
+        text = f"runtime {self.ran} on {on.upper()}{threads} (input {'x'.join(map(str, x.shape))}){why}"
+        self._say(logging.INFO, text, (self.ran, why))
 
 
-class _ModelCache:
-    """Converted networks on disk, one folder each, complete or absent."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = model_cache(folder) / "openvino"
-
-    def load(self, key: str) -> Any | None:
-        path = self.folder / key / "model.xml"
-        try:
-            os.utime(path.parent)  # the oldest are removed first
-            return _core().read_model(path)
-        except (OSError, RuntimeError):  # absent, or cut short by a full disk
-            return None
-
-    def store(self, key: str, model: Any) -> None:
-        openvino = _import_openvino()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self.folder))
-            try:
-                openvino.save_model(model, temporary / "model.xml", compress_to_fp16=False)
-                shutil.rmtree(self.folder / key, ignore_errors=True)
-                temporary.rename(self.folder / key)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-            keep_newest(self.folder, CACHE_ENTRIES)
-        except (OSError, RuntimeError) as error:
-            logger.debug("converted network not cached in %s: %s", self.folder, error)
-
-
-def _import_openvino() -> Any:
-    """The package, imported so that it does not call home.
-
-    OpenVINO reports each import to Google Analytics, without asking, if the package ``openvino_telemetry`` is there;
-    if it is not, OpenVINO has a stub for it. A program that reads patients' images takes the stub.
-    """
-    hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
-    if hidden:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module("openvino")
-    finally:
-        if hidden:
-            del sys.modules["openvino_telemetry"]
-
-
-@lru_cache(maxsize=1)
-def _core() -> Any:
-    return _import_openvino().Core()
-
-
-def _doubles_linearly(node: Any) -> bool:
-    """Whether a node of a model with fixed shapes does what :func:`double_linearly` does, and faster than OpenVINO."""
-    if node.get_type_name() != "Interpolate":
-        return False
-    attributes = node.get_attributes()
-    before, after = (list(output.get_shape()) for output in (node.input_value(0), node.output(0)))
-    return (
-        attributes["mode"] == "linear_onnx"
-        and attributes["coordinate_transformation_mode"].endswith("half_pixel")
-        and not attributes["antialias"]
-        and after == [*before[:2], *(2 * size for size in before[2:])]
-        and len(before) == 5
-    )
-
-
-def _example_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Two small shapes that a network treats like the given one: to trace with and to check the result with.
-
-    Tracing at full size would need the network's memory in PyTorch. The remainders modulo 32 are kept, because code
-    that pads or crops looks at whether sizes are even at each of (up to) five halvings.
-    """
-
-    def small(parity: int) -> tuple[int, ...]:
-        sizes = (min(size, size % 32 + 32 * (1 + (axis + parity) % 2)) for axis, size in enumerate(shape[2:]))
-        return tuple(shape[1:2]) + tuple(sizes)
-
-    return (1, *small(0)), (2, *small(1))
-
-
-def _noise(shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def _try_network(network: nn.Module, shape: tuple[int, ...]) -> torch.Tensor | None:
-    """The network's output for noise, or None if it does not take the shape."""
-    try:
-        with torch.no_grad():
-            y = network(_noise(shape))
-    except (ValueError, RuntimeError):
-        return None
-    if not isinstance(y, torch.Tensor):
-        raise _ConversionError(f"{type(network).__name__} returns a {type(y).__name__}, not a tensor")
-    return y
-
-
-def _use_channels_last(network: nn.Module) -> None:
-    """Lay out the weights of convolutions channels-last, in place; shapes and values stay.
-
-    With one input channel the layout of the input says nothing; the weights' then decides how the network runs.
-    """
-    with torch.inference_mode(False):  # else the weights could never be trained again
-        for parameter in network.parameters():
-            layout = _CHANNELS_LAST.get(parameter.ndim)
-            if layout is not None and not parameter.is_contiguous(memory_format=layout):
-                parameter.data = parameter.data.contiguous(memory_format=layout)
-
-
-def _is_exporting() -> bool:
-    return torch.jit.is_tracing() or torch.jit.is_scripting() or torch.compiler.is_compiling()
-
-
-def _to_float32(y: Any) -> Any:
-    if isinstance(y, torch.Tensor):
-        return y.float()
-    return type(y)(_to_float32(item) for item in y) if isinstance(y, list | tuple) else y
-
-
-def _plain(x: torch.Tensor) -> torch.Tensor:
-    return x.as_tensor() if isinstance(x, MetaTensor) else x
-
-
-def _as(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """An output with the metadata of the input, if it has any."""
-    return convert_to_dst_type(y, x)[0] if isinstance(x, MetaTensor) else y
-
-
-def _to_channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=_CHANNELS_LAST.get(x.ndim, torch.contiguous_format))
-
-
-def _autocast(mode: str, x: torch.Tensor) -> torch.autocast:
-    return torch.autocast(x.device.type, dtype=_autocast_dtype(mode), enabled=mode in ("bf16", "cuda_amp"))
-
-
-def _autocast_dtype(mode: str) -> torch.dtype:
-    emulated = mode == "cuda_amp" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.float16 if emulated else torch.bfloat16
-
-
-def _description(mode: str) -> str:
-    """How PyTorch runs the network in a mode."""
-    if mode == "bf16":
-        return "PyTorch bf16 channels-last"
-    if mode == "cuda_amp":
-        return f"PyTorch {str(_autocast_dtype(mode)).removeprefix('torch.')} channels-last"
-    return f"PyTorch float32 {mode}"
+def _default(device: str) -> str:
+    """What PyTorch runs fast and without a measurement."""
+    return {"cpu": "bf16" if bfloat16_is_native() else "channels_last", "cuda": "cuda_amp"}.get(device, "eager")

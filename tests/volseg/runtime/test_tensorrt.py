@@ -18,7 +18,8 @@ from monai.networks.trt_compiler import TrtCompiler
 from torch import nn
 
 from volseg.runtime.accelerate import accelerate
-from volseg.runtime.tensorrt import PRECISION, TensorRTNetwork, agrees, compile_network
+from volseg.runtime.network_state import agrees
+from volseg.runtime.tensorrt import PRECISION, TensorRTNetwork, compile_network
 
 needs_no_tensorrt = pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed")
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -47,7 +48,8 @@ def test_without_a_gpu_the_run_says_so_once_and_is_that_of_auto(network, caplog)
         for _ in range(2):
             assert torch.equal(fast(image()), plain(image()))
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == ["tensorrt runs on a GPU with CUDA only, the input is on CPU: auto runs in its place"]
+    (warning,) = warnings
+    assert warning.endswith(" runs in place of tensorrt: tensorrt is for CUDA, the input is on CPU")
     assert sum(record.levelno == logging.INFO for record in caplog.records) == 2  # one for each of the two
 
 

@@ -16,13 +16,8 @@ def model_cache(folder: Path | None = None) -> Path:
 
 
 def keep_newest(folder: Path, entries: int) -> None:
-    """Remove what was used longest ago: all files and folders but so many.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    found = sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime)
-    for entry in found[:-entries]:
+    """Remove what was used longest ago, all files and folders but so many; an OSError where that cannot be done."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime)[:-entries]:
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from volseg.runtime.model_cache import keep_newest, model_cache
+from volseg.storage.model_cache import keep_newest, model_cache
 
 
 def test_folder_given_by_xdg_or_below_home(tmp_path, monkeypatch):

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which way to run a network is the fastest here: measured once, and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from volseg.errors import UserError
+from volseg.runtime.network_state import agrees
+from volseg.storage.files import write_json
+from volseg.storage.model_cache import keep_newest
+
+__all__ = ["Choice", "choose"]
+
+Run = Callable[[torch.Tensor], Any]
+# At most this part of an input's voxels, and so many, are timed: all ways take about as long as eager for the input.
+PART, PART_VOXELS = 1 / 8, 2**19
+# Ways run in turn, so that other work slows all of them; what takes so many times as long as the fastest runs once.
+ROUNDS, HOPELESS = 3, 2
+CACHE_ENTRIES = 64
+
+
+class Choice(NamedTuple):
+    """A way to run a network, and why it was chosen: the end of a line in the log."""
+
+    mode: str
+    why: str
+
+
+def choose(network: nn.Module, runs: Mapping[str, Run], x: torch.Tensor, folder: Path) -> Choice:
+    """The fastest way whose output agrees with that of the first, on the centre of an input.
+
+    Args:
+        network: in evaluation.
+        runs: ways to run it, by name; the first is plain PyTorch in float32.
+        x: an input ``(B, C, ...)`` on the CPU.
+        folder: choices are kept there by network, voxels of the input to a power of two, machine and packages.
+    """
+    packages = (torch.__version__, find_spec("openvino") is None)
+    machine = (platform.node(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    facts = (repr(network), x.shape[2:].numel().bit_length(), *runs, *machine, *packages)
+    path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()}.json"
+    with suppress(OSError, ValueError, TypeError):
+        choice = Choice(**json.loads(path.read_text(encoding="utf-8")))
+        if choice.mode in runs:
+            return choice._replace(why=f"{choice.why}; measured before")
+    choice = _measure(runs, x)
+    with suppress(OSError, UserError):
+        write_json(path, choice._asdict())
+        keep_newest(folder, CACHE_ENTRIES)
+    return choice
+
+
+def _measure(runs: Mapping[str, Run], x: torch.Tensor) -> Choice:
+    (first, plain), *others = runs.items()
+    with torch.no_grad():
+        part = centre(x)
+        try:
+            expected = plain(part)
+        except (ValueError, RuntimeError):  # the network takes no other size, or refuses the input and says why
+            part = x
+            expected = plain(part)
+        usable, failed = {first: plain}, ""
+        for mode, run in others:
+            try:
+                if not agrees(run(part), expected):
+                    raise RuntimeError(f"other numbers than {first}")
+                usable[mode] = run
+            except Exception as error:  # noqa: BLE001 (libraries raise what they like; what fails is not chosen)
+                failed += f"; {mode}: {' '.join(str(error).split())[:200]}"
+        seconds = dict.fromkeys(usable, float("inf"))
+        for _ in range(ROUNDS):
+            for mode, run in usable.items():
+                if seconds[mode] == float("inf") or seconds[mode] <= HOPELESS * min(seconds.values()):
+                    start = time.perf_counter()
+                    run(part)
+                    seconds[mode] = min(seconds[mode], time.perf_counter() - start)
+    ranked = sorted(seconds, key=seconds.__getitem__)
+    times = ", ".join(f"{mode} {1000 * seconds[mode]:.0f} ms" for mode in ranked)
+    return Choice(ranked[0], f", fastest at {'x'.join(map(str, part.shape))}: {times}{failed}")
+
+
+def centre(x: torch.Tensor) -> torch.Tensor:
+    """Of one item, with the largest axes halved; remainders modulo 32 stay, because networks halve sizes, too."""
+    x, most = x[:1], min(PART * x.shape[2:].numel(), PART_VOXELS)
+    while x.shape[2:].numel() > most and max(x.shape[2:]) >= 64:
+        whole = max(x.shape[2:])
+        size = whole % 32 + 32 * (whole // 64)
+        x = x.narrow(2 + x.shape[2:].index(whole), (whole - size) // 2, size)
+    return x
