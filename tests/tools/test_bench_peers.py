@@ -100,9 +100,9 @@ def test_a_way_is_a_mode_or_a_peer(tmp_path):
 
 def test_rates_are_those_of_the_way_s_own_network():
     seconds = {"eager": [9.0, 4.0], "fast": [9.0, 1.0], "peer": [9.0, 2.0]}
-    rows = rows_of_ways(
-        seconds, {way: {"peak_mb": 1} for way in seconds}, {"fast": {"agreement": 0.5}}, {"eager": 8e9, "peer": 2e9}
-    )
+    memory = {way: {"peak_mb": 1} for way in seconds}
+    operations, ran = {"eager": 8e9, "peer": 2e9}, dict.fromkeys(seconds, "eager")
+    rows = rows_of_ways(seconds, memory, {"fast": {"agreement": 0.5}}, operations, ran)
     assert [row["gflop_per_s"] for row in rows] == [2, 8, 1]
     assert [row["ratio"] for row in rows] == [1, 4, 2]
     assert [row.get("agreement") for row in rows] == [None, 0.5, None]

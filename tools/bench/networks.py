@@ -118,10 +118,13 @@ def time_forwards(
     image: torch.Tensor,
     repetitions: int,
     decide: Callable[[torch.Tensor], torch.Tensor] = most_likely,
-) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
-    """Seconds of the forward passes of each way, taking turns, and the labels that ``decide`` made of the outputs.
+) -> tuple[dict[str, list[float]], dict[str, torch.Tensor], dict[str, str]]:
+    """Measure the forward passes of each way, taking turns.
 
-    On a GPU image and output stay there, and the clock stops when it has finished.
+    On a GPU, image and output stay there, and the clock stops when it has finished.
+
+    Returns:
+        by way, the seconds of the runs, the labels that ``decide`` made of the output, and the mode that ran.
     """
     labels: dict[str, torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as cache:
@@ -139,7 +142,8 @@ def time_forwards(
 
             return run
 
-        return interleave({way: step(way) for way in ways}, repetitions), labels
+        seconds = interleave({way: step(way) for way in ways}, repetitions)
+        return seconds, labels, {way: getattr(network, "ran", way) for way, network in networks.items()}
 
 
 def rows_of_ways(
@@ -147,6 +151,7 @@ def rows_of_ways(
     memory: Mapping[str, Mapping[str, float]],
     columns: Mapping[str, Mapping[str, float]],
     operations: Mapping[str, int],
+    ran: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """A row for each way, the first of which is what ratios refer to.
 
@@ -155,13 +160,15 @@ def rows_of_ways(
         memory: what :func:`first_forward` found.
         columns: what else is known of a way, such as its agreement.
         operations: of the network as it is written; of the bundle's network under the name of the first way.
+        ran: the mode in which each way ran; it has a column where the way is ``"auto"``.
     """
     reference = next(iter(seconds))
     rows = []
     for way, runs in seconds.items():
         row: dict[str, Any] = {"mode": way, **summary(runs, seconds[reference])}
         rate = operations.get(way, operations[reference]) / row["median_s"] / GIGA
-        rows.append({**row, **memory[way], "gflop_per_s": round(rate), **columns.get(way, {})})
+        chosen = {"ran": ran[way]} if way == "auto" else {}
+        rows.append({**row, **memory[way], "gflop_per_s": round(rate), **columns.get(way, {}), **chosen})
     return rows
 
 

@@ -35,7 +35,7 @@ from volseg.phantoms.chest_ct import chest_ct
 __all__ = ["bench_end_to_end", "bench_network", "bench_training"]
 
 BUNDLE = REPOSITORY / "bundles" / "pdvnet_lung"
-MODES = ("eager", "channels_last", "bf16", "openvino", "compile")
+MODES = ("eager", "channels_last", "bf16", "openvino", "compile", "auto")
 SIZE = (512, 512, 64)
 PARAMETERS = 824_922
 FIELD = (313, 313, 313)
@@ -54,12 +54,12 @@ def bench_network(
         memory[way] = in_fresh_process(first_forward_of, way, tuple(size))
     say(f"draw a phantom and bring it to {times(size)}")
     image = network_input(seed, size)
-    seconds, labels = time_forwards(partial(build, seed=seed), ways, image, repetitions)
+    seconds, labels, ran = time_forwards(partial(build, seed=seed), ways, image, repetitions)
     # a peer is another network with weights of its own
     columns = {way: agreement(labels[way], labels["eager"]) for way in ways if way not in PDVNET_PEERS}
     operations = {way: count_operations(build_peer(peer, seed), image.shape) for way, peer in PDVNET_PEERS.items()}
     operations["eager"] = count_operations(trained(seed), image.shape)
-    rows = rows_of_ways(seconds, memory, columns, operations)
+    rows = rows_of_ways(seconds, memory, columns, operations, ran)
     return {
         "title": f"PDV-Net, {times(size)}: the network alone",
         "input": f"phantom chest CT {seed}, {WINDOW_HU[0]:.0f} to {WINDOW_HU[1]:.0f} HU, as {times((1, 1, *size))}",

@@ -22,8 +22,8 @@ INTRODUCTION = (
     "process, of which added: beyond what it held before the first input. First: the first input in a process, "
     "with whatever is prepared for it. GFLOP/s: operations of the convolutions as the network is written, a second, "
     "whether or not all of them were done. Agreement: voxels with the label of the first row. Dice: of the mask with "
-    "that of the first row. Share: of the whole, a case from file to files or a training iteration. With "
-    "n = 1 nothing is known of the spread.\n"
+    "that of the first row. Ran: what auto chose. Share: of the whole, a case from file to files or a training "
+    "iteration. With n = 1 nothing is known of the spread.\n"
 )
 
 
@@ -69,6 +69,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "rate": ("megavoxels_per_s", lambda value: f"{value:.2f} million voxels/s"),
         "agreement": ("agreement", lambda value: f"{100 * value:.3f} %"),
         "dice": ("dice", lambda value: f"{value:.4f}"),
+        "ran": ("ran", str),
         "share": ("share", lambda value: f"{100 * value:.1f} %"),
     }
     shown = {name: column for name, column in optional.items() if any(column[0] in row for row in rows)}

@@ -34,7 +34,7 @@ from volseg.phantoms.electron_microscopy import electron_microscopy
 __all__ = ["bench_network_h", "bench_network_r", "bench_training"]
 
 BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
-MODES = ("eager", "channels_last", "bf16", "openvino", "compile")
+MODES = ("eager", "channels_last", "bf16", "openvino", "compile", "auto")
 SIZE = (32, 256, 256)
 PARAMETERS = {"R": 1_534_194, "H": 2_080_066}
 FIELD = (37, 333, 333)
@@ -88,13 +88,13 @@ def _bench_network(
         memory[way] = in_fresh_process(first_forward_of, variant, way, tuple(size))
     say(f"draw a phantom of {times(size)}")
     image = network_input(seed, size)
-    seconds, labels = time_forwards(partial(build, variant, seed=seed), ways, image, repetitions, above_half)
+    seconds, labels, ran = time_forwards(partial(build, variant, seed=seed), ways, image, repetitions, above_half)
     mask, boundary = (int(channel.sum()) for channel in labels["eager"][0])
     # a peer is another network with weights of its own
     columns = {way: agreement(labels[way], labels["eager"]) for way in ways if way not in RESUNET_PEERS}
     operations = {way: count_operations(build_peer(peer, seed), image.shape) for way, peer in RESUNET_PEERS.items()}
     operations["eager"] = count_operations(trained(variant, seed), image.shape)
-    rows = rows_of_ways(seconds, memory, columns, operations)
+    rows = rows_of_ways(seconds, memory, columns, operations, ran)
     name = f"Res-UNet-{variant}"
     return {
         "title": f"{name}, {times(size)}: the network alone",

@@ -39,7 +39,7 @@ from volseg.weights import recorded_values
 __all__ = ["bench_end_to_end", "bench_network", "bench_training"]
 
 BUNDLE = REPOSITORY / "bundles" / "vnet_prostate"
-MODES = ("eager", "channels_last", "bf16", "openvino", "compile")
+MODES = ("eager", "channels_last", "bf16", "openvino", "compile", "auto")
 SIZE = (128, 128, 64)
 PARAMETERS = 65_175_314
 FIELD = (548, 548, 548)
@@ -59,12 +59,12 @@ def bench_network(
         memory[way] = in_fresh_process(first_forward_of, way, tuple(size))
     say(f"draw a phantom and bring it to {times(size)}")
     image = network_input(seed, size)
-    seconds, masks = time_forwards(partial(build, seed=seed), ways, image, repetitions)
+    seconds, masks, ran = time_forwards(partial(build, seed=seed), ways, image, repetitions)
     # a peer is another network with weights of its own
     columns, note = compare_masks({way: mask for way, mask in masks.items() if way not in VNET_PEERS})
     operations = {way: count_operations(build_peer(peer, seed), image.shape) for way, peer in VNET_PEERS.items()}
     operations["eager"] = count_operations(trained(seed), image.shape)
-    rows = rows_of_ways(seconds, memory, columns, operations)
+    rows = rows_of_ways(seconds, memory, columns, operations, ran)
     return {
         "title": f"V-Net, {times(size)}: the network alone",
         "input": f"phantom prostate MRI {seed}, z-scored, as {times((1, 1, *size))} at {times(SPACING_MM)} mm",

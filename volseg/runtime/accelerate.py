@@ -52,7 +52,7 @@ def accelerate(
     carries no gradient and hooks inside the network do not fire.
 
     Args:
-        network: float32 module whose ``forward`` takes a tensor and, in evaluation, returns one.
+        network: takes a float32 tensor ``(B, C, ...)`` and, in evaluation, returns one.
         device: where the network is moved to.
         mode: ``"eager"`` and ``"channels_last"`` are float32, ``"bf16"`` (CPU) and ``"cuda_amp"`` channels-last with
             autocast, ``"compile"`` is ``torch.compile`` of one of these, ``"openvino"`` (CPU) computes in bfloat16
@@ -63,9 +63,6 @@ def accelerate(
             elsewhere ``"eager"``. Where a mode fails, the next best runs, with one warning.
         cache_dir: folder for converted networks and measured choices; the default is ``$XDG_CACHE_HOME/volseg`` or
             ``~/.cache/volseg``. A folder that cannot be written means no cache, and no TensorRT.
-
-    Shapes:
-        those of the network, batch and channels first; the output is float32.
     """
     if mode not in MODES:
         raise UserError(f"runtime: mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -74,7 +71,7 @@ def accelerate(
 
 @lru_cache(maxsize=1)
 def bfloat16_is_native() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX), and ``ONEDNN_MAX_CPU_ISA`` lets oneDNN."""
+    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX) and ``ONEDNN_MAX_CPU_ISA`` allows it."""
     is_capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISA_WITHOUT_BF16
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return not is_capped and any(getattr(torch.cpu, check, bool)() for check in checks)

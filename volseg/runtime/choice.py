@@ -42,24 +42,30 @@ def choose(network: nn.Module, runs: Mapping[str, Run], x: torch.Tensor, folder:
     """The fastest way whose output agrees with that of the first, on the centre of an input.
 
     Args:
-        network: in evaluation.
+        network: what all run; choices are kept by it, voxels of the input to a power of two, machine and packages.
         runs: ways to run it, by name; the first is plain PyTorch in float32.
         x: an input ``(B, C, ...)`` on the CPU.
-        folder: choices are kept there by network, voxels of the input to a power of two, machine and packages.
+        folder: of choices.
     """
-    packages = (torch.__version__, find_spec("openvino") is None)
     machine = (platform.node(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    packages = (torch.__version__, find_spec("openvino") is None)
     facts = (repr(network), x.shape[2:].numel().bit_length(), *runs, *machine, *packages)
     path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()}.json"
+    if (choice := _remembered(path, runs)) is None:
+        choice = _measure(runs, x)
+        if (found := _remembered(path, runs)) is not None:  # by another worker, meanwhile: all run the same
+            return found
+        with suppress(OSError, UserError):
+            write_json(path, choice._asdict())
+            keep_newest(folder, CACHE_ENTRIES)
+    return choice
+
+
+def _remembered(path: Path, runs: Mapping[str, Run]) -> Choice | None:
     with suppress(OSError, ValueError, TypeError):
         choice = Choice(**json.loads(path.read_text(encoding="utf-8")))
-        if choice.mode in runs:
-            return choice._replace(why=f"{choice.why}; measured before")
-    choice = _measure(runs, x)
-    with suppress(OSError, UserError):
-        write_json(path, choice._asdict())
-        keep_newest(folder, CACHE_ENTRIES)
-    return choice
+        return choice._replace(why=f"{choice.why}; measured before") if choice.mode in runs else None
+    return None
 
 
 def _measure(runs: Mapping[str, Run], x: torch.Tensor) -> Choice:

@@ -17,8 +17,7 @@ __all__ = ["compile_network"]
 def compile_network(network: nn.Module, cache_dir: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     """A network as PyTorch's Inductor compiles it, with the weights that it has at the moment.
 
-    Inductor keeps it on disk, in the cache unless ``TORCHINDUCTOR_CACHE_DIR`` says otherwise. The variable is set for
-    the whole process, as Inductor itself does. A second start still traces the network, but does not compile it.
+    Inductor keeps it on disk, where ``TORCHINDUCTOR_CACHE_DIR`` says, which is set for the whole process if it is not.
     """
     folder = cache_dir / "inductor"
     with suppress(OSError):

@@ -21,8 +21,7 @@ from volseg.storage.model_cache import keep_newest
 
 __all__ = ["OpenVINONetwork"]
 
-COMPILED_SHAPES = 2
-CACHE_ENTRIES = 8
+COMPILED_SHAPES, CACHE_ENTRIES = 2, 8
 # Results in float32 differ from PyTorch's by about 1e-6; those of a wrong conversion by far more.
 CHECK_TOLERANCE = 1e-3
 

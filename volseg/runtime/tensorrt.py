@@ -21,8 +21,7 @@ __all__ = ["TensorRTNetwork"]
 
 # What trt_compile imports, by the name to install it by.
 PACKAGES = ("tensorrt", "polygraphy", "cuda-python", "onnx", "onnxscript")
-PRECISION = "fp16"
-CACHE_ENTRIES = 8
+PRECISION, CACHE_ENTRIES = "fp16", 8
 
 
 class TensorRTNetwork:
@@ -41,7 +40,6 @@ class TensorRTNetwork:
         self._engines: dict[tuple[int, ...], nn.Module] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The output, without gradient; errors of TensorRT's own, or a RuntimeError, where that cannot be done."""
         shape = tuple(x.shape)
         with torch.no_grad(), torch.cuda.device(x.device):
             engine = self._engines.get(shape) or compile_network(self._network, self._plan(shape))

@@ -93,6 +93,20 @@ def test_a_choice_is_remembered_for_network_size_and_ways(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_what_another_worker_chose_meanwhile_counts(tmp_path):
+    ways = Ways(eager=(0, 0), other=(0.05, 0))
+    run, nested = ways.run, []
+
+    def run_beside_another(way, x):
+        if not nested:
+            nested.append(Ways(eager=(0.05, 0), other=(0, 0)).choose(tmp_path).mode)
+        return run(way, x)
+
+    ways.run = run_beside_another
+    assert ways.choose(tmp_path).mode == "other"
+    assert nested == ["other"]
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"mode": "gone", "why": ""}', '{"mode": "eager"}'])
 def test_a_damaged_memory_is_replaced(tmp_path, content):
     ways = Ways(eager=(0, 0), other=(0.05, 0))
