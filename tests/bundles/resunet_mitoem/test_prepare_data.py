@@ -526,7 +526,7 @@ def test_arguments_and_folders(pair: Path, tmp_path: Path):
     assert prepare_data("volumes", pair, tmp_path / "out", voxel_size_nm=SIZE_NM).is_file()
     with pytest.raises(UserError) as error:
         prepare_data("mitoem", pair, tmp_path / "out")
-    says(error, "a data list that was not made from mitoem")
+    says(error, "dataset.json would be overwritten, but was not made from mitoem")
 
 
 def test_the_config_prepares(pair: Path, tmp_path: Path):
