@@ -58,7 +58,7 @@ def test_without_one_the_phantom_profile_changes_what_it_names(name):
 def test_a_dataset_from_outside_is_the_one_that_counts(name):
     parser = parser_of(name)
     parser["train#dataset"] = Dataset([{"image": "a.nii"}])
-    assert parser.get_parsed_content("checkpoint#identity#data") == [{"image": "a.nii"}]
+    assert parser.get_parsed_content("train#dataloader").dataset.data == [{"image": "a.nii"}]
 
 
 @pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu")])

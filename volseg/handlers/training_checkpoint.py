@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch.distributed
 from ignite.engine import Engine, Events
 
 from volseg.errors import UserError
+from volseg.handlers.training_identity import training_identity
 from volseg.storage.files import atomic_path
 from volseg.weights import UNREADABLE
 
@@ -36,22 +35,40 @@ class TrainingCheckpointLoader:
     Args:
         path: of the checkpoint.
         objects: with ``state_dict`` and ``load_state_dict``: network, optimiser, schedules, :class:`BestWeights`.
-        identity: data and hyperparameters that make this training what it is.
+        seed: of the training.
         resume: ``False`` begins anew whatever is there.
     """
 
-    def __init__(self, path: str, objects: Mapping[str, Any], identity: Mapping[str, Any], resume: bool = True) -> None:
+    def __init__(self, path: str, objects: Mapping[str, Any], seed: int = 0, resume: bool = True) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
-        text = json.dumps(identity, sort_keys=True, default=str)
-        self.identity = hashlib.sha256(text.encode()).hexdigest()
+        self.seed = seed
         self.resume = resume
+        self.identity = ""
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, after the handler that runs the validation."""
+        engine.add_event_handler(Events.STARTED, self.identify)
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.complete)
+
+    def identify(self, trainer: Any) -> None:
+        """Read off the trainer, before anything is loaded, what makes this training what it is."""
+        loader = trainer.state.dataloader
+        self.identity = training_identity(
+            {
+                "seed": self.seed,
+                "max_epochs": trainer.state.max_epochs,
+                "epoch_length": trainer.state.epoch_length,
+                "batch_size": loader.batch_size,
+                "dataset": loader.dataset,
+                "loss": trainer.loss_function,
+                "inferer": trainer.inferer,
+                "prepare_batch": trainer.prepare_batch,
+                **{name: part for name, part in self.objects.items() if name != "best_weights"},
+            }
+        )
 
     def load(self, trainer: Engine) -> None:
         """Restore the state of the last whole epoch, if there is one.

@@ -107,7 +107,7 @@ def says(error: pytest.ExceptionInfo[UserError], *words: str) -> str:
     text = str(error.value)
     for word in words:
         assert word in text, text
-    assert "\n" not in text and ("Received: " in text or ", got " in text)
+    assert "\n" not in text and any(word in text for word in ("Received: ", ", got ", " is missing", "; give "))
     return text
 
 
