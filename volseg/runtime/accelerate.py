@@ -61,8 +61,7 @@ def accelerate(
             large input is timed, once for a network, size of input and machine. Inputs below ``SMALL_VOXELS`` voxels
             take ``"bf16"``, or ``"channels_last"`` on a CPU without bfloat16. On CUDA, ``"auto"`` is ``"cuda_amp"``,
             elsewhere ``"eager"``. Where a mode fails, the next best runs, with one warning.
-        cache_dir: folder for converted networks and measured choices; the default is ``$XDG_CACHE_HOME/volseg`` or
-            ``~/.cache/volseg``. A folder that cannot be written means no cache, and no TensorRT.
+        cache_dir: of converted networks and choices; ``$XDG_CACHE_HOME/volseg`` or ``~/.cache/volseg`` if not given.
     """
     if mode not in MODES:
         raise UserError(f"runtime: mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -218,11 +217,15 @@ class _Accelerated(nn.Module):
         if not channels_last and not self._is_channels_last:
             return
         self._is_channels_last = channels_last
+        layouts = _CHANNELS_LAST if channels_last else dict.fromkeys(_CHANNELS_LAST, torch.contiguous_format)
+        parameters = [(p, layouts[p.ndim]) for p in self._network.parameters() if p.ndim in layouts]
+        parameters = [(p, layout) for p, layout in parameters if not p.is_contiguous(memory_format=layout)]
+        is_current = bool(parameters and self._engines) and fingerprint(self._network) == self._fingerprint
         with torch.inference_mode(False):  # else the weights could never be trained again
-            for parameter in self._network.parameters():
-                layout = _CHANNELS_LAST.get(parameter.ndim) if channels_last else torch.contiguous_format
-                if layout is not None and not parameter.is_contiguous(memory_format=layout):
-                    parameter.data = parameter.data.contiguous(memory_format=layout)
+            for parameter, layout in parameters:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        if is_current:
+            self._fingerprint = fingerprint(self._network)
 
     def _say(self, level: int, message: str, key: object = None) -> None:
         if (key or message) not in self._said:

@@ -69,7 +69,7 @@ def _remembered(path: Path, runs: Mapping[str, Run]) -> Choice | None:
 
 
 def _measure(runs: Mapping[str, Run], x: torch.Tensor) -> Choice:
-    (first, plain), *others = runs.items()
+    first, plain = next(iter(runs.items()))
     with torch.no_grad():
         part = centre(x)
         try:
@@ -77,24 +77,23 @@ def _measure(runs: Mapping[str, Run], x: torch.Tensor) -> Choice:
         except (ValueError, RuntimeError):  # the network takes no other size, or refuses the input and says why
             part = x
             expected = plain(part)
-        usable, failed = {first: plain}, ""
-        for mode, run in others:
-            try:
-                if not agrees(run(part), expected):
-                    raise RuntimeError(f"other numbers than {first}")
-                usable[mode] = run
-            except Exception as error:  # noqa: BLE001 (libraries raise what they like; what fails is not chosen)
-                failed += f"; {mode}: {' '.join(str(error).split())[:200]}"
-        seconds = dict.fromkeys(usable, float("inf"))
+        seconds, failed = dict[str, float](), dict[str, str]()
         for _ in range(ROUNDS):
-            for mode, run in usable.items():
-                if seconds[mode] == float("inf") or seconds[mode] <= HOPELESS * min(seconds.values()):
+            for mode, run in runs.items():
+                if mode in failed or seconds.get(mode, 0) > HOPELESS * min(seconds.values(), default=0):
+                    continue
+                try:
+                    y = run(part)  # changes the layout of weights, or compiles: not timed
+                    if mode != first and not agrees(y, expected):
+                        raise RuntimeError(f"other numbers than {first}")
                     start = time.perf_counter()
                     run(part)
-                    seconds[mode] = min(seconds[mode], time.perf_counter() - start)
-    ranked = sorted(seconds, key=seconds.__getitem__)
+                    seconds[mode] = min(time.perf_counter() - start, seconds.get(mode, float("inf")))
+                except Exception as error:  # noqa: BLE001 (libraries raise what they like; what fails is not chosen)
+                    failed[mode] = f"; {mode}: {' '.join(str(error).split())[:200]}"
+    ranked = sorted((mode for mode in seconds if mode not in failed), key=seconds.__getitem__)
     times = ", ".join(f"{mode} {1000 * seconds[mode]:.0f} ms" for mode in ranked)
-    return Choice(ranked[0], f", fastest at {'x'.join(map(str, part.shape))}: {times}{failed}")
+    return Choice(ranked[0], f", fastest at {'x'.join(map(str, part.shape))}: {times}{''.join(failed.values())}")
 
 
 def centre(x: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ import copy
 import hashlib
 import importlib
 import os
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,9 +51,9 @@ class TensorRTNetwork:
     def _plan(self, shape: tuple[int, ...]) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
         version = importlib.import_module("tensorrt").__version__
-        text = f"{self._digest} {shape} {version} {torch.cuda.get_device_name()} {PRECISION}"
-        path = self._folder / hashlib.sha256(text.encode()).hexdigest()
-        with suppress(FileNotFoundError):
+        facts = (self._digest, shape, version, torch.cuda.get_device_name(), PRECISION)
+        path = self._folder / hashlib.sha256(repr(facts).encode()).hexdigest()
+        if path.with_suffix(".plan").exists():
             os.utime(path.with_suffix(".plan"))  # the oldest are removed first
         keep_newest(self._folder, CACHE_ENTRIES)
         return path

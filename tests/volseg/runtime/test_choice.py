@@ -77,6 +77,7 @@ def test_what_is_slow_is_not_timed_again(tmp_path):
     ways = Ways(eager=(0.02, 0), slow=(0.5, 0))
     assert ways.choose(tmp_path).mode == "eager"
     assert len(ways.seen["slow"]) == 2  # to compare its output, and to time it
+    assert len(ways.seen["eager"]) > 2
 
 
 def test_a_choice_is_remembered_for_network_size_and_ways(tmp_path):
@@ -178,7 +179,7 @@ def test_large_inputs_are_measured_once_and_run_in_the_chosen_mode(network, winn
         for _ in range(2):
             assert (fast(x) - expected).norm() < 0.01 * expected.norm()
             assert fast.ran == winner
-        assert ran[:4] == ["eager", "channels_last", "bf16", "openvino"]
+        assert list(dict.fromkeys(ran)) == ["eager", "channels_last", "bf16", "openvino"]
         assert ran[-3:] == [winner] * 3
         other, ran = modes_run(network, winner)
         other(x)
