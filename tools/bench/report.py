@@ -12,19 +12,33 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from tools.bench.measure import duration, say
+from tools.bench.summary import summary_table
 from volseg.storage.files import atomic_path
 
 __all__ = ["table", "write_result", "write_summary"]
 
-INTRODUCTION = (
-    "Made by `python -m tools bench` from the JSON files beside it. The ways to do the same thing ran in turn on "
-    "one machine; times are medians. Ratio: how many times faster than the first row. Peak: memory of the whole "
-    "process, of which added: beyond what it held before the first input. First: the first input in a process, "
-    "with whatever is prepared for it. GFLOP/s: operations of the convolutions as the network is written, a second, "
-    "whether or not all of them were done. Agreement: voxels with the label of the first row. Dice: of the mask with "
-    "that of the first row. Ran: what auto chose. Share: of the whole, a case from file to files or a training "
-    "iteration. With n = 1 nothing is known of the spread.\n"
-)
+SUMMARY = "What a user gains; each line is measured in a section below. `eager` is plain PyTorch in float32.\n"
+INTRODUCTION = """## How to read the tables
+
+`python -m tools bench` makes this page from the JSON files next to it. The modes ran in turn on one machine; \
+times are medians.
+
+| column | meaning |
+| --- | --- |
+| ratio | how many times faster than the first row |
+| first | time of the first input in a process, preparation included |
+| peak | memory of the whole process |
+| added | memory beyond what the process held before the first input |
+| GFLOP/s | operations per second of the convolutions as the network defines them, whether or not all were done |
+| agreement | voxels with the same label as in the first row |
+| dice | Dice of the mask with that of the first row |
+| ran | what `auto` chose |
+| share | part of the whole: of a case from file to files, or of a training iteration |
+
+With n = 1 the spread is unknown.
+
+## Contents
+"""
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
@@ -38,7 +52,8 @@ def write_summary(folder: Path) -> None:
     """Make the table and one plot for each result from the JSON files of a folder."""
     results = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     contents = [f"- [{result['title']}](#{_anchor(result['title'])})" for result in results.values()]
-    parts = ["# Benchmarks\n", INTRODUCTION, "\n".join(contents) + "\n"]
+    gains = summary_table({path.stem: result for path, result in results.items()})
+    parts = ["# Benchmarks\n", *([SUMMARY, gains] if gains else []), INTRODUCTION, "\n".join(contents) + "\n"]
     for path, result in results.items():
         draw(result, path.with_suffix(".png"))
         machine = result["machine"]
