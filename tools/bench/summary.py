@@ -30,7 +30,6 @@ GAINS = (
     Gain("V-Net, network alone, 128x128x64", "vnet_prostate_network", "eager"),
     Gain("Res-UNet-R, network alone, 32x256x256", "resunet_mitoem_r_network", "eager"),
     Gain("Res-UNet-H, network alone, 32x256x256", "resunet_mitoem_h_network", "eager"),
-    Gain("PDV-Net on a CPU with AVX2 only", "pdvnet_lung_without_bf16", "eager, AVX2", "auto, AVX2"),
     Gain("CT of 512x512x300, file to file, with process start", "pdvnet_lung_end_to_end", "eager", "auto"),
     Gain("MRI of 384x384x24, file to file, with process start", "vnet_prostate_end_to_end", "eager", "auto"),
     Gain("PDV-Net, training iteration, mixed precision", "pdvnet_lung_training_profile", ITERATION, AMP),
