@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 3600  # only ends a hang
+TIMEOUT_S = 900  # only ends a hang
 
 # Takes an editable installation out, as if the repository were not installed.
 NOT_INSTALLED = f"""import sys
