@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tools.registry_page import PAGE, registry_page
-from tools.registry_store import RegistryStore, refusals_in_one_line
+from tools.registry_store import RegistryStore
 from volseg.errors import UserError
 from volseg.registry.archive import unpack
 from volseg.registry.index import INDEX, Entry, as_index
 from volseg.registry.manifest import MANIFEST, Manifest, sha256
 from volseg.registry.release import Release
 from volseg.registry.signature import sign as sign_zip
-from volseg.storage.files import write_json
-from volseg.storage.replacement import replacement
+from volseg.storage.files import replacement, write_json, writing
 
 __all__ = ["publish"]
 
@@ -58,7 +57,7 @@ def publish(zip: str, registry: str, sign: str = "", layout: str = "folder", bas
     if layout == "huggingface":
         _unpack_for_hub(path, Path(registry))
         return
-    with refusals_in_one_line(path), tempfile.TemporaryDirectory() as temporary:
+    with writing(path), tempfile.TemporaryDirectory() as temporary:
         entry, picture = _describe(path, Path(temporary), base_url)
         signature = sign_zip(path, Path(sign)) if sign else b""
     if signature:
@@ -174,7 +173,7 @@ def _unpack_for_hub(path: Path, folder: Path) -> None:
             f"{target}: holds more than an unpacked bundle and will not be replaced. Received: a folder with files of "
             "yours. Give another --registry, or move it away."
         )
-    with refusals_in_one_line(target), replacement(target) as new:
+    with writing(target), replacement(target) as new:
         _unpack(path, new)
     # without delete_patterns files of the version before would stay
     program = (

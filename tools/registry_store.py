@@ -16,30 +16,12 @@ from fsspec.implementations.local import LocalFileSystem
 from tools.registry_page import PAGE
 from volseg.errors import UserError
 from volseg.registry.index import INDEX, Entry, as_index
+from volseg.storage.files import atomic_path, remove_leftovers, writing
 from volseg.storage.location import open_storage
 
-__all__ = ["RegistryStore", "refusals_in_one_line"]
+__all__ = ["RegistryStore"]
 
 LOCK = ".publish.lock"
-UNFINISHED = ".publishing"
-
-
-@contextmanager
-def refusals_in_one_line(name: object) -> Iterator[None]:
-    """What the system refuses within the block becomes one line.
-
-    Args:
-        name: of what is written, for errors that name no file.
-
-    Raises:
-        UserError: no rights, no space and the like.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or name}: cannot be written. Received: {error.strerror or error}. Check space and rights."
-        ) from error
 
 
 class RegistryStore:
@@ -63,7 +45,7 @@ class RegistryStore:
         self.is_local = isinstance(self.file_system, LocalFileSystem)
         if self.is_local:
             self.name = self.folder
-        with refusals_in_one_line(self.name):
+        with writing(self.name):
             self.file_system.makedirs(self.folder, exist_ok=True)
 
     @contextmanager
@@ -74,11 +56,10 @@ class RegistryStore:
         it. Elsewhere nothing of the kind exists: what keeps releases whole are :meth:`create_entry` and
         :meth:`publish_index`.
         """
-        with refusals_in_one_line(self.name):
+        with writing(self.name):
             if self.is_local:
                 with FileLock(Path(self.folder) / LOCK):
-                    for left in Path(self.folder).glob(f".*{UNFINISHED}"):  # by a publisher that was killed
-                        left.unlink()
+                    remove_leftovers(self.folder)
                     yield
             else:
                 yield
@@ -141,15 +122,10 @@ class RegistryStore:
         if not self.is_local:
             self.file_system.pipe_file(f"{self.folder}/{name}", data)
             return
-        temporary = Path(self.folder) / f".{name}{UNFINISHED}"
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(Path(self.folder) / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_path(Path(self.folder) / name) as temporary, temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _create(self, name: str, data: Callable[[], bytes]) -> bool:
         """Write a file whole, unless one of that name is there; whether it was written."""

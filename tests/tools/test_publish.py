@@ -198,7 +198,7 @@ def test_a_publisher_that_is_killed_at_any_step_leaves_a_whole_registry(registry
         publish(str(new), str(registry))
         assert list(index_of(registry)) == ["lung_lobes_v0.9.0", "lung_lobes_v0.10.0"]
         assert_whole(registry)
-        assert not list(registry.glob("*.publishing"))
+        assert not list(registry.glob("*.unfinished"))
         if status == 0:
             break
         assert status == -signal.SIGKILL
@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_or_a_kill_in_the_middle_of_a_file_leaves_a_whole_re
     status, message = refusal(run)
     assert status == (-signal.SIGXFSZ if is_killed else 0)
     assert is_killed or re.fullmatch(
-        r".*: cannot be written\. Received: File too large\. Check space and rights\.", message
+        r".*: cannot be written: File too large; check the free space and permissions", message
     )
     assert_whole(registry)
     assert files_of(registry)["lung_lobes_v0.9.0.zip"] == before["lung_lobes_v0.9.0.zip"]
@@ -344,7 +344,7 @@ def test_a_folder_without_permission_is_one_line(layout, tmp_path):
     status, message = refusal(run)
     assert status == 0
     assert re.fullmatch(
-        rf"{locked}\S*: cannot be written\. Received: Permission denied\. Check space and rights\.", message
+        rf"{locked}\S*: cannot be written: Permission denied; check the free space and permissions", message
     )
     assert list(locked.iterdir()) == []
 

@@ -12,7 +12,7 @@ from tools import REPOSITORY
 from tools.check.files import bundle_files
 from tools.pack import pack
 from volseg.registry.archive import unpack
-from volseg.storage.replacement import replacement
+from volseg.storage.files import replacement
 
 __all__ = ["known_models", "prepare_application"]
 

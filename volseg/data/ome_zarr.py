@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.zarr_volume import open_zarr, read_multiscale
 from volseg.errors import UserError
-from volseg.storage.atomic_folder import atomic_folder
+from volseg.storage.files import atomic_folder
 
 __all__ = ["DEFAULT_CHUNKS", "create_ome_zarr", "create_ome_zarr_label", "is_one_level"]
 

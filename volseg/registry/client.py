@@ -19,7 +19,7 @@ from volseg.registry.location import Location, locate
 from volseg.registry.manifest import LOCAL_FOLDERS, MANIFEST, Change, Manifest, sha256
 from volseg.registry.release import Release
 from volseg.registry.signature import check_signature
-from volseg.storage.replacement import complete_replacement, replacement
+from volseg.storage.files import complete_replacement, replacement, writing
 
 __all__ = ["download", "find", "verify"]
 
@@ -83,7 +83,7 @@ def download(
     signature = _signature(location, entry) if public_key is not None else b""
     bundle_dir = Path(bundle_dir)
     target = bundle_dir / entry.release.name
-    with _writable(bundle_dir), _alone(bundle_dir, entry.release.name):
+    with writing(bundle_dir), _alone(bundle_dir, entry.release.name):
         complete_replacement(target, LOCAL_FOLDERS)
         if not force and os.path.lexists(target):
             _check_replaceable(target, entry, is_newest="==" not in bundle)
@@ -184,19 +184,9 @@ def _check_space(zip_path: Path, entry: Entry) -> None:
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """Make the folder; what the system refuses in it becomes one line."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        path, reason = error.filename or folder, error.strerror or error
-        raise UserError(f"{path}: cannot be written. Received: {reason}. Check space and rights.") from error
-
-
-@contextmanager
 def _alone(folder: Path, name: str) -> Iterator[None]:
     """Keep a second download of the same bundle out; a killed one keeps nobody out."""
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f".{name}.lock")
     try:
         lock.acquire(timeout=0)

@@ -128,7 +128,7 @@ def refused(*words: str):
 @pytest.mark.parametrize("labels_or_levels", ["labels/mito", "1"])
 def test_an_image_with_more_in_it_is_not_replaced(labels_or_levels: str, image: Path):
     zarr.open_group(image, mode="a").create_array(labels_or_levels, data=VOXELS)
-    with refused("a.ome.zarr", "Received: "), create_ome_zarr(image, SHAPE, np.uint8, SIZE_NM):
+    with refused("a.ome.zarr", "exists and will not be replaced"), create_ome_zarr(image, SHAPE, np.uint8, SIZE_NM):
         pytest.fail("hours of work")
     np.testing.assert_array_equal(open_chunked_volume(image)[:], VOXELS)
 
@@ -137,8 +137,13 @@ def test_other_folders_and_files_are_not_replaced(tmp_path: Path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
-    for name in ("folder", "file", "file/inside"):
-        with refused(name, "Received: "), create_ome_zarr(tmp_path / name, SHAPE, np.uint8, SIZE_NM):
+    refusals = {
+        "folder": "exists and will not",
+        "file": "exists and will not",
+        "file/inside": "Not a directory|File exists",
+    }
+    for name, reason in refusals.items():
+        with refused(name, f"({reason})"), create_ome_zarr(tmp_path / name, SHAPE, np.uint8, SIZE_NM):
             pytest.fail("hours of work")
     assert (tmp_path / "folder" / "thesis.tex").exists()
 

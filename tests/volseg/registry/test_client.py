@@ -195,7 +195,7 @@ def refused(registry, bundle_dir, message, **arguments):
     with pytest.raises(UserError, match=message) as error:
         download(NAME, registry, bundle_dir, **arguments)
     assert not (bundle_dir / NAME).exists()
-    assert not (bundle_dir / f".{NAME}.staging").exists()
+    assert not (bundle_dir / f".{NAME}.0123456789ab.staging").exists()
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -292,7 +292,7 @@ def test_folder_that_cannot_be_made(registry, tmp_path):
     release(registry)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"file.*: cannot be written. Received: (Not a directory|File exists). Check space"
+        UserError, match=r"file.*: cannot be written: (Not a directory|File exists); check the free space"
     ):
         download(NAME, registry, tmp_path / "file" / "bundles")
 
@@ -301,7 +301,7 @@ def test_folder_that_cannot_be_made(registry, tmp_path):
 def test_folder_without_the_right_to_write(registry, bundle_dir):
     release(registry)
     bundle_dir.mkdir(mode=0o555)
-    refused(registry, bundle_dir, "cannot be written. Received: Permission denied. Check space and rights")
+    refused(registry, bundle_dir, "cannot be written: Permission denied; check the free space and permissions")
 
 
 def test_not_enough_space_is_said_before_anything_is_fetched(registry, server, bundle_dir, monkeypatch):
@@ -383,7 +383,7 @@ def test_broken_download_of_another_version_is_removed(registry, bundle_dir):
 @pytest.mark.usefixtures("two_versions")
 def test_replacement_that_was_killed_is_completed_first(registry, bundle_dir):
     download(f"{NAME}==0.10.0", registry, bundle_dir)
-    staging = bundle_dir / f".{NAME}.staging"
+    staging = bundle_dir / f".{NAME}.0123456789ab.staging"
     staging.mkdir()
     (bundle_dir / NAME / "data").mkdir()
     (bundle_dir / NAME).rename(staging / "old")
@@ -396,7 +396,7 @@ def test_replacement_that_was_killed_is_completed_first(registry, bundle_dir):
 def test_changes_in_a_bundle_that_a_killed_replacement_left_aside_are_not_lost(registry, bundle_dir):
     download(f"{NAME}==0.9.0", registry, bundle_dir)
     (bundle_dir / NAME / "LICENSE").write_bytes(b"mine")
-    staging = bundle_dir / f".{NAME}.staging"
+    staging = bundle_dir / f".{NAME}.0123456789ab.staging"
     staging.mkdir()
     (bundle_dir / NAME).rename(staging / "old")
     with pytest.raises(UserError, match=r"1 change, LICENSE \(changed\)"):

@@ -263,7 +263,7 @@ def test_full_disk_while_the_zip_comes(run, registry, server, bundle_dir):
     status, stdout, stderr = run("download", NAME, server.url, bundle_dir, before_start=small_disk)
     assert (status, stdout) == (1, "")
     assert is_one_line(stderr)
-    assert "cannot be written. Received: File too large. Check space and rights." in stderr
+    assert "cannot be written: File too large; check the free space and permissions" in stderr
     assert not (bundle_dir / NAME).exists()
     left = (bundle_dir / PART).stat().st_size
     assert 100_000 < left <= 200_000
