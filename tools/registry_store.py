@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The publisher's side of a registry's files: created once, replaced whole, never half-written."""
+"""Write the files of a registry: created once, replaced whole, never half-written."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class RegistryStore:
     """A folder, local or on a storage that fsspec can write to.
 
     Args:
-        registry: path or URL; a folder is made if need be.
+        registry: path or URL; created if absent.
 
     Raises:
-        UserError: nothing here can write there.
+        UserError: it cannot be written.
     """
 
     def __init__(self, registry: str) -> None:
         self.name = registry
         if registry.startswith(("http://", "https://")):
             raise UserError(
-                f"{registry}: a web server is read from, not written to. Received: a URL of one. "
-                "Publish to the folder that it serves, or to a storage such as s3://bucket/path."
+                f"{registry}: web servers cannot be written to; "
+                "publish to the folder that it serves, or to a storage such as s3://bucket/path"
             )
         self.file_system, self.folder = open_storage(registry)
         self.is_local = isinstance(self.file_system, LocalFileSystem)
@@ -50,11 +50,10 @@ class RegistryStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other publishers out where the system can; what it refuses becomes one line.
+        """Exclude other publishers where the storage can; an ``OSError`` becomes one line.
 
-        On a local or mounted folder a lock makes publishers wait for each other, and goes with the process that holds
-        it. Elsewhere nothing of the kind exists: what keeps releases whole are :meth:`create_entry` and
-        :meth:`publish_index`.
+        On a local or mounted folder publishers wait for a lock, which ends with the process that holds it. Other
+        storages have no locks: there :meth:`create_entry` and :meth:`publish_index` keep releases whole.
         """
         with writing(self.name):
             if self.is_local:
@@ -78,26 +77,26 @@ class RegistryStore:
             try:
                 entries.append(self._read_entry(name))
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{self.name}/{name}: no entry of a release. Received: {error}. Remove it.") from error
+                raise UserError(f"{self.name}/{name}: not the entry of a release: {error}; remove it") from error
         return sorted(entries, key=lambda entry: (entry.release.name, entry.release.order))
 
     def create_zip(self, name: str, path: Path, sha256: str) -> None:
-        """Copy a zip, unless it is there: a publisher that was killed may have left it.
+        """Copy a zip unless it exists, which a killed publisher may have left.
 
         Raises:
-            UserError: another zip of that name is there.
+            UserError: another zip has that name.
         """
         if not self._create(name, path.read_bytes) and hashlib.sha256(self._read(name)).hexdigest() != sha256:
             raise UserError(
-                f"{self.name}/{name}: is in the way. Received: another zip, which was never released. "
-                "Remove it if nobody is just publishing it, or raise the version."
+                f"{self.name}/{name}: another zip has this name but was never released; "
+                "remove it if nobody is publishing it right now, or raise the version"
             )
 
     def create_entry(self, entry: Entry) -> Entry:
-        """Release a version: its entry is made, whole, unless another publisher's is there.
+        """Release a version by writing its entry, unless another publisher already did.
 
         Returns:
-            the entry that is there now.
+            the entry that exists now.
         """
         name = f"{entry.release.key}.json"
         return entry if self._create(name, lambda: _as_bytes(entry.as_json())) else self._read_entry(name)
@@ -105,8 +104,8 @@ class RegistryStore:
     def publish_index(self, page: Callable[[list[Entry]], str]) -> list[Entry]:
         """Write the index and the page of all entries.
 
-        Without a lock the entries are read again afterwards: of two publishers at once, the one who writes last has
-        seen both entries, or sees the other's then and writes again.
+        The entries are read again afterwards: of two publishers without a lock, the one who writes last either has
+        seen both entries, or sees the other's now and writes again.
         """
         entries = self.entries()
         while True:
@@ -118,7 +117,7 @@ class RegistryStore:
             entries = now
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all; readers see the old or the new one."""
+        """Write a file whole or not at all: readers see the old or the new one."""
         if not self.is_local:
             self.file_system.pipe_file(f"{self.folder}/{name}", data)
             return
@@ -128,12 +127,12 @@ class RegistryStore:
             os.fsync(file.fileno())
 
     def _create(self, name: str, data: Callable[[], bytes]) -> bool:
-        """Write a file whole, unless one of that name is there; whether it was written."""
+        """Write a file whole unless it exists; return whether it was written."""
         path = f"{self.folder}/{name}"
         if self.file_system.exists(path):
             return False
         if self.is_local:
-            self.replace(name, data())  # nobody else writes: this publisher holds the lock
+            self.replace(name, data())  # this publisher holds the lock
             return True
         try:
             self.file_system.pipe_file(path, data(), mode="create")
