@@ -18,7 +18,7 @@ from tools.check.bundle import Bundle
 from tools.check.files import bundle_files
 from tools.check.rules import findings
 from volseg.errors import UserError
-from volseg.registry.archive import unpack
+from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
 from volseg.registry.release import Release
 from volseg.storage.files import atomic_path

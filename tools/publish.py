@@ -16,7 +16,7 @@ from typing import Any
 from tools.registry_page import PAGE, registry_page
 from tools.registry_store import RegistryStore
 from volseg.errors import UserError
-from volseg.registry.archive import unpack
+from volseg.registry.bundle_zip import unpack
 from volseg.registry.index import INDEX, Entry, as_index
 from volseg.registry.manifest import MANIFEST, Manifest, sha256
 from volseg.registry.release import Release

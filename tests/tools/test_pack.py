@@ -20,7 +20,7 @@ from tools import REPOSITORY
 from tools import pack as module
 from tools.pack import pack
 from volseg.errors import UserError
-from volseg.registry.archive import unpack
+from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
 
 NAME = "tiny_segmentation"

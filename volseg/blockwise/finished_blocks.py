@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from volseg.blockwise.block_grid import Block
-from volseg.blockwise.stored_array import local_folder
+from volseg.blockwise.zarr_array import local_folder
 from volseg.errors import UserError
 from volseg.storage.files import atomic_path, remove_leftovers, writing
 from volseg.storage.location import open_storage

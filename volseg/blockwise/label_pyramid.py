@@ -17,7 +17,7 @@ import numpy as np
 from volseg.blockwise.block_grid import Block, BlockGrid, Position
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.size_filter import remove_ids
-from volseg.blockwise.stored_array import (
+from volseg.blockwise.zarr_array import (
     VoxelArray,
     block_chunks,
     node_store,

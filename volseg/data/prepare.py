@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from volseg.data.datalist import DATALIST_NAME, write_datalist
-from volseg.data.stored_volume import read_nifti
+from volseg.data.image_file import read_nifti
 from volseg.data.voxel_grid import VoxelGrid
 from volseg.errors import UserError
 from volseg.storage.files import atomic_path, remove_leftovers

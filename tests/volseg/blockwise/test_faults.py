@@ -20,7 +20,7 @@ import zarr
 
 from tests.volseg.blockwise import decoding_driver
 from volseg.blockwise.decoding import decode_blockwise
-from volseg.blockwise.stored_array import ArrayChannel
+from volseg.blockwise.zarr_array import ArrayChannel
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from volseg.data.archive import check_md5, unpack
+from volseg.data.published_archive import check_md5, unpack
 from volseg.errors import UserError
 
 WANTED = re.compile(r"(?:(?:top|other)/)?(?P<path>(?:deep/)?a\d\.raw)")

@@ -23,7 +23,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from volseg.data.stored_volume import unreadable
+from volseg.data.image_file import unreadable
 from volseg.errors import UserError
 from volseg.storage.files import atomic_folder
 

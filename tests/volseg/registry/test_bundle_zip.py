@@ -22,8 +22,7 @@ from tests.volseg.registry.tiny_registry import (
     zip_info,
 )
 from volseg.errors import UserError
-from volseg.registry import archive
-from volseg.registry.archive import unpack
+from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST
 
 
@@ -246,7 +245,7 @@ def test_top_folder_of_another_name(path, refused):
 
 def test_huge_manifest_is_not_read(path, refused, monkeypatch):
     text = as_bytes(manifest_of(bundle_files()))
-    monkeypatch.setattr(archive, "MANIFEST_LIMIT_BYTES", len(text))
+    monkeypatch.setattr("volseg.registry.bundle_zip.MANIFEST_LIMIT_BYTES", len(text))
     bundle_zip(path, manifest=text + b" ")
     assert "no readable NAME/manifest.json" in refused()
 
