@@ -30,9 +30,9 @@ from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.cluster import connect
 from volseg.blockwise.decoding import DEFAULT_BLOCK_SHAPE, decode_blockwise
 from volseg.blockwise.pipeline import predict_blockwise
-from volseg.blockwise.stored_array import open_array, open_or_create_array
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.blockwise.zarr_array import open_array, open_or_create_array
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import DEFAULT_HALO, Decoding, seed_map

@@ -31,7 +31,7 @@ from volseg.blockwise.local_components import LocalComponents
 from volseg.blockwise.seeded_watershed import SeededWatershed
 from volseg.blockwise.size_filter import filter_sizes
 from volseg.blockwise.stages import BlockFunction, run_stage
-from volseg.blockwise.stored_array import (
+from volseg.blockwise.zarr_array import (
     VoxelArray,
     array_name,
     block_chunks,
@@ -99,7 +99,7 @@ def decode_blockwise(
 
     Args:
         mask: probability of being inside an object (D, H, W), floating point or uint8 for 255 times it: an array that
-            is read by slices and can be pickled (Zarr, :class:`volseg.blockwise.stored_array.ArrayChannel` of one), a
+            is read by slices and can be pickled (Zarr, :class:`volseg.blockwise.zarr_array.ArrayChannel` of one), a
             file or folder that :func:`volseg.data.chunked_volume.open_chunked_volume` opens, or the URL of a Zarr
             array.
         boundary: probability of being on an outline, as ``mask``.

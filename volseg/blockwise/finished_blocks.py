@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,8 +16,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from volseg.blockwise.block_grid import Block
-from volseg.blockwise.stored_array import local_folder
+from volseg.blockwise.zarr_array import local_folder
 from volseg.errors import UserError
+from volseg.storage.files import atomic_path, remove_leftovers, writing
 from volseg.storage.location import open_storage
 
 __all__ = ["FinishedBlocks"]
@@ -63,18 +63,15 @@ class FinishedBlocks:
         """
         with ExitStack() as held:
             if self.local is not None:
-                try:
+                with writing(self.folder):
                     self.local.mkdir(parents=True, exist_ok=True)
-                    held.enter_context(FileLock(self.local / LOCK, timeout=0))
-                    for left_behind in self.local.rglob(".*.partial"):
-                        left_behind.unlink(missing_ok=True)
-                except Timeout as error:
-                    raise UserError(
-                        f"{self.folder}: another run is at work there. Received: a lock that is held. Wait for its "
-                        "end, or choose another folder."
-                    ) from error
-                except OSError as error:
-                    raise self._not_written(self.folder, error) from error
+                    try:
+                        held.enter_context(FileLock(self.local / LOCK, timeout=0))
+                    except Timeout as error:
+                        raise UserError(
+                            f"{self.folder}: another run is at work there; wait for its end or choose another folder"
+                        ) from error
+                    remove_leftovers(self.local)
             self._check_parameters(parameters)
             yield
 
@@ -134,11 +131,9 @@ class FinishedBlocks:
             UserError: its file cannot be removed.
         """
         file_system, folder = open_storage(self.folder)
-        try:
+        with writing(self.file(stage, block)):
             if file_system.exists(f"{folder}/{_file(stage, block)}"):
                 file_system.rm_file(f"{folder}/{_file(stage, block)}")
-        except OSError as error:
-            raise self._not_written(self.file(stage, block), error) from error
 
     def file(self, stage: str, block: Block) -> str:
         """Path or URL of the file that counts a block as finished."""
@@ -172,34 +167,19 @@ class FinishedBlocks:
 
     def _put(self, file: str, content: bytes) -> None:
         """Write a file whole or not at all."""
-        try:
+        with writing(f"{self.folder}/{file}"):
             if self.local is None:  # object stores take an object whole
                 file_system, folder = open_storage(self.folder)
                 file_system.makedirs(f"{folder}/{file}".rpartition("/")[0], exist_ok=True)
                 file_system.pipe_file(f"{folder}/{file}", content)
                 return
-            path = self.local / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # a name of its own: two workers may come to do one block, with one process id on two machines
-            temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
-            try:
+            with atomic_path(self.local / file) as temporary:
                 temporary.write_bytes(content)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._not_written(f"{self.folder}/{file}", error) from error
 
     def _damaged(self, file: str, block: Block, received: str) -> UserError:
         return UserError(
             f"{self.folder}/{file}: damaged, of {block}. Received: {received}. Remove this file and run again: the "
             "block is then done anew."
-        )
-
-    @staticmethod
-    def _not_written(path: str, error: OSError) -> UserError:
-        return UserError(
-            f"{path}: cannot be written. Received: {error.strerror or error}. Check space and rights, and run again."
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from volseg.blockwise.block_grid import BlockGrid, Region, inner_region
 from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.stored_array import read_region
+from volseg.blockwise.zarr_array import read_region
 
 __all__ = ["GlobalComponents"]
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from volseg.blockwise.stored_array import local_folder
+from volseg.blockwise.zarr_array import local_folder
 from volseg.errors import UserError
 from volseg.instances.table import NM3_PER_UM3, Extents, instances, write_instance_table
 from volseg.storage.files import atomic_path

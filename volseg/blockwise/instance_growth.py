@@ -11,7 +11,7 @@ import numpy as np
 
 from volseg.blockwise.block_grid import Block, BlockGrid, inner_region
 from volseg.blockwise.global_components import GlobalComponents
-from volseg.blockwise.stored_array import write_region
+from volseg.blockwise.zarr_array import write_region
 from volseg.instances.decoding import grow_instances
 from volseg.instances.table import extents
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from volseg.blockwise.block_grid import Block, BlockGrid
-from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
+from volseg.blockwise.zarr_array import VoxelArray, read_region, write_region
 from volseg.instances.decoding import Decoding
 
 __all__ = ["LocalComponents", "first_voxels"]

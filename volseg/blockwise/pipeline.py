@@ -24,9 +24,9 @@ from volseg.blockwise.label_pyramid import AXES, pyramid_levels, write_pyramid_m
 from volseg.blockwise.prediction import Activation, window_work
 from volseg.blockwise.prediction_stage import PredictionStage
 from volseg.blockwise.stages import run_stage
-from volseg.blockwise.stored_array import block_chunks, open_array, open_or_create_array, remove_partial_chunks
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.blockwise.zarr_array import block_chunks, open_array, open_or_create_array, remove_partial_chunks
 from volseg.console.option_checks import three_whole_numbers
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BlendedSlidingWindow

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from volseg.blockwise.block_grid import Region
 from volseg.blockwise.grey_range import BYTES, GreyRange
-from volseg.blockwise.stored_array import VoxelArray, read_region
+from volseg.blockwise.zarr_array import VoxelArray, read_region
 from volseg.inferers.sliding_window import BlendedSlidingWindow, WindowAxis, gaussian_blend_weight
 
 __all__ = ["Activation", "predict_block", "to_bytes", "window_work"]

@@ -11,9 +11,9 @@ import numpy as np
 from volseg.blockwise.block_grid import Block
 from volseg.blockwise.grey_range import GreyRange
 from volseg.blockwise.prediction import Activation, predict_block, to_bytes
-from volseg.blockwise.stored_array import write_region
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.blockwise.zarr_array import write_region
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 

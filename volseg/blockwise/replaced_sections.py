@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from volseg.blockwise.block_array import BlockArray
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.stored_array import VoxelArray, open_array, open_or_create_array, read_region
+from volseg.blockwise.zarr_array import VoxelArray, open_array, open_or_create_array, read_region
 
 __all__ = ["RESTORATION", "ReplacedSections", "Replacements"]
 

@@ -15,9 +15,9 @@ from distributed import Client
 from volseg.blockwise.block_grid import Block, BlockGrid
 from volseg.blockwise.replaced_sections import RESTORATION, Replacements
 from volseg.blockwise.stages import run_stage
-from volseg.blockwise.stored_array import write_region
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.blockwise.zarr_array import write_region
 
 __all__ = ["replace_sections"]
 

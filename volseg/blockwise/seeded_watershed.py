@@ -11,7 +11,7 @@ import numpy as np
 
 from volseg.blockwise.block_grid import Block, BlockGrid, Region, inner_region
 from volseg.blockwise.global_components import GlobalComponents
-from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
+from volseg.blockwise.zarr_array import VoxelArray, read_region, write_region
 from volseg.instances.decoding import Decoding, flood_piece, foreground_pieces
 from volseg.instances.table import extents
 

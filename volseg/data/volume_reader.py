@@ -21,7 +21,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.volumeutils import apply_read_scaling
 
 from volseg.data.dicom_series import check_multi_frame, regular_slices
-from volseg.data.stored_volume import itk_pixel_type, quiet_itk
+from volseg.data.image_file import itk_pixel_type, quiet_itk
 from volseg.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,7 @@ from volseg.data.volume_formats.section_volume import SectionVolume
 from volseg.data.volume_formats.tiff_stack import TiffStack
 from volseg.data.volume_formats.zarr_volume import ZarrVolume
 from volseg.errors import UserError
-from volseg.storage.atomic_folder import atomic_folder, check_replaceable
-from volseg.storage.files import atomic_path
+from volseg.storage.files import atomic_folder, atomic_path, check_replaceable
 
 __all__ = ["InstanceLabels", "instances_path", "write_instances"]
 
@@ -119,15 +118,10 @@ def instances_path(path_stem: str | Path, like: ChunkedVolume) -> Path:
     if image == target or target in image.parents:
         raise UserError(f"{path}: this is the image itself. Received: the same name for both. Choose another name.")
     if write is _write_sections:
-        check_replaceable(path, _never)
+        check_replaceable(path)  # nothing tells a folder of results from one of images
     elif write is _write_ome_zarr:
         check_replaceable(path, is_one_level)
     return path
-
-
-def _never(path: Path) -> bool:
-    """Sections are not replaced: nothing tells a folder of results from one of images."""
-    return False
 
 
 def _format(stem: Path, like: ChunkedVolume) -> tuple[Path, Any, int]:
@@ -171,7 +165,7 @@ def _write_sections(path: Path, labels: InstanceLabels, like: SectionVolume, hig
     names = like.section_names
     if len(set(names)) != len(names):  # files of one name from several folders, or tiles of one name
         names = [f"{z:0{len(str(len(names) - 1))}d}" for z in range(len(names))]
-    with atomic_folder(path, _never) as folder:
+    with atomic_folder(path) as folder:
         for start, slab in _slabs(labels, np.uint16 if is_png else np.uint32):
             for name, section in zip(names[start:], slab, strict=False):
                 if is_png:

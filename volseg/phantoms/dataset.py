@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +16,7 @@ from tqdm import tqdm
 from volseg.data.datalist import DATALIST_NAME
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
 from volseg.errors import UserError
+from volseg.storage.files import atomic_folder
 
 
 class Storage(Protocol):
@@ -89,9 +87,7 @@ def write_dataset(
     made with the same values is left alone, one made with others is replaced. Each case gets its own number, counted
     through the splits from a start that depends on ``seed``.
 
-    All files are written to a sibling folder that is renamed at the end: ``folder`` holds all cases or none, also
-    when the process is killed or two of them start at once. A sibling that a killed process left behind ends in
-    ``.partial`` and may be deleted.
+    ``folder`` holds all cases or none, also when the process is killed or two of them start at once.
 
     Raises:
         UserError: ``folder`` exists and was not written by this function; nothing is touched then.
@@ -101,14 +97,8 @@ def write_dataset(
     wanted = _datalist(splits, seed, name, parameters or {}, storage)
     if _read(folder) == wanted:
         return folder
-    _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        _write_cases(partial, make_case, wanted, storage)
-        _move_into_place(partial, folder, wanted)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_folder(folder, _is_phantom) as temporary:
+        _write_cases(temporary, make_case, wanted, storage)
     return folder
 
 
@@ -149,13 +139,9 @@ def _read(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to delete what is not a phantom: a data set of the user's own may be in the way."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
+def _is_phantom(folder: Path) -> bool:
     found = _read(folder)
-    if not isinstance(found, dict) or found.get("source") != "phantom":
-        raise UserError(f"{folder}: exists and holds no phantom data set; move it away or choose another folder")
+    return isinstance(found, dict) and found.get("source") == "phantom"
 
 
 def _write_cases(folder: Path, make_case: Callable[[int], Any], datalist: dict[str, Any], storage: Storage) -> None:
@@ -176,35 +162,3 @@ def _save_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], dt
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     nib.save(image, path)
-
-
-def _move_into_place(partial: Path, folder: Path, wanted: dict[str, Any]) -> None:
-    """Rename ``partial`` to ``folder``; where another process was faster with the same data set, keep that one."""
-    partial.chmod(0o755 & ~_umask())
-    for _ in range(10):
-        try:
-            # Fails unless folder is absent or empty.
-            os.rename(partial, folder)  # noqa: PTH104
-            return
-        except OSError:
-            if _read(folder) == wanted:
-                return
-            _check_replaceable(folder)
-        stale = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-        try:
-            os.rename(folder, stale)  # noqa: PTH104
-            if _read(stale) == wanted:  # another process put it there a moment ago
-                os.rename(stale, folder)  # noqa: PTH104
-                return
-        except OSError:
-            continue  # another process has just moved or replaced it
-        finally:
-            shutil.rmtree(stale, ignore_errors=True)
-    raise UserError(f"{folder}: other processes keep writing other data sets there; give each its own folder")
-
-
-def _umask() -> int:
-    """The process's mask; mkdtemp gives folders to their owner alone, data sets follow the mask."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pdvnet_lung.lobes import LOBES, TOTALSEGMENTATOR_MASKS, from_cip_codes, merge_lobe_masks, present_lobes
 from volseg.data.datalist import SPLITS, split_cases
+from volseg.data.image_file import open_nifti, read_itk, read_metaimage_grid, read_nifti
 from volseg.data.prepare import (
     Case,
     Source,
@@ -27,7 +28,6 @@ from volseg.data.prepare import (
     labelled_entries,
     write_prepared,
 )
-from volseg.data.stored_volume import open_nifti, read_itk, read_metaimage_grid, read_nifti
 from volseg.data.voxel_grid import VoxelGrid, check_same_grid
 from volseg.errors import UserError
 

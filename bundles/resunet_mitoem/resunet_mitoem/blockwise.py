@@ -22,9 +22,9 @@ from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.instance_files import local_file
 from volseg.blockwise.pipeline import segment_blockwise
 from volseg.blockwise.section_replacement import replace_sections
-from volseg.blockwise.stored_array import local_folder, open_array
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.blockwise.zarr_array import local_folder, open_array
 from volseg.console.option_checks import three_whole_numbers, whole_number
 from volseg.errors import UserError
 from volseg.handlers.instance_results import checked_voxel_size, free_case_name, voxel_warnings

@@ -20,8 +20,8 @@ from resunet_mitoem.dataset_writer import Pair, checked_pair, write_dataset
 from resunet_mitoem.mitoem_layout import PARTS, SPECIMENS, Part, mitoem_pairs
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import SPLITS
+from volseg.data.image_file import unreadable
 from volseg.data.prepare import Source, check_arguments, check_folders, describe_skipped
-from volseg.data.stored_volume import unreadable
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.errors import UserError
 

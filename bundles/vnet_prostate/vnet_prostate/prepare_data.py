@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from volseg.data.archive import check_md5, unpack
 from volseg.data.datalist import DATALIST_NAME, split_cases
+from volseg.data.image_file import nifti_channel, open_nifti, read_itk, read_metaimage_grid, read_nifti, unreadable
 from volseg.data.prepare import (
     Case,
     Source,
@@ -34,7 +34,7 @@ from volseg.data.prepare import (
     write_nifti,
     write_prepared,
 )
-from volseg.data.stored_volume import nifti_channel, open_nifti, read_itk, read_metaimage_grid, read_nifti, unreadable
+from volseg.data.published_archive import check_md5, unpack
 from volseg.data.volume_reader import volume_name
 from volseg.data.voxel_grid import VoxelGrid, check_same_grid
 from volseg.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from volseg.blockwise.block_grid import Block
-from volseg.blockwise.stored_array import write_region
+from volseg.blockwise.zarr_array import write_region
 from volseg.errors import UserError
 
 

@@ -17,7 +17,7 @@ import zarr
 from scipy import ndimage
 
 from volseg.blockwise.decoding import decode_blockwise
-from volseg.blockwise.stored_array import ArrayChannel
+from volseg.blockwise.zarr_array import ArrayChannel
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding, decode_instances, seed_map

@@ -20,7 +20,7 @@ import zarr
 
 from tests.volseg.blockwise import decoding_driver
 from volseg.blockwise.decoding import decode_blockwise
-from volseg.blockwise.stored_array import ArrayChannel
+from volseg.blockwise.zarr_array import ArrayChannel
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding
 
@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, folder, method, undisturbed
     assert decode(folder, tmp_path, method).statistics["blocks_done_now"] == blocks - done
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert results(tmp_path) == files
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not [path for kind in ("partial", "unfinished") for path in tmp_path.rglob(f"*.{kind}")]
 
 
 def test_a_killed_worker_is_replaced(tmp_path, folder, undisturbed):
@@ -131,10 +131,11 @@ def test_a_full_disk_is_one_line_that_names_the_block(tmp_path, folder):
     assert process.returncode == 1
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert "components, block " in line
-    assert "cannot be written. Received: File too large" in line
+    assert "cannot be written: File too large" in line
     # what is finished is whole, and the run goes on once there is space
     partial = [path for path in tmp_path.rglob("*.partial") if path.stat().st_size > 0]
     assert not partial
+    assert not list(tmp_path.rglob("*.unfinished"))
     assert decode(folder, tmp_path).statistics["instances"] > 3
 
 
@@ -223,7 +224,7 @@ def test_two_runs_on_one_folder_are_refused(tmp_path, folder):
     process = start(folder, tmp_path)
     wait_until(lambda: count_finished(tmp_path, "components") >= 1, process)
     process.send_signal(signal.SIGSTOP)  # SIGSTOP: it holds the folder for as long as this takes
-    with pytest.raises(UserError, match=r"another run is at work there\. Received: a lock that is held\."):
+    with pytest.raises(UserError, match=r"another run is at work there; wait for its end"):
         decode(folder, tmp_path)
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=TIMEOUT_S)

@@ -73,8 +73,9 @@ def test_errors_of_what_is_done_within_a_run_stay_what_they_are(tmp_path):
 def test_what_a_killed_process_left_is_removed_and_counts_for_nothing(tmp_path):
     finished = FinishedBlocks(tmp_path)
     finished.write("label", GRID[1], {})
-    left = tmp_path / "label" / ".0123.partial"
-    left.write_bytes(b"PK")
+    left = tmp_path / "label" / ".00000002.npz.0123456789ab.unfinished"
+    left.mkdir()
+    (left / "00000002.npz").write_bytes(b"PK")
     assert finished.numbers("label") == {1}
     with finished.run({}):
         assert not left.exists()

@@ -13,7 +13,7 @@ from tests.volseg.blockwise.block_functions import die, divide, refuse, write_nu
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.stages import run_stage
-from volseg.blockwise.stored_array import block_chunks, open_or_create_array
+from volseg.blockwise.zarr_array import block_chunks, open_or_create_array
 from volseg.errors import UserError
 
 GRID = BlockGrid((5, 9, 10), (2, 4, 5))

@@ -204,7 +204,7 @@ def test_results_that_stay_are_found_before_the_prediction(tmp_path):
 
     engine = Engine(predict)
     SaveImageInstances(str(tmp_path / "out")).attach(engine)
-    with pytest.raises(UserError, match="sections_instances: will not be replaced"):
+    with pytest.raises(UserError, match="sections_instances: exists and will not be replaced"):
         engine.run([{"image": SimpleNamespace(meta={"filename_or_obj": [path]})}])
 
 

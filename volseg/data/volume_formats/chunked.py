@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import unreadable
+from volseg.data.image_file import unreadable
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.errors import UserError
 

@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import open_nifti, unreadable
+from volseg.data.image_file import open_nifti, unreadable
 from volseg.data.volume_formats.chunked import Block, ChunkedVolume
 from volseg.data.volume_formats.voxel_size import voxel_size_in_nm
 from volseg.errors import UserError

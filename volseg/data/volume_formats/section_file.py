@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
-from volseg.data.stored_volume import unreadable
+from volseg.data.image_file import unreadable
 from volseg.data.volume_formats.color_labels import ids_from_colors
 from volseg.data.volume_formats.tiff_stack import TIFF_ERRORS, TIFF_SUFFIXES, TiffPages
 from volseg.errors import UserError

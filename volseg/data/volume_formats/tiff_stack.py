@@ -13,7 +13,7 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import unreadable
+from volseg.data.image_file import unreadable
 from volseg.data.volume_formats.chunked import Block, ChunkedVolume
 from volseg.data.volume_formats.color_labels import ids_from_colors
 from volseg.data.volume_formats.optional_module import optional_module

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from volseg.data.archive import check_md5, unpack
+from volseg.data.published_archive import check_md5, unpack
 from volseg.errors import UserError
 
 WANTED = re.compile(r"(?:(?:top|other)/)?(?P<path>(?:deep/)?a\d\.raw)")
@@ -53,14 +53,14 @@ def refused(words: str, archive: Path, folder: Path, max_file_bytes: int = 100) 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_wanted_members_alone_land_on_disk(tmp_path: Path, kind: str):
     archive = make(tmp_path, kind, GOOD)
-    leftover = tmp_path / ".partial-out" / "a9.raw"  # of a run that was killed
-    leftover.parent.mkdir()
+    leftover = tmp_path / ".out.0123456789ab.staging" / "new" / "a9.raw"  # of a run that was killed
+    leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half")
     (tmp_path / "out").mkdir()
     assert unpack(archive, tmp_path / "out", WANTED, 3) == tmp_path / "out"
     found = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*.raw")}
     assert found == {"out/a1.raw": b"one", "out/a2.raw": b"two", "out/deep/a3.raw": b""}
-    assert not leftover.parent.exists()
+    assert not leftover.parent.parent.exists()
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -123,7 +123,9 @@ def test_damaged_voxels_of_a_zip_leave_nothing(tmp_path: Path):
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    refused("new or empty", make_zip(tmp_path / "x.zip", GOOD), tmp_path / "out")
+    with pytest.raises(UserError, match=r"out: exists and will not be replaced; move it away or choose another name$"):
+        unpack(make_zip(tmp_path / "x.zip", GOOD), tmp_path / "out", WANTED, 100)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "x.zip"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 

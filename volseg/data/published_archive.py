@@ -23,8 +23,9 @@ from typing import IO
 
 from tqdm import tqdm
 
-from volseg.data.stored_volume import unreadable
+from volseg.data.image_file import unreadable
 from volseg.errors import UserError
+from volseg.storage.files import atomic_folder
 
 __all__ = ["check_md5", "unpack"]
 
@@ -80,30 +81,20 @@ def unpack(archive: Path, folder: Path, wanted: re.Pattern[str], max_file_bytes:
         UserError: a name is absolute or leads out of the archive, a member is a link or a device, two members have one
             path, a member is too large, none is wanted, the archive is damaged, or there is no space.
     """
-    # Always the same name, so that what a killed run left is taken away.
-    temporary = folder.with_name(f".partial-{folder.name}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         with _members(archive) as members:
             plan = _plan(archive, members, wanted, max_file_bytes)
-            for path, member in tqdm(plan.items(), desc=archive.name, unit="file"):
-                target = temporary / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                source = member.open()
-                assert source is not None  # only for links and folders, and _plan let none through
-                with source, target.open("xb") as file:
-                    shutil.copyfileobj(source, file, _CHUNK_BYTES)
-        temporary.replace(folder)
+            with atomic_folder(folder) as temporary:
+                for path, member in tqdm(plan.items(), desc=archive.name, unit="file"):
+                    target = temporary / path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    source = member.open()
+                    assert source is not None  # only for links and folders, and _plan let none through
+                    with source, target.open("xb") as file:
+                        shutil.copyfileobj(source, file, _CHUNK_BYTES)
     # RuntimeError: an encrypted member, or a compression that zipfile does not know
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
         raise unreadable(archive, error) from error
-    except OSError as error:
-        raise UserError(
-            f"{archive}: cannot be unpacked. Received: {error.strerror or error}. "
-            f"Expected: space and rights for {folder}, which must be new or empty"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.volseg.registry.tiny_registry import tree
 from volseg.errors import UserError
-from volseg.storage import replacement as module
-from volseg.storage.replacement import complete_replacement, replacement
+from volseg.storage import files as module
+from volseg.storage.files import complete_replacement, replacement
 
 KEEP = ("data", "output")
 OLD = {"a": b"old", "data/mine": b"mine"}
@@ -30,7 +30,7 @@ def target(tmp_path):
 
 @pytest.fixture
 def staging(tmp_path):
-    return tmp_path / ".bundle.staging"
+    return tmp_path / ".bundle.0123456789ab.staging"
 
 
 @pytest.fixture(params=["exchange", "two renames"])
@@ -145,8 +145,9 @@ def test_killed_while_the_old_folder_was_removed(tmp_path, target, staging):
 def test_nothing_that_is_kept_is_ever_lost(tmp_path, target, staging, left):
     write(target, {"a": b"new", "data/mine": b"newer"})
     write(staging / left, OLD)
+    (staging / ".lock").touch()
     before = tree(tmp_path)
-    with pytest.raises(UserError, match=f"staging/{left}/data: is left from a replacement"):
+    with pytest.raises(UserError, match=f"staging/{left}/data: is left from an interrupted replacement"):
         complete_replacement(target, KEEP)
     assert tree(tmp_path) == before
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unpack the zip of a bundle, trusting nothing in it."""
+"""Unpack the zip of a bundle without trusting its content."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from volseg.registry.manifest import MANIFEST, Manifest
 
 __all__ = ["unpack"]
 
-# a manifest with ten thousand files has 2 MB
+# a manifest of ten thousand files takes 2 MB
 MANIFEST_LIMIT_BYTES = 16 * 2**20
 UNIX = 3
 ENCRYPTED = 1
 
 
 def unpack(path: Path, folder: Path) -> Manifest:
-    """Unpack the bundle in a zip into an empty folder, without the top folder of the zip.
+    """Unpack a bundle into an empty folder, without the top folder of the zip.
 
     Args:
         path: a zip that ``python -m tools pack`` wrote.
         folder: becomes the bundle's folder.
 
     Returns:
-        the manifest, which every file was compared with.
+        the manifest, with which every file was compared.
 
     Raises:
-        UserError: no zip of a bundle, or one that was made to do harm: paths that leave the folder, links, packed or
-            encrypted entries, entries that the manifest does not name, or whose size or content is not what it says.
+        UserError: the file is not the zip of a bundle, or not a safe one: it has paths that leave the folder, links,
+            compressed or encrypted entries, or files that differ from the manifest.
     """
     with _opened(path) as archive:
         manifest, text = _checked_manifest(archive, path)
@@ -47,10 +47,7 @@ def unpack(path: Path, folder: Path) -> Manifest:
                     digest.update(block)
                     output.write(block)
             if digest.hexdigest() != expected["sha256"]:
-                raise UserError(
-                    f"{path}: will not be unpacked. Received: {name} with other content than its manifest says. "
-                    "Get the zip again."
-                )
+                raise UserError(f"{path}: {name} differs from the manifest; get the zip again")
         with (folder / MANIFEST).open("xb") as output:
             output.write(text)
     return manifest
@@ -60,7 +57,7 @@ def unpack(path: Path, folder: Path) -> Manifest:
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
-    # a directory of the zip that was written to confuse raises the last two
+    # a malicious directory of the zip raises the last two
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise _unreadable(path, error) from error
     with archive:
@@ -78,22 +75,22 @@ def _blocks(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[bytes]:
 
 
 def _checked_manifest(archive: zipfile.ZipFile, path: Path) -> tuple[Manifest, bytes]:
-    """The manifest and its text, once every entry of the zip can be unpacked safely and is one that it names."""
+    """The manifest and its text, if every entry of the zip is safe to unpack and listed in it."""
     entries = archive.infolist()
     for entry in entries:
         kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == UNIX else 0
         if kind not in (0, stat.S_IFREG):
-            raise _harmful(path, f"{entry.filename!r}, a link, a device or a folder")
-        # bundles are not packed: what packs well, such as zeros, could fill a disk
+            raise _harmful(path, f"{entry.filename!r} is a link, a device or a folder")
+        # bundles are not compressed: what compresses well, such as zeros, could fill a disk
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & ENCRYPTED:
-            raise _harmful(path, f"{entry.filename!r}, which is compressed or encrypted")
-    # of entries that share their bytes
+            raise _harmful(path, f"{entry.filename!r} is compressed or encrypted")
+    # entries could share their bytes
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise _harmful(path, "entries larger than the zip")
+        raise _harmful(path, "its entries are larger than the zip")
     manifests = [e for e in entries if e.filename.endswith(f"/{MANIFEST}") and e.filename.count("/") == 1]
     if len(manifests) != 1 or manifests[0].file_size > MANIFEST_LIMIT_BYTES:
         raise UserError(
-            f"{path}: no zip of a bundle. Received: no readable NAME/{MANIFEST}. Make one with `python -m tools pack`."
+            f"{path}: not a bundle: has no readable NAME/{MANIFEST}; make a bundle with `python -m tools pack`"
         )
     text = b"".join(_blocks(archive, manifests[0].filename, path))
     manifest = Manifest.parse(text, f"{path}, {manifests[0].filename}")
@@ -103,14 +100,14 @@ def _checked_manifest(archive: zipfile.ZipFile, path: Path) -> tuple[Manifest, b
     sizes = [(entry.filename, entry.file_size) for entry in entries]
     if sorted(sizes) != sorted(expected.items()):
         strange = sorted(set(sizes) ^ set(expected.items())) or sorted(sizes)
-        raise _harmful(path, f"{strange[0][0]!r}, which the manifest and the zip do not agree on")
+        raise _harmful(path, f"{strange[0][0]!r} differs between manifest and zip")
     return manifest, text
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or error or type(error).__name__
-    return UserError(f"{path}: no zip that can be read. Received: {reason}. Get it again, or pack it again.")
+    return UserError(f"{path}: cannot be read as a zip: {reason}; download or pack it again")
 
 
 def _harmful(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: will not be unpacked. Received: {what}. Get the zip from a source that you trust.")
+    return UserError(f"{path}: will not be unpacked: {what}; get the zip from a source that you trust")

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from volseg.data.stored_volume import nifti_channel, read_itk, read_metaimage_grid, read_nifti
+from volseg.data.image_file import nifti_channel, read_itk, read_metaimage_grid, read_nifti
 from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from volseg.blockwise.stored_array import (
+from volseg.blockwise.zarr_array import (
     ArrayChannel,
     array_name,
     open_array,
