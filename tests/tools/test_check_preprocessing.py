@@ -21,7 +21,7 @@ def test_a_list_of_image_transforms_stays():
     [
         {"_target_": "monai.transforms.LoadImaged", "keys": ["label", "image"]},
         {"_target_": "LoadImaged", "keys": "image", "allow_missing_keys": True},
-        {"_target_": "LoadImaged", "keys": "@key", "_requires_": "@key", "_desc_": "Why.", "_disabled_": False},
+        {"_target_": "LoadImaged", "keys": "@key", "_desc_": "Why.", "_disabled_": False},
         "@load",
         "$@load",
         {"_target_": "Compose", "transforms": ["@load"]},
