@@ -153,7 +153,7 @@ def profile_training(
         set_determinism(seed=item("seed"))
         return {
             **_train(item("train#trainer")),
-            "batches": _load(item("train#dataset"), item("batch_size"), item("num_workers"), iterations),
+            "batches": _load(item("train#dataloader").dataset, item("batch_size"), item("num_workers"), iterations),
             "peak_mb": round(peak_memory_mb()),
             **{name: item(name) for name in ("batch_size", "spatial_size")},
             "workers": item("num_workers"),
