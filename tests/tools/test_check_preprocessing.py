@@ -88,18 +88,6 @@ def test_inference_that_differs_is_one_finding(tiny_bundle):
     ]
 
 
-def test_an_include_of_another_file_counts_as_equal(tiny_bundle):
-    tiny_bundle.edit(INFER, preprocessing__transforms="%configs/train.json#image_transforms")
-    assert tiny_bundle.findings() == []
-
-
-def test_an_include_within_an_included_file_is_a_finding(tiny_bundle):
-    tiny_bundle.edit(INFER, x="%configs/train.json#validate#preprocessing", image_transforms=[], label_transforms=[])
-    [(rule, line)] = tiny_bundle.findings()
-    assert rule == "references"
-    assert line.startswith(f"{INFER}: x::transforms::1 includes what does not exist. Received: %label_transforms.")
-
-
 def test_an_inference_overlay_is_compared_with_the_training_overlay_of_its_suffix(tiny_bundle):
     overlay = {"_desc_": "Another recipe.", "spacing_mm": [2.0, 2.0, 2.0]}
     tiny_bundle.write_json("configs/train_coarse.json", overlay)
