@@ -157,10 +157,9 @@ def test_rules_have_names_of_their_own_and_say_what_they_check():
             "network refers to @net, which does not exist. Received: @net. Mend",
         ),
         ("references", EVALUATE, {"run": ["$@validate#evaluatr.run()"]}, "run::0 refers to @validate::evaluatr, which"),
-        ("references", TRAIN, {"x": "%nothing"}, "x includes what does not exist. Received: %nothing."),
-        ("references", TRAIN, {"x": "%configs/no.json#a"}, "x includes what does not exist"),
-        ("references", TRAIN, {"x": "%x"}, "x includes what does not exist"),
-        ("references", TRAIN, {"x": "@####a"}, "x has a relative id that leads above the config"),
+        ("references", TRAIN, {"x": "%seed"}, "x has an include or a relative id. Received: %seed."),
+        ("references", TRAIN, {"x": ["%configs/no.json#a"]}, "x::0 has an include or a relative id"),
+        ("references", TRAIN, {"x": "$@##a + 1"}, "x has an include or a relative id"),
         ("references", EVALUATE, {"+nothing": [1]}, "the key +nothing cannot be merged on configs/train.json"),
         ("references", EVALUATE, {"run": [], "+train#max#epochs": {}}, "the key +train#max#epochs cannot be merged"),
         (
