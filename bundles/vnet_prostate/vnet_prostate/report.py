@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be said of a segmented prostate, and what looks wrong about it."""
+"""Report the size of a segmented prostate, and warn of implausible results."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import numpy as np
 
 __all__ = ["gland_statistics"]
 
-# 24 glands of the Medical Segmentation Decathlon have 16 to 315 ml
+# 24 glands of the Medical Segmentation Decathlon measure 16 to 315 ml
 VOLUME_ML = (10.0, 400.0)
 
 
 def gland_statistics(image: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
-    """Volume and extents of the gland.
+    """Return volume and extents of the gland.
 
     Args:
-        image: MRI ``(X, Y, Z)``; not used, intensities of MRI have no unit.
-        labels: 1 in the gland ``(X, Y, Z)``.
+        image: MRI ``(X, Y, Z)``; not used, as MRI intensities have no unit.
+        labels: 1 in the gland, ``(X, Y, Z)``.
         affine: voxel to RAS in mm.
 
     Returns:
-        ``gland_ml``; ``extent_mm``: along the voxel axes closest to the patient's, ``right_left``,
-        ``anterior_posterior``, ``superior_inferior``; ``warnings``: a list of sentences; ``legend``: label to text for
-        a picture.
+        ``gland_ml``; ``extent_mm`` along the voxel axes closest to ``right_left``, ``anterior_posterior`` and
+        ``superior_inferior``; ``warnings``, a list of sentences; ``legend``, label to text for a picture.
     """
     to_ras = nib.io_orientation(affine)
     spacing_mm = nib.affines.voxel_sizes(affine)
@@ -42,16 +41,14 @@ def gland_statistics(image: np.ndarray, labels: np.ndarray, affine: np.ndarray) 
 
 
 def _warnings(labels: np.ndarray, occupied: list[np.ndarray], slice_axis: int, gland_ml: float) -> list[str]:
-    """What a reader of the result should know before trusting it."""
+    """Return what a reader should know before trusting the result."""
     if gland_ml == 0:
         return ["no prostate found."]
     found = []
     if not VOLUME_ML[0] <= gland_ml <= VOLUME_ML[1]:
-        found.append(
-            f"a gland of {gland_ml:.0f} ml is unusual; patients' have {VOLUME_ML[0]:.0f} to {VOLUME_ML[1]:.0f}."
-        )
+        found.append(f"unusual gland volume: {gland_ml:.0f} ml, usually {VOLUME_ML[0]:.0f} to {VOLUME_ML[1]:.0f} ml.")
     for axis, where in enumerate(occupied):
         if where[0] == 0 or where[-1] == labels.shape[axis] - 1:
             edge = "first or last slice" if axis == slice_axis else "edge of the image"
-            found.append(f"gland cut by the field of view: it reaches the {edge}.")
+            found.append(f"gland cut off by the field of view: it reaches the {edge}.")
     return found
