@@ -24,10 +24,10 @@ class Hdf5Volume(ChunkedVolume):
 
     Args:
         file_path: the file.
-        dataset: name of the data set; None: the only 3-D one.
+        dataset: name of the data set; None for the only 3-D one.
 
     Raises:
-        UserError: the file cannot be read, or has no such data set, or several where none is named.
+        UserError: the file cannot be read, lacks the data set, or has several and none is named.
     """
 
     _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
@@ -61,8 +61,7 @@ def _chosen(path: Path, file: Any, name: str | None) -> str:
         return volumes[0]
     if name is not None and (name := name.strip("/")) in shapes:
         return name
-    wanted = "Name one" if volumes else "A file with a 3-D data set is needed"
-    example = f" as {path.name}:{volumes[0]}" if volumes else ""
-    what = "which data set is the volume is not clear" if name is None else f"no data set {name!r}"
-    received = f"{len(volumes)} 3-D data sets" + (f" ({', '.join(volumes)})" if volumes else "")
-    raise UserError(f"{path}: {what}. Received: {received}. {wanted}{example}.")
+    what = "must hold one 3-D data set" if name is None else f"no data set {name!r}"
+    found = f"{len(volumes)} 3-D data sets" + (f" ({', '.join(volumes)})" if volumes else "")
+    remedy = f"name one as {path.name}:{volumes[0]}" if volumes else "give a file with a 3-D data set"
+    raise UserError(f"{path}: {what}, got {found}; {remedy}")
