@@ -132,7 +132,7 @@ def test_a_failure_leaves_nothing_and_keeps_the_old(tmp_path):
 def test_other_peoples_folders_are_not_touched(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "scan.nii.gz").write_bytes(b"precious")
-    with pytest.raises(UserError, match=r"mine.*no phantom data set"):
+    with pytest.raises(UserError, match=r"mine: will not be replaced"):
         write_dataset(tmp_path / "mine", tiny, SPLITS)
     assert (tmp_path / "mine" / "scan.nii.gz").read_bytes() == b"precious"
     (tmp_path / "empty").mkdir()
