@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,8 @@ def prepare_luna16(input_dir: str | Path, dataset_dir: str | Path, seed: int = 0
         {"image without label": len(images) - len(paired), "label without image": len(labels) - len(paired)}
     )
     cases = [Case(uid, images[uid], (labels[uid],)) for uid in paired]
-    kept = _convert(source, cases, _luna16_label, output, min_lobes, skipped)
+    reject, expected = partial(_too_few_lobes, min_lobes=min_lobes), f"{source.layout}, or lower --min_lobes"
+    kept = convert_labels(cases, _luna16_label, reject, output, skipped, expected=expected)
     entries = labelled_entries(kept, split_cases([case.case_id for case in kept], seed))
     return write_prepared(source, entries, output, skipped, split_rule=f"hash of series UID, seed {seed}", labels=LOBES)
 
@@ -120,7 +121,8 @@ def prepare_totalsegmentator(
             skipped["not in meta.csv"] += 1
         else:
             cases.append(Case(folder.name, folder / "ct.nii.gz", masks))
-    kept = _convert(source, cases, _totalsegmentator_label, output, min_lobes, skipped)
+    reject, expected = partial(_too_few_lobes, min_lobes=min_lobes), f"{source.layout}, or lower --min_lobes"
+    kept = convert_labels(cases, _totalsegmentator_label, reject, output, skipped, expected=expected)
     if official is None:
         splits, rule = split_cases([case.case_id for case in kept], seed), f"hash of case, seed {seed} (no meta.csv)"
     else:
@@ -158,24 +160,12 @@ def _read_official_split(path: Path) -> dict[str, str] | None:
     return {row["image_id"]: _TOTALSEGMENTATOR_SPLITS[row["split"]] for row in rows}
 
 
-def _convert(
-    source: Source,
-    cases: Sequence[Case],
-    make_label: Callable[[Case], tuple[NDArray[np.uint8], VoxelGrid]],
-    output: Path,
-    min_lobes: int,
-    skipped: Counter[str],
-) -> list[Case]:
-    """Write missing labels and return the cases with enough lobes."""
-
-    def reject(label: NDArray[np.uint8]) -> str | None:
-        n_lobes = len(present_lobes(label))
-        if n_lobes == 0:
-            return "no lobe"
-        return f"fewer than {min_lobes} lobes" if n_lobes < min_lobes else None
-
-    expected = f"{source.layout}, or lower --min_lobes"
-    return convert_labels(cases, make_label, reject, output, skipped, expected=expected)
+def _too_few_lobes(label: NDArray[np.uint8], min_lobes: int) -> str | None:
+    """Return why a case is skipped, or None."""
+    n_lobes = len(present_lobes(label))
+    if n_lobes == 0:
+        return "no lobe"
+    return f"fewer than {min_lobes} lobes" if n_lobes < min_lobes else None
 
 
 def _luna16_label(case: Case) -> tuple[NDArray[np.uint8], VoxelGrid]:

@@ -7,7 +7,6 @@ unpacked stays where it is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from volseg.data.archive import check_md5, unpack
-from volseg.data.datalist import DATALIST_NAME, split_cases
+from volseg.data.datalist import DATALIST_NAME, rank_cases, split_cases
 from volseg.data.prepare import (
     Case,
     Source,
@@ -159,11 +158,7 @@ def site_stratified_folds(seed: int = 0) -> dict[str, int]:
     A fold has ten cases, two or three per site. Cases are ranked by the hash of seed and id, so the folds are the same
     on every machine, whichever cases are present.
     """
-    ranked = [
-        case_id
-        for case_ids in PROMISE12_SITES.values()
-        for case_id in sorted(case_ids, key=lambda case_id: hashlib.sha256(f"{seed}:{case_id}".encode()).hexdigest())
-    ]
+    ranked = [case_id for case_ids in PROMISE12_SITES.values() for case_id in rank_cases(case_ids, seed)]
     return {case_id: position % N_FOLDS for position, case_id in enumerate(ranked)}
 
 

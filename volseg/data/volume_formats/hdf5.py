@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import unreadable
+from volseg.data.stored_volume import readable
 from volseg.data.volume_formats.chunked import Block, ChunkedVolume
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.voxel_size import voxel_size_from_attributes
@@ -33,18 +33,13 @@ class Hdf5Volume(ChunkedVolume):
     _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
 
     def __init__(self, file_path: Path, dataset: str | None = None) -> None:
-        try:
-            with optional_module("h5py").File(file_path, "r") as file:
-                self._dataset = _chosen(file_path, file, dataset)
-                stored = file[self._dataset]
-                path = file_path if dataset is None else Path(f"{file_path}:{dataset}")
-                chunks = stored.chunks or (1, *stored.shape[1:])
-                size_nm = voxel_size_from_attributes(stored.attrs)
-                super().__init__(path, stored.shape, stored.dtype, chunks, size_nm, file_path)
-        except UserError:
-            raise
-        except self._READ_ERRORS as error:
-            raise unreadable(file_path, error) from error
+        with readable(file_path, self._READ_ERRORS), optional_module("h5py").File(file_path, "r") as file:
+            self._dataset = _chosen(file_path, file, dataset)
+            stored = file[self._dataset]
+            path = file_path if dataset is None else Path(f"{file_path}:{dataset}")
+            chunks = stored.chunks or (1, *stored.shape[1:])
+            size_nm = voxel_size_from_attributes(stored.attrs)
+            super().__init__(path, stored.shape, stored.dtype, chunks, size_nm, file_path)
 
     def _open(self) -> Any:
         return optional_module("h5py").File(self.file_path, "r")[self._dataset]

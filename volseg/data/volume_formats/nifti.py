@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import open_nifti, unreadable
+from volseg.data.stored_volume import open_nifti, readable
 from volseg.data.volume_formats.chunked import Block, ChunkedVolume
 from volseg.data.volume_formats.voxel_size import voxel_size_in_nm
 from volseg.errors import UserError
@@ -44,14 +44,13 @@ class NiftiVolume(ChunkedVolume):
         shape = tuple(image.shape)
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
-        try:
+        # another format with this suffix, or unknown units
+        with readable(path, (AttributeError, KeyError, ValueError)):
             self.header = image.header.copy()
             dtype = self.header.get_data_dtype()
             is_scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
             sizes = np.linalg.norm(image.affine[:3, :3], axis=0)[::-1]
             unit = self.header.get_xyzt_units()[0]
-        except (AttributeError, KeyError, ValueError) as error:  # another format with this suffix, or unknown units
-            raise unreadable(path, error) from error
         if len(shape) != 3:
             found = "x".join(str(n) for n in shape)
             raise UserError(f"{path}: must hold one 3-D volume, got {found}; extract one volume")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
-from volseg.data.stored_volume import unreadable
+from volseg.data.stored_volume import readable
 from volseg.data.volume_formats.tiff_stack import TIFF_ERRORS, TIFF_SUFFIXES, TiffPages, ids_from_colors
 from volseg.errors import UserError
 
@@ -47,13 +48,10 @@ def read_section_header(path: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
         if depth != 1:
             raise UserError(f"{path}: a file in a folder must hold one section, got {depth} pages; give the file alone")
         return (height, width), pages.dtype
-    try:
-        # unlike this class, Image.open refuses sections above 179 million pixels
-        with PngImageFile(path) as image:
-            width, height = image.size
-            stored_as = image.tile[0][3]
-    except _PNG_ERRORS as error:
-        raise unreadable(path, error) from error
+    # unlike this class, Image.open refuses sections above 179 million pixels
+    with readable(path, _PNG_ERRORS), PngImageFile(path) as image:
+        width, height = image.size
+        stored_as = image.tile[0][3]
     if stored_as not in _PNG_TYPES:
         raise UserError(
             f"{path}: must hold 8-bit or 16-bit grey values, or ids as 8-bit RGB, got PNG {stored_as}; convert the file"
@@ -68,16 +66,8 @@ def read_section(path: Path) -> NDArray[Any]:
         UserError: the file is damaged or missing.
     """
     if path.suffix.lower() in TIFF_SUFFIXES:
-        pages = TiffPages(path)
-        try:
+        with readable(path, TIFF_ERRORS), closing(TiffPages(path)) as pages:
             return pages.page(0)
-        except TIFF_ERRORS as error:
-            raise unreadable(path, error) from error
-        finally:
-            pages.close()
-    try:
-        with PngImageFile(path) as image:
-            pixels = np.asarray(image)
-    except _PNG_ERRORS as error:
-        raise unreadable(path, error) from error
+    with readable(path, _PNG_ERRORS), PngImageFile(path) as image:
+        pixels = np.asarray(image)
     return ids_from_colors(pixels) if pixels.ndim == 3 else pixels

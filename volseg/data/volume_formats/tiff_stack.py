@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import unreadable
+from volseg.data.stored_volume import readable
 from volseg.data.volume_formats.chunked import Block, ChunkedVolume
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.voxel_size import VoxelSize, voxel_size_in_nm
@@ -48,18 +49,10 @@ class TiffPages:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._file = optional_module("tifffile").TiffFile(path)
-        except TIFF_ERRORS as error:
-            raise unreadable(path, error) from error
-        try:
+        with readable(path, TIFF_ERRORS), ExitStack() as stack:
+            self._file = stack.enter_context(optional_module("tifffile").TiffFile(path))
             self._inspect()
-        except UserError:
-            self.close()
-            raise
-        except TIFF_ERRORS as error:
-            self.close()
-            raise unreadable(path, error) from error
+            stack.pop_all()  # leave the file open
 
     def close(self) -> None:
         """Close the file."""

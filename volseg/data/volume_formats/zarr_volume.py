@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import unreadable
+from volseg.data.stored_volume import readable
 from volseg.data.volume_formats.chunked import Block, ChunkedVolume
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.voxel_size import VoxelSize, voxel_size_from_attributes, voxel_size_in_nm
@@ -27,10 +27,8 @@ def open_zarr(path: Path) -> Any:
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with readable(path, ZARR_ERRORS):
         return optional_module("zarr").open(str(path), mode="r")
-    except ZARR_ERRORS as error:
-        raise unreadable(path, error) from error
 
 
 def read_multiscale(path: Path, node: Any) -> dict[str, Any] | None:
@@ -70,7 +68,7 @@ class ZarrVolume(ChunkedVolume):
 
     def __init__(self, path: Path) -> None:
         node = open_zarr(path)
-        try:
+        with readable(path, self._READ_ERRORS):
             self._array_path, voxel_size_nm = self._find_array(path, node)
             array = node if not self._array_path else node[self._array_path]
             n_leading = max(0, array.ndim - 3)
@@ -79,10 +77,6 @@ class ZarrVolume(ChunkedVolume):
             self._leading = (0,) * n_leading
             chunks = array.shards or array.chunks
             super().__init__(path, array.shape[n_leading:], array.dtype, chunks[n_leading:], voxel_size_nm)
-        except UserError:
-            raise
-        except ZARR_ERRORS as error:
-            raise unreadable(path, error) from error
 
     @staticmethod
     def _find_array(path: Path, node: Any) -> tuple[str, VoxelSize | None]:
