@@ -46,20 +46,12 @@ class CheckMRId(CheckVolumed):
         spacing_mm = nib.affines.voxel_sizes(affine)
         axis = slice_axis(affine)
         if spacing_mm[axis] < 0.9 * spacing_mm.max():
-            logger.warning(
-                "%s: slices must be axial, got a spacing of %s mm; results may suffer",
-                name,
-                " x ".join(f"{s:.2f}" for s in spacing_mm),
-            )
-        in_plane_mm = [
-            float(n * s) for i, (n, s) in enumerate(zip(volume.shape[1:], spacing_mm, strict=True)) if i != axis
-        ]
+            shown = " x ".join(f"{s:.2f}" for s in spacing_mm)
+            logger.warning("%s: slices must be axial, got a spacing of %s mm; results may suffer", name, shown)
+        in_plane_mm = np.delete(volume.shape[1:] * spacing_mm, axis)
         if min(in_plane_mm) < EXTENT_MM[0] or max(in_plane_mm) > EXTENT_MM[1]:
-            logger.warning(
-                "%s: a pelvic MRI cannot have a field of view of %s mm in plane; check the spacing",
-                name,
-                " x ".join(f"{e:.0f}" for e in in_plane_mm),
-            )
+            shown = " x ".join(f"{e:.0f}" for e in in_plane_mm)
+            logger.warning("%s: no pelvic MRI has a field of view of %s mm in plane; check the spacing", name, shown)
         return volume
 
     def check_intensities(self, name: str, low: float, high: float) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from volseg.label_maps.overlap import confusion_counts, dice_per_label, volumes_ml
 from volseg.label_maps.surface_distances import surface_distances
+from volseg.transforms.check_volume import slice_axis
 
 __all__ = ["REGIONS", "gland_measures"]
 
@@ -52,8 +53,7 @@ def gland_measures(prediction: np.ndarray, truth: np.ndarray, affine: np.ndarray
 
 
 def _base_and_apex(truth: np.ndarray, affine: np.ndarray) -> list[tuple[str, tuple[slice, ...]]]:
-    orientation = nib.io_orientation(affine)
-    axis = int(np.flatnonzero(orientation[:, 0] == 2)[0])
+    axis = slice_axis(affine)
     occupied = np.flatnonzero(truth.any(axis=tuple(other for other in range(3) if other != axis)))
     if occupied.size == 0:
         lower = upper = slice(0)
@@ -61,11 +61,9 @@ def _base_and_apex(truth: np.ndarray, affine: np.ndarray) -> list[tuple[str, tup
         first, last = int(occupied[0]), int(occupied[-1])
         third = round((last - first + 1) / 3)
         lower, upper = slice(first + third), slice(last + 1 - third, None)
-    base, apex = (upper, lower) if orientation[axis, 1] > 0 else (lower, upper)
-    return [
-        (name, tuple(slices if other == axis else slice(None) for other in range(3)))
-        for name, slices in (("base", base), ("apex", apex))
-    ]
+    base, apex = (upper, lower) if affine[2, axis] > 0 else (lower, upper)
+    all_before = (slice(None),) * axis
+    return [("base", (*all_before, base)), ("apex", (*all_before, apex))]
 
 
 def _measures(prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float, float]) -> dict[str, float]:

@@ -8,6 +8,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from volseg.transforms.check_volume import slice_axis
+
 __all__ = ["gland_statistics"]
 
 # 24 glands of the Medical Segmentation Decathlon measure 16 to 315 ml
@@ -35,12 +37,12 @@ def gland_statistics(image: np.ndarray, labels: np.ndarray, affine: np.ndarray) 
     return {
         "gland_ml": round(gland_ml, 2),
         "extent_mm": {names[int(to_ras[axis, 0])]: round(extent_mm[axis], 1) for axis in np.argsort(to_ras[:, 0])},
-        "warnings": _warnings(labels, occupied, int(np.flatnonzero(to_ras[:, 0] == 2)[0]), gland_ml),
+        "warnings": _warnings(labels, occupied, slice_axis(affine), gland_ml),
         "legend": {1: f"prostate {gland_ml:.0f} ml"},
     }
 
 
-def _warnings(labels: np.ndarray, occupied: list[np.ndarray], slice_axis: int, gland_ml: float) -> list[str]:
+def _warnings(labels: np.ndarray, occupied: list[np.ndarray], through: int, gland_ml: float) -> list[str]:
     """Return what a reader should know before trusting the result."""
     if gland_ml == 0:
         return ["no prostate found."]
@@ -49,6 +51,6 @@ def _warnings(labels: np.ndarray, occupied: list[np.ndarray], slice_axis: int, g
         found.append(f"unusual gland volume: {gland_ml:.0f} ml, usually {VOLUME_ML[0]:.0f} to {VOLUME_ML[1]:.0f} ml.")
     for axis, where in enumerate(occupied):
         if where[0] == 0 or where[-1] == labels.shape[axis] - 1:
-            edge = "first or last slice" if axis == slice_axis else "edge of the image"
+            edge = "first or last slice" if axis == through else "edge of the image"
             found.append(f"gland cut off by the field of view: it reaches the {edge}.")
     return found
