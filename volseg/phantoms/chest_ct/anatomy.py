@@ -91,9 +91,7 @@ class Anatomy:
     stomach_level: float  # height of the fluid level, fraction of its half axis
 
 
-def _fissure(
-    rng: np.random.Generator, normal: tuple[float, float, float], centre: NDArray[np.float64], visible: float
-) -> Fissure:
+def _fissure(rng: np.random.Generator, normal: Triple, centre: NDArray[np.float64], visible: float) -> Fissure:
     """Draw a fissure through ``centre`` with a normal near the given one and about the fraction ``visible`` shown."""
     tilt = np.array(normal) + rng.normal(0, (0.11, 0.07, 0.055))
     wave = np.stack([rng.uniform(0.5, 3.0, 3), 2 * np.pi / rng.uniform(60, 180, 3), rng.uniform(0, 2 * np.pi, 3)], 1)
@@ -120,13 +118,6 @@ def _inverse_error(value: float) -> float:
     return float(np.sign(value) * np.sqrt(np.sqrt(first * first - logarithm / 0.147) - first))
 
 
-def _ellipsoid(
-    rng: np.random.Generator, size: NDArray[np.float64], centre: tuple[Pair, Pair, Pair], axes: tuple[Pair, Pair, Pair]
-) -> NDArray[np.float64]:
-    """Draw centre and half axes (2, 3) in mm from ranges given as fractions of the lungs' size."""
-    return size * np.array([[rng.uniform(*r) for r in rows] for rows in (centre, axes)])
-
-
 def _scatter_gas(rng: np.random.Generator, size: NDArray[np.float64]) -> NDArray[np.float64]:
     """Draw centres and radii (N, 4) in mm of gas in the bowel."""
     count = int(rng.integers(0, 7))
@@ -140,8 +131,16 @@ def _propose(rng: np.random.Generator) -> Anatomy:
     size = np.array([width, width * np.clip(rng.normal(0.77, 0.06), 0.62, 0.9), width * rng.uniform(1.55, 2.15)])
     visible = rng.uniform(0.65, 0.95)
     dome_right = rng.uniform(0.21, 0.38)
+
+    def fissure(normal: Triple, centre: Triple, visible: float) -> Fissure:
+        return _fissure(rng, normal, size * centre, visible)
+
+    def ellipsoid(*ranges: Pair) -> NDArray[np.float64]:
+        """Draw centre and half axes (2, 3) in mm from six ranges, fractions of the lungs' size."""
+        return size * np.array([rng.uniform(*bounds) for bounds in ranges]).reshape(2, 3)
+
     accessory = tuple(
-        _fissure(rng, tuple(rng.normal(size=3)), size * (rng.choice([-0.55, 0.55]), rng.uniform(-0.4, 0.4), 0.5), 0.4)
+        fissure(tuple(rng.normal(size=3)), (rng.choice([-0.55, 0.55]), rng.uniform(-0.4, 0.4), 0.5), 0.4)
         for _ in range(rng.choice(3, p=[0.85, 0.12, 0.03]))
     )
     return Anatomy(
@@ -154,9 +153,7 @@ def _propose(rng: np.random.Generator) -> Anatomy:
         apex=(1 - rng.uniform(0, 0.04), 1 - rng.uniform(0, 0.05)),
         middle=-rng.uniform(0, 0.09),
         mediastinum=rng.uniform(0.17, 0.24),
-        heart=_ellipsoid(
-            rng, size, ((-0.3, -0.12), (0.26, 0.42), (0.28, 0.36)), ((0.33, 0.49), (0.42, 0.6), (0.17, 0.26))
-        ),
+        heart=ellipsoid((-0.3, -0.12), (0.26, 0.42), (0.28, 0.36), (0.33, 0.49), (0.42, 0.6), (0.17, 0.26)),
         heart_tilt=rng.uniform(0.2, 0.7),
         lump=np.stack([2 * np.pi / rng.uniform(60, 150, 3), rng.uniform(0, 2 * np.pi, 3)], 1),
         lump_height=rng.uniform(1, 5),
@@ -164,17 +161,10 @@ def _propose(rng: np.random.Generator) -> Anatomy:
         muscle=rng.uniform(9, 16),
         rib_pitch=size[2] * rng.uniform(0.088, 0.105),
         rib_slope=rng.uniform(0.3, 0.65),
-        left=_fissure(
-            rng, (-0.05, 0.78, 0.58), size * (-0.58, rng.normal(-0.22, 0.05), rng.normal(0.53, 0.02)), visible
-        ),
-        oblique=_fissure(
-            rng, (0.1, 0.67, 0.7), size * (0.52, rng.normal(-0.12, 0.05), rng.normal(0.52, 0.02)), visible
-        ),
-        horizontal=_fissure(
-            rng,
-            (0.04, 0.22, 0.93),
-            size * (0.52, 0.3, rng.normal(0.5, 0.03)),
-            np.clip(visible - rng.uniform(0, 0.2), 0.35, 1),
+        left=fissure((-0.05, 0.78, 0.58), (-0.58, rng.normal(-0.22, 0.05), rng.normal(0.53, 0.02)), visible),
+        oblique=fissure((0.1, 0.67, 0.7), (0.52, rng.normal(-0.12, 0.05), rng.normal(0.52, 0.02)), visible),
+        horizontal=fissure(
+            (0.04, 0.22, 0.93), (0.52, 0.3, rng.normal(0.5, 0.03)), np.clip(visible - rng.uniform(0, 0.2), 0.35, 1)
         ),
         accessory=accessory,
         blood=BLOOD + (rng.uniform(60, 260) if rng.random() < 0.4 else 0),
@@ -184,9 +174,7 @@ def _propose(rng: np.random.Generator) -> Anatomy:
         table=rng.uniform(1, 12) if rng.random() < 0.85 else -1,
         table_bend=rng.uniform(1 / 900, 1 / 300),
         gas=_scatter_gas(rng, size),
-        stomach=_ellipsoid(
-            rng, size, ((-0.55, -0.35), (0, 0.35), (-0.05, 0.06)), ((0.25, 0.4), (0.3, 0.5), (0.12, 0.2))
-        ),
+        stomach=ellipsoid((-0.55, -0.35), (0, 0.35), (-0.05, 0.06), (0.25, 0.4), (0.3, 0.5), (0.12, 0.2)),
         stomach_level=rng.uniform(-0.2, 0.7),
     )
 

@@ -10,12 +10,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 
-from volseg.transforms.sections.in_plane_resample import (
-    RandInPlaned,
-    linear_positions,
-    resample_in_plane,
-    rotation_matrix,
-)
+from volseg.transforms.sections.in_plane_resample import RandInPlaned, linear_positions, rotation_matrix
 
 __all__ = ["RandInPlaneAffined"]
 
@@ -51,7 +46,6 @@ class RandInPlaneAffined(RandInPlaned):
         self.rotation_prob = rotation_prob
         self.rescale_prob = rescale_prob
         self.smallest_scale, self.largest_scale = scale_range
-        self.positions = torch.empty(2, 0, 0)
 
     def margin_pixels(self, size: Sequence[int]) -> tuple[int, int]:
         """Return the margin for the smallest scale, rotated so that the block's diagonal is upright."""
@@ -75,6 +69,3 @@ class RandInPlaneAffined(RandInPlaned):
         if rescale:
             matrix = matrix / torch.from_numpy(self.R.uniform(self.smallest_scale, self.largest_scale, size=(2, 1)))
         self.positions = linear_positions(matrix.to(self.device), size)
-
-    def move(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
-        return resample_in_plane(volume, self.positions, nearest)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 
-from volseg.transforms.sections.in_plane_resample import RandInPlaned, pixel_positions, resample_in_plane
+from volseg.transforms.sections.in_plane_resample import RandInPlaned, pixel_positions
 
 __all__ = ["RandInPlaneElasticd"]
 
@@ -45,7 +45,6 @@ class RandInPlaneElasticd(RandInPlaned):
         super().__init__(keys, label_keys, prob, allow_missing_keys)
         self.alpha_pixels = alpha_pixels
         self.sigma_pixels = sigma_pixels
-        self.positions = torch.empty(2, 0, 0)
 
     def margin_pixels(self, size: Sequence[int]) -> tuple[int, int]:
         """Return six standard deviations of the displacements, whatever the size."""
@@ -63,9 +62,6 @@ class RandInPlaneElasticd(RandInPlaned):
         # periodic noise is equally strong everywhere, whereas mirrored noise is stronger at the border
         smooth = _smooth_periodically(torch.from_numpy(noise).to(self.device), self.sigma_pixels)
         self.positions = pixel_positions(size, self.device) + self.alpha_pixels * smooth
-
-    def move(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
-        return resample_in_plane(volume, self.positions, nearest)
 
 
 def _smooth_periodically(noise: torch.Tensor, sigma_pixels: float) -> torch.Tensor:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -27,10 +26,10 @@ __all__ = [
 class RandInPlaned(RandomizableTransform, MapTransform):
     """Base class of random transforms that move sections in their plane.
 
-    A subclass draws in :meth:`randomize`, which receives the size (D, H, W), and moves one volume in :meth:`move`.
-    Numbers are drawn on the host, so they are the same on all devices; positions are computed on ``device``, that of
-    the volumes. The geometry in the metadata stays that of the input, and there is no inverse. A call with
-    ``randomize=False`` repeats the last draw.
+    A subclass draws in :meth:`randomize`, which receives the size (D, H, W), and either sets ``positions`` or overrides
+    :meth:`move`. Numbers are drawn on the host, so they are the same on all devices; positions are computed on
+    ``device``, that of the volumes. The geometry in the metadata stays that of the input, and there is no inverse. A
+    call with ``randomize=False`` repeats the last draw.
 
     Args:
         keys: entries ``(1, D, H, W)`` on one grid.
@@ -48,10 +47,11 @@ class RandInPlaned(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, prob)
         self.label_keys = ensure_tuple(label_keys)
         self.device = torch.device("cpu")
+        self.positions = torch.empty(2, 0, 0)
 
-    @abstractmethod
     def move(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
         """Move ``(1, D, H, W)`` as drawn; ``nearest`` is True for instance ids."""
+        return resample_in_plane(volume, self.positions, nearest)
 
     def margin_pixels(self, size: Sequence[int]) -> tuple[int, int]:
         """Return how far beyond a central block of ``size`` (H, W) the transform reaches, along y and x."""

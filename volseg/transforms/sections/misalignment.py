@@ -49,7 +49,6 @@ class RandMisalignmentd(RandInPlaned):
         self.max_shift_pixels = max_shift_pixels
         self.sections = slice(0, 0)
         self.is_shift = True
-        self.positions = torch.empty(2, 0, 0)
 
     def margin_pixels(self, size: Sequence[int]) -> tuple[int, int]:
         """Return the maximum shift, whatever the size."""
