@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Add to ``python -m monai.bundle`` what it lacks: errors of one line and a check of overrides."""
+"""Extend ``python -m monai.bundle`` with one-line errors and a check of overrides."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from volseg.errors import UserError
 
 __all__ = ["find_user_error", "prepare", "unknown_overrides"]
 
-# a UserError from a data loader's worker, as it reads in the message that reaches the main process
+# a UserError of a data loading worker, as it appears in the error of the main process
 WORKER_ERROR = re.compile(rf"{re.escape(UserError.__module__)}\.{UserError.__qualname__}: (.*)")
 
 
 def prepare() -> None:
-    """Called by every config at the head of ``run``: errors of one line, known overrides, code from beside the config.
+    """Set up one-line errors, and check overrides and code; every config calls this at the head of ``run``.
 
-    The first two are for ``python -m monai.bundle run`` alone.
+    Errors and overrides concern only ``python -m monai.bundle run``.
 
     Raises:
-        UserError: an override on the command line names no item of the config, or the bundle's code was imported from
-            another copy of the bundle.
+        UserError: an override does not name an item of the config, or the bundle's code was imported from another copy
+            of the bundle.
     """
     if Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py"):
-        _set_up_errors_of_one_line()
+        _set_up_one_line_errors()
         if len(sys.argv) > 1 and sys.argv[1] == "run":
             unknown_overrides(sys.argv[2:])
-    # where ConfigWorkflow.run of MONAI puts the folder of the bundle whose config it runs
+    # MONAI's ConfigWorkflow.run puts the folder of the running bundle there
     _check_code_is_beside_configs(Path(sys.path[1]))
 
 
-def _set_up_errors_of_one_line() -> None:
+def _set_up_one_line_errors() -> None:
     sys.excepthook = _print_user_error
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_traceback)
@@ -56,7 +56,7 @@ def unknown_overrides(arguments: Sequence[str]) -> None:
     """Refuse overrides of unknown items: MONAI adds them silently, so ``--max_epoch 5`` would change nothing.
 
     Args:
-        arguments: what follows ``python -m monai.bundle run``.
+        arguments: arguments after ``python -m monai.bundle run``.
 
     Raises:
         UserError: names the override and the closest item.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check options before hours of work; an invalid one is an error of one line."""
+"""Check options before hours of work, and report an invalid one in one line."""
 
 from __future__ import annotations
 

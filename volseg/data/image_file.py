@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ __all__ = [
     "read_itk",
     "read_metaimage_grid",
     "read_nifti",
+    "readable",
     "unreadable",
 ]
 
@@ -150,6 +153,17 @@ def _read_header(path: Path) -> Any:
     except RuntimeError as error:
         raise unreadable(path, error) from error
     return reader
+
+
+@contextmanager
+def readable(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn a library's errors into the ``UserError`` of :func:`unreadable`."""
+    try:
+        yield
+    except UserError:  # a ValueError, too
+        raise
+    except errors as error:
+        raise unreadable(path, error) from error
 
 
 def unreadable(path: Path, error: Exception) -> UserError:

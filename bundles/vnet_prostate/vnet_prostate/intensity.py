@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bring the arbitrary intensities of MRI to one scale."""
+"""Normalise the arbitrary intensities of MRI."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["ZScored", "z_score"]
 
 
 def z_score(image: torch.Tensor) -> torch.Tensor:
-    """Subtract mean and divide by standard deviation of the voxels above the lowest one.
+    """Subtract the mean and divide by the standard deviation of the voxels above the minimum.
 
-    The voxels at the lowest intensity (air that a scanner sets to 0, padding) do not count, but are scaled like all
-    others. MONAI's ``NormalizeIntensity(nonzero=True)`` would leave them at 0, in the middle of the new scale.
+    Voxels at the minimum (air that the scanner sets to 0, padding) do not count, but are scaled like all others.
+    MONAI's ``NormalizeIntensity(nonzero=True)`` would leave them at 0, in the middle of the new scale.
 
     Args:
-        image: of any shape; a constant one becomes 0.
+        image: image of any shape; a constant one becomes 0.
 
-    Source: the released code of 1606.04797, which scales to 0..1 first; that changes nothing here.
+    Source: released code of 1606.04797, which first scales to 0..1, without effect on the result.
     """
     image = image - image.min()
     inside = image[image > 0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Voxel sizes in nanometres from the numbers and units of a file's metadata."""
+"""Derive voxel sizes in nanometres from a file's metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VoxelSize = tuple[float, float, float]
 _NM_PER_UNIT = {
     1e-1: ("å", "angstrom"),
     1: ("nm", "nanometer", "nanometre"),
-    # the micro sign, the Greek letter, and how ImageJ escapes the sign
+    # the micro sign, the Greek letter, and the micro sign as escaped by ImageJ
     1e3: ("um", "µm", "μm", "\\u00b5m", "micron", "microns", "micrometer", "micrometre"),
     1e6: ("mm", "millimeter", "millimetre"),
     1e7: ("cm", "centimeter", "centimetre"),
@@ -26,14 +26,14 @@ _NM = {name: nm for nm, names in _NM_PER_UNIT.items() for name in names}
 
 
 def voxel_size_in_nm(sizes: Iterable[Any], units: Iterable[Any]) -> VoxelSize | None:
-    """Voxel size in nm.
+    """Convert a voxel size to nm.
 
     Args:
-        sizes: edges of a voxel along z, y, x.
+        sizes: edge lengths of a voxel along z, y, x.
         units: the unit of each.
 
     Returns:
-        (z, y, x), or None where a size is no positive number or a unit no length: metadata that say nothing.
+        (z, y, x), or None if a size is not a positive number or a unit is not a length: such metadata say nothing.
     """
     edges_nm = []
     for size, unit in zip(sizes, units, strict=False):
@@ -50,10 +50,10 @@ def voxel_size_in_nm(sizes: Iterable[Any], units: Iterable[Any]) -> VoxelSize | 
 
 
 def voxel_size_from_attributes(attributes: Mapping[str, Any]) -> VoxelSize | None:
-    """Voxel size in nm from attributes of an HDF5 data set or a Zarr array, all along z, y, x.
+    """Return the voxel size (z, y, x) in nm from attributes of an HDF5 data set or Zarr array, or None.
 
-    Known are ``element_size_um`` (ilastik, PlantSeg), and ``voxel_size`` (funlib) and ``resolution`` (CREMI), both in
-    nm unless ``units`` says otherwise.
+    Supported are ``element_size_um`` (ilastik, PlantSeg), and ``voxel_size`` (funlib) and ``resolution`` (CREMI), both
+    in nm unless ``units`` says otherwise.
     """
     for key, default_unit in (("element_size_um", "um"), ("voxel_size", "nm"), ("resolution", "nm")):
         if key in attributes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ellipsoids and tubes of a pelvis: bones, muscles, vessels, nodules, lesions."""
+"""Build a pelvis from ellipsoids and tubes: bones, muscles, vessels, nodules, lesions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from volseg.phantoms.prostate_mri.anatomy import Anatomy
 
 
 def pelvis_shapes(a: Anatomy, rng: np.random.Generator) -> list[Blob]:
-    """Bones, muscles and vessels outside the pelvic floor, in painting order."""
+    """Return bones, muscles and vessels outside the pelvic floor, in painting order."""
     (_, d, h), tissue, c = a.half, a.tissue, a.canal
     muscle, marrow, cortex = tissue["muscle"], tissue["marrow"], tissue["cortex"]
     out = []
@@ -46,7 +46,7 @@ def pelvis_shapes(a: Anatomy, rng: np.random.Generator) -> list[Blob]:
 
 
 def shapes_around_gland(a: Anatomy, rng: np.random.Generator) -> list[Blob]:
-    """Veins, nerves and vessels beside the gland, seminal vesicles behind its base, penile bulb below its apex."""
+    """Return veins and nerves beside the gland, seminal vesicles behind its base, penile bulb below its apex."""
     (w, d, h), tissue = a.half, a.tissue
     out = []
     for _ in range(70):
@@ -74,7 +74,7 @@ def shapes_around_gland(a: Anatomy, rng: np.random.Generator) -> list[Blob]:
 
 
 def shapes_in_gland(a: Anatomy, rng: np.random.Generator) -> tuple[list[Blob], list[Blob]]:
-    """What lies in the transition zone alone (nodules), and what in any part of the gland; in painting order."""
+    """Return nodules of the transition zone, and shapes in any part of the gland, both in painting order."""
     (w, d, h), tissue = a.half, a.tissue
     stroma, (centre, axes) = tissue["stroma"], a.zone * np.array(a.half)
     nodules, anywhere = [], []
