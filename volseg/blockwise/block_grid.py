@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
-__all__ = ["Block", "BlockGrid", "Position", "Region", "inner_region"]
+__all__ = ["DEFAULT_BLOCK_SHAPE", "Block", "BlockGrid", "Position", "Region", "inner_region"]
 
 Position: TypeAlias = tuple[int, int, int]
 Region: TypeAlias = tuple[slice, slice, slice]
+
+DEFAULT_BLOCK_SHAPE = (64, 512, 512)
 
 
 @dataclass(frozen=True)

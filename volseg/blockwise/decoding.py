@@ -14,7 +14,7 @@ import numpy as np
 from distributed import Client
 
 from volseg.blockwise.block_array import BlockArray
-from volseg.blockwise.block_grid import BlockGrid
+from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE, BlockGrid
 from volseg.blockwise.component_merge import SharedVoxels, merge_components
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.global_components import GlobalComponents
@@ -45,9 +45,7 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances.decoding import PAPER, Decoding
 
-__all__ = ["DEFAULT_BLOCK_SHAPE", "BlockwiseInstances", "decode_blockwise"]
-
-DEFAULT_BLOCK_SHAPE = (64, 512, 512)
+__all__ = ["BlockwiseInstances", "decode_blockwise"]
 
 _COMPONENTS, _PAIRS, _IDS, _LABELS, _SIZES = "components", "pairs", "ids", "labels", "sizes"
 
@@ -135,7 +133,7 @@ def decode_blockwise(
         **decoding.parameters(),
         "voxel_size_nm": None if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm],
     }
-    with stages.finished.run(parameters):
+    with stages.finished.lock(parameters):
         components = stages.components(mask, boundary, decoding)
         labels = stages.array(_LABELS)
         function: BlockFunction

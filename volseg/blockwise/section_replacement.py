@@ -64,7 +64,7 @@ def replace_sections(
         "arguments": dict(arguments),
         **network.parameters(),
     }
-    with finished.run(parameters):
+    with finished.lock(parameters):
         array = replacements.open_or_create(volume, bool(finished.numbers(RESTORATION)))
         stage = _SectionStage(open_volume, network, function, dict(arguments), replacements, array)
         run_stage(client, RESTORATION, stage, grid, finished, progress)

@@ -43,7 +43,7 @@ def run_stage(
         function: writes the block's chunks and returns what later stages need of it; empty if nothing. Must be what can
             be pickled: a function of a module, a :func:`functools.partial` of one, or an object with ``__call__``.
         grid: the blocks.
-        finished: the manifest; it must be this run's, see :meth:`FinishedBlocks.run`.
+        finished: the manifest; it must be this run's, see :meth:`FinishedBlocks.lock`.
         progress: show a bar of the blocks with their rate and the time left.
 
     Returns:

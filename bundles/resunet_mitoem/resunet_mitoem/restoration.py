@@ -20,7 +20,6 @@ from resunet_mitoem.noisy_sections import (
     Replacement,
     SectionAssessment,
     assess_sections,
-    find_noisy_sections,
     plan_restoration,
 )
 from resunet_mitoem.restore import restore_sections
@@ -149,14 +148,7 @@ def restore_volume(
     depth = volume.shape[0]
     slab_depth = min(volume.chunks[0], DEFAULT_CHUNKS[0])
     logger.info("%s: %d sections of %d x %d pixels", volume.path, *volume.shape)
-    if sections is None:
-        assessments = assess_sections(volume, slab_depth=slab_depth)
-    else:
-        given = find_noisy_sections(volume, sections)
-        assessments = [
-            SectionAssessment(section, ("given",) if section in given else (), math.nan, math.nan)
-            for section in range(depth)
-        ]
+    assessments = assess_sections(volume, sections, slab_depth=slab_depth)
     noisy = [assessment.section for assessment in assessments if assessment.reasons]
     replacements = plan_restoration(noisy, depth)
     if sections and not replacements:

@@ -17,6 +17,7 @@ from resunet_mitoem.interpolation import SectionInterpolationNetwork
 from resunet_mitoem.restore import restore_sections
 
 from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.inferers.sliding_window import BlendedSlidingWindow
@@ -111,7 +112,7 @@ def test_noisy_sections_are_replaced_first(segment, bundle, image, tmp_path):
     save_weights(weights, network, {})
     process = segment(
         "--input", bundle.phantom["image"], "--restore", True, "--sections", "[4]", "--restoration_weights", weights,
-        "--restorer#network#widths", "[4,6]",
+        "--interpolation_def#widths", "[4,6]",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     restored = restore_sections(image, network, [4])
@@ -125,7 +126,7 @@ def test_noisy_sections_are_replaced_first(segment, bundle, image, tmp_path):
 
 def test_another_prediction_in_the_same_folder_is_one_line(segment, bundle, refused_line):
     assert segment("--input", bundle.phantom["image"]).returncode == 0
-    refused_line(segment("--input", bundle.phantom["image"], "--window", [8, 32, 32]), "window", "another")
+    refused_line(segment("--input", bundle.phantom["image"], "--window", [8, 32, 32]), "window", "another run")
 
 
 def test_another_decoding_takes_the_probabilities_that_were_kept(segment, bundle, refused_line, thresholds, tmp_path):
@@ -228,7 +229,7 @@ def test_sections_are_searched_in_slabs_that_fit_into_memory(bundle, image, tmp_
     tables = []
     for name, sections in (("whole", len(image)), ("slabs", 3), ("one", 0)):
         monkeypatch.setattr("resunet_mitoem.blockwise.SLAB_BYTES", sections * image[0].size + 1)
-        restorer = Restorer(network, weights, device="cpu")
+        restorer = Restorer(WorkerNetwork.of(network, weights, device="cpu", runtime="eager"))
         plan = restorer._plan(VolumeOpener.of(tmp_path / "a.ome.zarr"), str(tmp_path / name))
         assert (5, 4, 6) in plan
         tables.append((tmp_path / name / "sections.csv").read_bytes())
