@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resunet_mitoem.data import inference_list
-from resunet_mitoem.grey_range import find_grey_range
+from resunet_mitoem.intensity import find_grey_range
 from resunet_mitoem.noisy_sections import Replacement, assess_sections, plan_restoration
 from resunet_mitoem.restoration import write_section_table
 from volseg.blockwise.cluster import connect
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 SLAB_BYTES = 2**28  # of sections that the search for noisy ones reads at once
 
-MAKE_SECTION = "resunet_mitoem.restore.interpolate_section"
+MAKE_SECTION = "resunet_mitoem.interpolation.interpolate_section"
 
 _PLAN = "plan.json"
 
@@ -45,7 +45,7 @@ class Restorer:
     Args:
         network: the interpolation network.
         sections: the noisy ones; None looks for them.
-        tile_size: see :func:`resunet_mitoem.restore.interpolate_section`.
+        tile_size: see :func:`resunet_mitoem.interpolation.interpolate_section`.
 
     Raises:
         UserError: ``sections`` is not a list of integers.

@@ -10,19 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from resunet_mitoem.data import LABEL_NAME, PHANTOM_BINNING, find_em_volumes
-from resunet_mitoem.interpolation import SectionInterpolationNetwork
+from resunet_mitoem.interpolation import SectionInterpolationNetwork, interpolate_section
 from resunet_mitoem.noisy_sections import (
     Replacement,
     SectionAssessment,
     assess_sections,
+    find_noisy_sections,
     plan_restoration,
 )
-from resunet_mitoem.restore import restore_sections
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr
 from volseg.errors import UserError
@@ -36,6 +37,7 @@ from volseg.weights import load_weights
 __all__ = [
     "Restoration",
     "restoration_list",
+    "restore_sections",
     "restore_volume",
     "restore_volumes",
     "save_restoration_preview",
@@ -138,7 +140,7 @@ def restore_volume(
         name: of the volume.
         sections: the noisy ones; ``None`` looks for them, see
             :func:`~resunet_mitoem.noisy_sections.find_noisy_sections`. Empty: none, the volume is copied.
-        tile_size: see :func:`~resunet_mitoem.restore.restore_sections`.
+        tile_size: see :func:`~resunet_mitoem.interpolation.interpolate_section`.
         preview: ``False`` leaves the picture out.
 
     Raises:
@@ -174,6 +176,57 @@ def restore_volume(
         path,
     )
     return Restoration(path, assessments, replacements)
+
+
+def restore_sections(
+    volume: Any,
+    network: SectionInterpolationNetwork,
+    noisy: Sequence[int] | None = None,
+    output: Any = None,
+    tile_size: int = 512,
+    slab_depth: int = 8,
+) -> Any:
+    """Replace each noisy section by what the network makes of the nearest clean ones before and after it.
+
+    The log says which section was replaced from which two, and which could not be.
+
+    Args:
+        volume: (D, H, W), an array or anything that is sliced like one. Whole numbers are scaled to [0, 1] for the
+            network by the largest of their type, others must lie there.
+        network: trained; it runs on the device it is on.
+        noisy: indices along z; ``None`` looks for them (:func:`~resunet_mitoem.noisy_sections.find_noisy_sections`).
+        output: where to write, of the volume's shape and type, for instance a Zarr array. It may be the volume itself:
+            then only the restored sections are written. ``None`` makes a new array in memory.
+        tile_size: see :func:`~resunet_mitoem.interpolation.interpolate_section`.
+        slab_depth: sections to read at a time where all are read.
+
+    Returns:
+        ``output``, or the new array.
+
+    Raises:
+        UserError: a noisy section or an output that does not fit the volume.
+        ValueError: ``tile_size`` is no multiple of the divisor.
+    """
+    depth = volume.shape[0]
+    if output is None:
+        output = np.empty(volume.shape, volume.dtype)
+    if output.shape != volume.shape or output.dtype != volume.dtype:
+        raise UserError(
+            f"output: not like the volume. Received: {output.dtype} {tuple(output.shape)}. "
+            f"Expected: {volume.dtype} {tuple(volume.shape)}"
+        )
+    if noisy is None:
+        noisy = find_noisy_sections(volume, slab_depth=slab_depth)
+    plan = plan_restoration(noisy, depth)
+    if output is not volume:
+        for start in range(0, depth, slab_depth):
+            output[start : start + slab_depth] = volume[start : start + slab_depth]
+    for section, before, after in plan:
+        # slices: volumes on disk take no numbers
+        first, second = (np.asarray(volume[index : index + 1])[0] for index in (before, after))
+        output[section] = interpolate_section(network, first, second, tile_size)
+        logger.info("Section %d replaced: interpolated from sections %d and %d", section, before, after)
+    return output
 
 
 def save_restoration_preview(

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from resunet_mitoem.blockwise import Restorer
-from resunet_mitoem.grey_range import find_grey_range
-from resunet_mitoem.intensity import ScaleGreyValuesd
+from resunet_mitoem.intensity import ScaleGreyValuesd, find_grey_range
 from resunet_mitoem.interpolation import SectionInterpolationNetwork
-from resunet_mitoem.restore import restore_sections
+from resunet_mitoem.restoration import restore_sections
 
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
@@ -187,8 +186,8 @@ def test_grey_range_is_that_of_the_whole_volume(tmp_path, dtype):
 
 
 def test_grey_range_of_a_large_volume_comes_from_some_of_its_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("resunet_mitoem.grey_range.SAMPLE", 2000)
-    monkeypatch.setattr("resunet_mitoem.grey_range.SAMPLED_CHUNKS", 16)
+    monkeypatch.setattr("resunet_mitoem.intensity.SAMPLE", 2000)
+    monkeypatch.setattr("resunet_mitoem.intensity.SAMPLED_CHUNKS", 16)
     values = np.random.default_rng(0).integers(100, 60000, (8, 40, 40)).astype(np.uint16)
     with create_ome_zarr(tmp_path / "a.ome.zarr", values.shape, np.uint16, None, chunks=(2, 8, 8)) as array:
         array[:] = values
@@ -202,8 +201,8 @@ def test_grey_range_of_a_large_volume_comes_from_some_of_its_chunks(tmp_path, mo
 
 def test_pieces_of_large_chunks_are_read(tmp_path, monkeypatch):
     """Chunks may be shards of gigabytes: of each a part from its middle is read, with all columns while that fits."""
-    monkeypatch.setattr("resunet_mitoem.grey_range.SAMPLE", 500)
-    monkeypatch.setattr("resunet_mitoem.grey_range.PIECE_BYTES", 2 * 320)
+    monkeypatch.setattr("resunet_mitoem.intensity.SAMPLE", 500)
+    monkeypatch.setattr("resunet_mitoem.intensity.PIECE_BYTES", 2 * 320)
     values = np.zeros((8, 40, 48), np.uint16)
     values[:, 13:27] = np.random.default_rng(0).integers(100, 60000, (8, 14, 48))
     with create_ome_zarr(tmp_path / "a.ome.zarr", values.shape, np.uint16, None, chunks=(8, 40, 32)) as array:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from resunet_mitoem.interpolation import SectionInterpolationNetwork
-from resunet_mitoem.restore import interpolate_section, restore_sections
+from resunet_mitoem.interpolation import SectionInterpolationNetwork, interpolate_section
+from resunet_mitoem.restoration import restore_sections
 from torch import nn
 
 from volseg.errors import UserError
