@@ -69,8 +69,7 @@ class FinishedBlocks:
                         left_behind.unlink(missing_ok=True)
                 except Timeout as error:
                     raise UserError(
-                        f"{self.folder}: another run is at work there. Received: a lock that is held. Wait for its "
-                        "end, or choose another folder."
+                        f"{self.folder}: another run is using this folder; wait for it to end, or choose another folder"
                     ) from error
                 except OSError as error:
                     raise self._not_written(self.folder, error) from error
@@ -90,9 +89,7 @@ class FinishedBlocks:
         except FileNotFoundError:
             return set()
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be read. Received: {error.strerror or error}. Check your rights."
-            ) from error
+            raise UserError(f"{self.folder}: cannot be read ({error.strerror or error}); check permissions") from error
         stems = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
         return {int(stem) for stem in stems if stem.isdecimal()}
 
@@ -194,10 +191,10 @@ class FinishedBlocks:
         except OSError as error:
             raise self._not_written(f"{self.folder}/{file}", error) from error
 
-    def _damaged(self, file: str, block: Block, received: str) -> UserError:
+    def _damaged(self, file: str, block: Block, found: str) -> UserError:
         return UserError(
-            f"{self.folder}/{file}: damaged, of {block}. Received: {received}. Remove this file and run again: the "
-            "block is then done anew."
+            f"{self.folder}/{file}: damaged file of {block} ({found}); remove this file and run again to process the "
+            "block again"
         )
 
     @staticmethod

@@ -83,7 +83,7 @@ def pyramid_levels(
 
 
 def create_level(location: str, number: int, grid: BlockGrid, is_begun: bool) -> Any:
-    """The array of a level for writing by the blocks of a grid; one that exists is gone on with.
+    """The array of a level for writing by the blocks of a grid; one that exists is continued.
 
     Args:
         location: path or URL of the pyramid.
@@ -92,7 +92,7 @@ def create_level(location: str, number: int, grid: BlockGrid, is_begun: bool) ->
         is_begun: blocks of it are finished already, so that it must exist.
 
     Raises:
-        UserError: another array stands there, or it cannot be written.
+        UserError: another array exists there, or it cannot be written.
     """
     return open_or_create_array(
         f"{location}/{number}", grid.shape, np.uint32, block_chunks(grid.block_shape), is_begun, dimension_names=AXES
@@ -103,7 +103,7 @@ def create_level(location: str, number: int, grid: BlockGrid, is_begun: bool) ->
 class FinalLabels:
     """Writes the full resolution: labels without the objects that :func:`filter_sizes` removed.
 
-    Memory: 9 bytes a voxel of the block.
+    Memory: 9 bytes per voxel of the block.
 
     Args:
         labels: before the removal, uint32 (D, H, W).
@@ -129,7 +129,7 @@ class FinalLabels:
 class CoarserLevel:
     """Writes a level from the one before: of every few voxels the first, so that ids stay ids.
 
-    Memory: 6 bytes a voxel of the block.
+    Memory: 6 bytes per voxel of the block.
 
     Args:
         finer: the Zarr array of the level before.
@@ -156,7 +156,7 @@ def write_pyramid_metadata(
     voxel_size_nm: Sequence[float] | None,
     is_labels: bool = False,
 ) -> None:
-    """Make the folder of the levels an OME-Zarr image; written last, so that an unfinished one is none.
+    """Make the folder of the levels an OME-Zarr image; written last, so that an unfinished one does not count.
 
     Args:
         location: path or URL.

@@ -42,8 +42,8 @@ def segment_blockwise(
 ) -> dict[str, Any]:
     """Predict mask and boundary of a volume and decode them to instances: both stages with what they need between them.
 
-    Called again with the same arguments, a run that ended at any moment goes on with what is missing, and one that is
-    complete does nothing. With others of the decoding, probabilities that were kept are decoded anew, and what was
+    Called again with the same arguments, a run that ended at any moment resumes with what is missing, and one that is
+    complete does nothing. With another decoding, probabilities that were kept are decoded again, and what was
     decoded before is replaced.
 
     Args:

@@ -122,15 +122,14 @@ def _check(future: Future, stage: str, block: Block) -> None:
     """Raise what a block's task raised."""
     if future.status == "cancelled":
         raise UserError(
-            f"{stage}, {block}: was not done. Received: no connection to the scheduler any more. Start the cluster and "
-            "run again: finished blocks are kept."
+            f"{stage}, {block}: lost the connection to the scheduler; start the cluster and run again, finished blocks "
+            "are kept"
         )
     error = future.exception()
     if isinstance(error, KilledWorker):
         raise UserError(
-            f"{stage}, {block}: each worker that had it died, of it or of one beside it. Received: "
-            f"{error.allowed_failures + 1} deaths. Give workers more memory or take smaller blocks, and run again: "
-            "finished blocks are kept."
+            f"{stage}, {block}: {error.allowed_failures + 1} workers died while they had this block; give workers more "
+            "memory or use smaller blocks, and run again, finished blocks are kept"
         ) from error
     if error is not None:
         error.add_note(f"{stage}, {block}")

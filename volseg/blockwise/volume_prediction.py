@@ -108,7 +108,7 @@ def predict_blockwise(
     """Predict a volume block by block into OME-Zarr images of bytes, one for each output of the network.
 
     They hold ``int(255 p)`` of what :func:`volseg.blockwise.prediction.predict_block` gives, which is what the windows
-    would give for the whole volume. A run that was stopped goes on with what is missing.
+    would give for the whole volume. A run that was stopped resumes with what is missing.
 
     Args:
         prediction: of the volume.

@@ -162,8 +162,7 @@ def segment_volumes(
         three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
     if workers is not None:
         whole_number("workers", workers, 0)
-    if voxel_size_nm is not None:
-        voxel_size_nm = checked_voxel_size(voxel_size_nm)
+    voxel_size_nm = checked_voxel_size(voxel_size_nm)
     network.check()
     folder = str(local_folder(output_dir) or output_dir).rstrip("/")
     used: set[str] = set()

@@ -44,7 +44,7 @@ class SectionInterpolationNetwork(nn.Module):
     def __init__(self, widths: Sequence[int] = (16, 32, 48, 64), kernel_size: int = 3, normalised: bool = True) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd. Received: {kernel_size}")
+            raise ValueError(f"kernel_size must be odd, got {kernel_size}")
         self.kernel_size = kernel_size
         self.normalised = normalised
         # sizes inside the network are multiples of it
@@ -108,7 +108,7 @@ def interpolate_section(
     """
     divisor = network.divisor
     if tile_size < 1 or tile_size % divisor:
-        raise ValueError(f"tile_size must be a multiple of {divisor}. Received: {tile_size}")
+        raise ValueError(f"tile_size must be a multiple of {divisor}, got {tile_size}")
     # tiles that start at multiples of the divisor pool the same pixels together as the whole section
     margin = -(-network.reach // divisor) * divisor
     device = next(network.parameters()).device

@@ -21,6 +21,7 @@ __all__ = [
     "SectionAssessment",
     "SectionMeasures",
     "assess_sections",
+    "check_one_volume",
     "find_noisy_sections",
     "measure_sections",
     "plan_restoration",
@@ -233,15 +234,25 @@ def plan_restoration(noisy: Iterable[int], depth: int) -> list[Replacement]:
     return plan
 
 
+def check_one_volume(sections: Sequence[int] | None, volumes: int) -> None:
+    """Refuse noisy sections that are given for more than one volume.
+
+    Raises:
+        UserError: they are.
+    """
+    if sections and volumes > 1:
+        raise UserError(
+            f"sections {list(sections)} need --input with one volume, got {volumes}; without --sections noisy ones are "
+            "detected"
+        )
+
+
 def _checked(sections: Iterable[int], depth: int) -> list[int]:
     """The sections in ascending order, each once."""
     indices = sorted({int(section) for section in sections})
     outside = [index for index in indices if not 0 <= index < depth]
     if outside:
-        raise UserError(
-            f"sections: not in the volume. Received: {', '.join(map(str, outside))}. "
-            f"Expected: indices from 0 to {depth - 1}"
-        )
+        raise UserError(f"sections must be indices from 0 to {depth - 1}, got {', '.join(map(str, outside))}")
     return indices
 
 

@@ -21,13 +21,14 @@ from resunet_mitoem.noisy_sections import (
     Replacement,
     SectionAssessment,
     assess_sections,
+    check_one_volume,
     find_noisy_sections,
     plan_restoration,
 )
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr
 from volseg.errors import UserError
-from volseg.handlers.instance_results import case_name
+from volseg.handlers.instance_results import free_case_name
 from volseg.phantoms.dataset import OmeZarrVolumes
 from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
 from volseg.phantoms.phantom_set import PhantomSet
@@ -97,11 +98,7 @@ def restore_volumes(
     Raises:
         UserError: no weights; ``sections`` with several volumes; or a volume cannot be restored.
     """
-    if sections and len(cases) > 1:
-        raise UserError(
-            f"sections: they belong to one volume. Received: {list(sections)} for {len(cases)} volumes. "
-            "Expected: --input with one volume, or no --sections to look for noisy ones"
-        )
+    check_one_volume(sections, len(cases))
     if not Path(weights).is_file():
         raise UserError(
             f"{weights}: no weights there. Train first (configs/train_interpolation.json), "
@@ -109,12 +106,11 @@ def restore_volumes(
         )
     load_weights(weights, network)
     logger.info("weights: %s", weights)
-    names: set[str] = set()
+    used: set[str] = set()
     restorations = []
-    for number, case in enumerate(cases, 1):
-        name = case_name(case["image"])
-        name = f"{name}_{number}" if name in names else name
-        names.add(name)
+    for case in cases:
+        name = free_case_name(case["image"], used)
+        used.add(name)
         volume = open_chunked_volume(case["image"])
         restorations.append(restore_volume(volume, network, output_dir, name, sections, tile_size, preview))
     return restorations
@@ -155,8 +151,8 @@ def restore_volume(
     replacements = plan_restoration(noisy, depth)
     if sections and not replacements:
         raise UserError(
-            f"{volume.path}: none of the sections can be restored. Received: {', '.join(map(str, noisy))} of {depth}, "
-            "without a clean section on both sides. Expected: sections between clean ones"
+            f"{volume.path}: none of the sections can be restored, got {', '.join(map(str, noisy))} of {depth}; give "
+            "sections with a clean one on both sides"
         )
     path = Path(output_dir) / f"{name}_restored.ome.zarr"
     with create_ome_zarr(path, volume.shape, volume.dtype, volume.voxel_size_nm) as voxels:
@@ -212,8 +208,8 @@ def restore_sections(
         output = np.empty(volume.shape, volume.dtype)
     if output.shape != volume.shape or output.dtype != volume.dtype:
         raise UserError(
-            f"output: not like the volume. Received: {output.dtype} {tuple(output.shape)}. "
-            f"Expected: {volume.dtype} {tuple(volume.shape)}"
+            f"output must have type and shape of the volume, {volume.dtype} {tuple(volume.shape)}, got {output.dtype} "
+            f"{tuple(output.shape)}"
         )
     if noisy is None:
         noisy = find_noisy_sections(volume, slab_depth=slab_depth)
@@ -236,7 +232,7 @@ def save_restoration_preview(
     replacements: Sequence[Replacement],
     name: str,
 ) -> None:
-    """Draw up to four restored sections, one a row: the neighbours it was made from, before and after restoration.
+    """Draw up to four restored sections, one per row: the neighbours it was made from, before and after restoration.
 
     A panel shows the middle of a section, at most 384 pixels wide. Grey values are drawn between the 0.5th and 99.5th
     percentile of the row's neighbours.

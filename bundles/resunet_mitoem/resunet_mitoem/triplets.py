@@ -14,7 +14,7 @@ from monai.transforms import MapTransform, RandomizableTransform, Transform
 
 from resunet_mitoem.data import datalist, find_em_volumes
 from resunet_mitoem.interpolation import to_unit_range
-from resunet_mitoem.noisy_sections import find_noisy_sections
+from resunet_mitoem.noisy_sections import check_one_volume, find_noisy_sections
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
 
@@ -59,7 +59,7 @@ def triplet_splits(
         held_out_fraction: see :func:`hold_out`.
 
     Returns:
-        for ``training`` and ``validation`` one case a volume: ``volume``, open for reading, and ``sections``, those
+        for ``training`` and ``validation`` one case per volume: ``volume``, open for reading, and ``sections``, those
         that are clean and have clean neighbours.
 
     Raises:
@@ -68,8 +68,7 @@ def triplet_splits(
     """
     if len({*patch_size}) != 1:
         raise UserError(
-            f"patch_size: not square, and patches are turned by quarters. Received: {list(patch_size)}. "
-            'Expected: such as "[256,256]"'
+            f"patch_size must be square such as [256,256], as patches are rotated by 90 degrees, got {list(patch_size)}"
         )
     if input:
         paths = {"training": [str(path) for path in find_em_volumes(input)], "validation": []}
@@ -79,12 +78,7 @@ def triplet_splits(
             split: [case["image"] for case in datalist(dataset_dir, split, *phantoms)]
             for split in ("training", "validation")
         }
-    count = sum(len(found) for found in paths.values())
-    if sections and count > 1:
-        raise UserError(
-            f"sections: they belong to one volume. Received: {list(sections)} for {count} volumes. "
-            "Expected: --input with one volume, or no --sections to look for noisy ones"
-        )
+    check_one_volume(sections, sum(len(found) for found in paths.values()))
     splits = {split: [_case(path, sections, patch_size) for path in found] for split, found in paths.items()}
     if splits["validation"]:
         return splits
@@ -107,8 +101,8 @@ def hold_out(case: Case, fraction: float) -> tuple[Case, Case]:
     kept = [section for section in sections if section + 1 < held_out[0] - 1]
     if not kept:
         raise UserError(
-            f"{_name(case['volume'])}: too few clean sections to train and to validate on. Received: {len(sections)} "
-            "clean triplets. Expected: a deeper volume"
+            f"{_name(case['volume'])}: {len(sections)} clean triplets are too few for training and validation; give a "
+            "deeper volume"
         )
     return {**case, "sections": kept}, {**case, "sections": held_out}
 
@@ -144,14 +138,14 @@ def clean_triplets(depth: int, noisy: Iterable[int], name: str = "volume") -> li
         name: of the volume, for the error.
 
     Raises:
-        UserError: there are none.
+        UserError: there is none.
     """
     spoilt = set(noisy)
     sections = [i for i in range(1, depth - 1) if spoilt.isdisjoint((i - 1, i, i + 1))]
     if not sections:
         raise UserError(
-            f"{name}: no three clean sections in a row. Received: {depth} sections, {len(spoilt)} of them noisy. "
-            "Expected: a deeper volume or fewer noisy sections"
+            f"{name}: no three consecutive clean sections, {len(spoilt)} of {depth} are noisy; give a deeper volume or "
+            "fewer noisy sections"
         )
     return sections
 
@@ -263,8 +257,8 @@ def _case(path: str, sections: Sequence[int] | None, patch_size: Sequence[int]) 
     volume = open_chunked_volume(path)
     if any(patch > size for patch, size in zip(patch_size, volume.shape[1:], strict=True)):
         raise UserError(
-            f"{path}: sections smaller than a patch. Received: {tuple(volume.shape[1:])} pixels. "
-            f"Expected: at least {tuple(patch_size)}, or a smaller --patch_size"
+            f"{path}: sections of {tuple(volume.shape[1:])} pixels are smaller than a patch, {tuple(patch_size)}; give "
+            "a smaller --patch_size"
         )
     noisy = find_noisy_sections(volume, sections)
     triplets = clean_triplets(volume.shape[0], noisy, path)

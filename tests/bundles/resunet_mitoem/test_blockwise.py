@@ -149,7 +149,7 @@ def test_another_decoding_takes_the_probabilities_that_were_kept(segment, bundle
 )
 def test_options_that_are_none_are_one_line_before_work(segment, bundle, refused_line, tmp_path, option, value):
     process = segment("--input", bundle.phantom["image"], "--restore", True, f"--{option}", value)
-    refused_line(process, option, f"Received: {value!r}")
+    refused_line(process, option, f"got {value!r}")
     assert not (tmp_path / "out").exists()
 
 

@@ -59,7 +59,7 @@ def test_a_run_with_other_parameters_is_refused(folder):
 
 def test_one_run_at_a_time(tmp_path):
     first, second = FinishedBlocks(tmp_path), FinishedBlocks(tmp_path)
-    with first.lock({}), pytest.raises(UserError, match="another run is at work there"), second.lock({}):
+    with first.lock({}), pytest.raises(UserError, match="another run is using this folder"), second.lock({}):
         raise AssertionError
     with FinishedBlocks(tmp_path).lock({}):
         pass
@@ -97,14 +97,14 @@ def test_what_a_killed_process_left_is_removed_and_counts_for_nothing(tmp_path):
 
 
 def test_no_such_block(tmp_path):
-    with pytest.raises(UserError, match=r"00000003\.npz: damaged, of block 3 \(z 0:2, .*Received: no such file"):
+    with pytest.raises(UserError, match=r"00000003\.npz: damaged file of block 3 \(z 0:2, .*\(no such file\)"):
         FinishedBlocks(tmp_path).read("label", GRID[3], "plane")
 
 
 def test_no_such_array(tmp_path):
     finished = FinishedBlocks(tmp_path)
     finished.write("label", GRID[3], {"plane": np.zeros(3)})
-    with pytest.raises(UserError, match=r"of block 3 .*Received: .*count"):
+    with pytest.raises(UserError, match=r"of block 3 .*\(.*count"):
         finished.read("label", GRID[3], "count")
 
 

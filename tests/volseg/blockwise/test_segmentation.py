@@ -160,7 +160,7 @@ def test_every_worker_on_this_machine_gets_a_gpu_of_its_own(monkeypatch):
         client.wait_for_workers(2)
         seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
         assert sorted(seen.values()) == ["3", "5"]
-    with pytest.raises(UserError, match="Received: 3 for 2 GPUs"), connect(workers=3, gpus=True):
+    with pytest.raises(UserError, match="number of GPUs, 2, got 3"), connect(workers=3, gpus=True):
         pass
 
 
@@ -214,10 +214,10 @@ def test_a_damaged_chunk_of_probabilities_is_mended_by_the_file_that_the_line_na
     expected = chunk.read_bytes()
     chunk.write_bytes(expected[:-3])
     with pytest.raises(
-        UserError, match=r"mask\.ome\.zarr/0: a chunk cannot be read.*Do not remove the chunk"
+        UserError, match=r"mask\.ome\.zarr/0: a chunk cannot be read.*do not remove only the chunk"
     ) as caught:
         run("out", "watershed")
-    (named,) = re.findall(r"Remove (\S*/probabilities/finished/prediction/\d+\.npz) and run again", str(caught.value))
+    (named,) = re.findall(r"remove (\S*/probabilities/finished/prediction/\d+\.npz) and run again", str(caught.value))
     Path(named).unlink()
     run("out", "watershed")
     run("whole", "watershed")
@@ -231,7 +231,7 @@ def test_a_scheduler_file_that_nobody_writes_is_one_line(monkeypatch, tmp_path, 
     missing = str(tmp_path / "typo.json")
     with (
         caplog.at_level(logging.INFO, "volseg.blockwise.cluster"),
-        pytest.raises(UserError, match=r"typo\.json, which nothing wrote in 0\.3 s"),
+        pytest.raises(UserError, match=r"nothing wrote \S*typo\.json within 0\.3 s"),
         connect(missing),
     ):
         pass
@@ -256,7 +256,7 @@ def test_a_cluster_without_the_package_is_one_line(monkeypatch):
             connect(scheduler),
         ):
             pass
-    assert f"none at {scheduler}, {worker}. Install it there" in str(caught.value)
+    assert f"missing at {scheduler}, {worker}; install it there" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -267,12 +267,12 @@ def test_a_cluster_whose_workers_are_still_to_come(caplog):
         connect(cluster.scheduler_address),
     ):
         pass
-    assert "no worker is there yet" in caplog.text
+    assert "waiting for the first worker" in caplog.text
 
 
 def test_a_scheduler_that_is_none_is_one_line(monkeypatch):
     monkeypatch.setattr("volseg.blockwise.cluster.CONNECT_TIMEOUT_S", 1)
-    with pytest.raises(UserError, match="no Dask scheduler there"), connect("tcp://127.0.0.1:1"):
+    with pytest.raises(UserError, match="no Dask scheduler at tcp://127"), connect("tcp://127.0.0.1:1"):
         pass
 
 
