@@ -141,8 +141,8 @@ def open_or_create_array(
     except FileNotFoundError as error:
         if is_begun:
             raise UserError(
-                f"{location}: missing, though its manifest says that blocks are finished; remove the folder of the "
-                "manifest, too, and run again"
+                f"{location}: is missing, though its manifest says that blocks are finished; remove the folder of "
+                "the manifest, too, and run again"
             ) from error
         try:
             return zarr.create_array(
@@ -156,7 +156,9 @@ def open_or_create_array(
         except ZARR_ERRORS as reason:
             raise _not_written(location, reason) from reason
     except ZARR_ERRORS as error:
-        raise UserError(f"{location}: cannot be read ({_said(error)}); remove it and run again") from error
+        raise UserError(
+            f"{location}: cannot be read as a Zarr array ({_said(error)}); remove it and run again"
+        ) from error
     found, wanted = (array.shape, array.dtype, array.chunks), (tuple(shape), np.dtype(dtype), tuple(chunks))
     if found != wanted:
         raise UserError(

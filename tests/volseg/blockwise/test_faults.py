@@ -163,7 +163,7 @@ def test_a_damaged_chunk_of_the_run_names_the_file_that_mends_it(tmp_path, folde
     with pytest.raises(UserError, match=r"^labels, block .*components\.zarr: a chunk cannot be read \(\S") as e:
         decode(folder, tmp_path)
     # only what the line names is wrong, and is done again
-    (named,) = re.findall(r"Remove (\S+) and run again", str(e.value))
+    (named,) = re.findall(r"remove (\S+) and run again", str(e.value))
     assert named == str(work / "finished" / "components" / "00000017.npz")
     Path(named).unlink()
     decode(folder, tmp_path)
