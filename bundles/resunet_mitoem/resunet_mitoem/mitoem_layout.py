@@ -106,7 +106,8 @@ def _locate(specimen: str, files: _Files, root: Path, output: Path) -> Path | No
     folders = [folder for folder in folders if _specimen(folder, root) == specimen]
     if len(folders) > 1:
         raise UserError(
-            f"{folders[1]}: the {specimen} volume must have one folder {files.folder}/, found {folders[0]} too"
+            f"{folders[1]}: the {specimen} volume must have one folder {files.folder}/, found {folders[0]} too; remove "
+            "one of them"
         )
     archive = root / files.archive.format(SPECIMENS[specimen])
     return folders[0] if folders else archive if archive.is_file() else None

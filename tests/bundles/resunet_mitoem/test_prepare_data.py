@@ -107,7 +107,7 @@ def says(error: pytest.ExceptionInfo[UserError], *words: str) -> str:
     text = str(error.value)
     for word in words:
         assert word in text, text
-    assert "\n" not in text and any(word in text for word in (", got ", " is missing", "; "))
+    assert "\n" not in text and any(word in text for word in ("Received: ", ", got ", " is missing", "; "))
     return text
 
 
@@ -449,7 +449,7 @@ def test_volumes_that_do_not_fit_are_named(pair: Path, tmp_path: Path):
     for wrong in ([30, 8], [30, 8, 0], 8, ["a", "b", "c"]):
         with pytest.raises(UserError) as error:
             prepare_volumes(pair, out, wrong)  # type: ignore[arg-type]
-        says(error, "not a voxel size")
+        says(error, "voxel_size_nm must be three lengths in nm")
     for number, (voxels_of_label, words) in enumerate(
         [
             (np.zeros((4, 6, 9), np.uint8), "got (4, 6, 9), and (5, 6, 9)"),
