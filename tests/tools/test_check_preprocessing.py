@@ -104,8 +104,8 @@ def test_the_container_of_an_image_does_not_matter():
 
 
 def test_a_crop_read_at_random_equals_the_volume_read_whole():
-    whole = {"_target_": "volseg.transforms.load_chunked.LoadImageChunkedVolumed", "keys": ["image", "label"]}
-    crop = {"_target_": "volseg.transforms.chunked_crop.RandLoadImageCropd", "keys": ["image", "label"]}
+    whole = {"_target_": "volseg.transforms.load_em_volume.LoadImageChunkedVolumed", "keys": ["image", "label"]}
+    crop = {"_target_": "volseg.transforms.load_em_crop.RandLoadImageCropd", "keys": ["image", "label"]}
     smaller = {"_target_": "CenterSpatialCropd", "keys": ["image", "label"], "roi_size": [8, 16, 32]}
     assert normalise([crop, SCALE, smaller], {}) == normalise([whole, SCALE], {}) == [SCALE]
     assert normalise([whole, SCALE, smaller], {}) != normalise([whole, SCALE], {})

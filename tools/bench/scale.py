@@ -22,11 +22,11 @@ from tools import REPOSITORY
 from tools.bench.decoding import FOREGROUND_THRESHOLD, MIN_SIZE, TILE, decode_with_scikit_image, make_tile
 from tools.bench.measure import circumstances, duration, say, spread, times
 from tools.bench.processes import peak_memory_of_command_mb
-from volseg.blockwise.block_grid import BlockGrid
+from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE, BlockGrid
 from volseg.blockwise.cluster import connect
-from volseg.blockwise.decoding import DEFAULT_BLOCK_SHAPE, decode_blockwise
-from volseg.blockwise.pipeline import predict_blockwise
+from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_prediction import VolumePrediction, predict_blockwise
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.blockwise.zarr_array import open_array, open_or_create_array
 from volseg.data.ome_zarr import create_ome_zarr
@@ -155,12 +155,11 @@ def predict_as_one_block(
     with connect(workers=1) as client:
         start = time.perf_counter()
         predict_blockwise(
-            VolumeOpener(volume),
+            VolumePrediction(
+                VolumeOpener(volume), on_worker, BlendedSlidingWindow(window), VolumeOpener(volume).source().shape
+            ),
             output,
-            on_worker,
-            BlendedSlidingWindow(window),
-            VolumeOpener(volume).source().shape,
-            client=client,
+            client,
             progress=False,
         )
         seconds = time.perf_counter() - start

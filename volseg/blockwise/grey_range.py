@@ -29,11 +29,13 @@ class GreyRange:
     high: float
     clipped: bool = True
 
-    def __call__(self, voxels: NDArray[Any]) -> torch.Tensor:
-        """float32 of the shape of ``voxels``."""
-        values = torch.from_numpy(np.array(voxels, dtype=np.float32))
-        if voxels.dtype.kind == "f":
-            values = torch.nan_to_num(values, nan=self.low, posinf=self.low, neginf=self.low)
+    def __call__(self, voxels: NDArray[Any] | torch.Tensor) -> torch.Tensor:
+        """float32 of the shape of ``voxels``, which stay as they are."""
+        if isinstance(voxels, torch.Tensor):
+            values = voxels.to(torch.float32, copy=True)
+        else:
+            values = torch.from_numpy(np.array(voxels, dtype=np.float32))
+        values = values.nan_to_num_(nan=self.low, posinf=self.low, neginf=self.low)
         values = values.sub_(self.low).div_(max(self.high - self.low, 1e-6))
         return values.clamp_(0, 1) if self.clipped else values
 

@@ -22,7 +22,7 @@ __all__ = ["InstanceGrowth"]
 class InstanceGrowth:
     """Grows as the whole volume would, since each block is looked at with a halo of half the window.
 
-    Memory: 12 bytes a voxel of block and halo.
+    Memory: 12 bytes per voxel of block and halo.
 
     Args:
         grid: the blocks.

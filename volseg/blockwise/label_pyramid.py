@@ -81,7 +81,7 @@ def pyramid_levels(
 
 
 def create_level(location: str, number: int, grid: BlockGrid, is_begun: bool) -> Any:
-    """The array of a level for writing by the blocks of a grid; an existing one is continued.
+    """The array of a level for writing by the blocks of a grid; one that exists is continued.
 
     Args:
         location: path or URL of the pyramid.
@@ -90,7 +90,7 @@ def create_level(location: str, number: int, grid: BlockGrid, is_begun: bool) ->
         is_begun: blocks of it are already finished, so it must exist.
 
     Raises:
-        UserError: another array stands there, or it cannot be written.
+        UserError: another array exists there, or it cannot be written.
     """
     return open_or_create_array(
         f"{location}/{number}", grid.shape, np.uint32, block_chunks(grid.block_shape), is_begun, dimension_names=AXES
@@ -154,7 +154,7 @@ def write_pyramid_metadata(
     voxel_size_nm: Sequence[float] | None,
     is_labels: bool = False,
 ) -> None:
-    """Make the folder of the levels an OME-Zarr image; call it last, so that no unfinished folder is one.
+    """Make the folder of the levels an OME-Zarr image; call it last, so that an unfinished one does not count.
 
     Args:
         location: path or URL.

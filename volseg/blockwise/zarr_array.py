@@ -107,7 +107,7 @@ def open_array(location: str | Path) -> Any:
     try:
         return optional_module("zarr").open_array(node_store(location), mode="r")
     except ZARR_ERRORS as error:
-        raise UserError(f"{location}: cannot be read. Received: {_said(error)}. Expected: a Zarr array.") from error
+        raise UserError(f"{location}: cannot be read as a Zarr array ({_said(error)})") from error
 
 
 def open_or_create_array(
@@ -118,7 +118,7 @@ def open_or_create_array(
     is_begun: bool = False,
     **metadata: Any,
 ) -> Any:
-    """A Zarr array for writing by blocks; one that exists is gone on with.
+    """A Zarr array for writing by blocks; one that exists is continued.
 
     Chunks carry a checksum, are compressed by Zstandard, and are written whole or not at all. What is not written is
     zero.
@@ -132,7 +132,7 @@ def open_or_create_array(
         metadata: more that :func:`zarr.create_array` takes.
 
     Raises:
-        UserError: another array stands there, it is missing though begun, or it cannot be written.
+        UserError: another array exists there, it is missing though begun, or it cannot be written.
     """
     zarr = optional_module("zarr")
     store = node_store(location)
@@ -141,8 +141,8 @@ def open_or_create_array(
     except FileNotFoundError as error:
         if is_begun:
             raise UserError(
-                f"{location}: is missing. Received: a manifest by which blocks of it are finished. Remove the "
-                "folder of the manifest, too, and run again."
+                f"{location}: is missing, though its manifest says that blocks are finished; remove the folder of "
+                "the manifest, too, and run again"
             ) from error
         try:
             return zarr.create_array(
@@ -157,13 +157,13 @@ def open_or_create_array(
             raise _not_written(location, reason) from reason
     except ZARR_ERRORS as error:
         raise UserError(
-            f"{location}: cannot be read. Received: {_said(error)}. Remove what stands there and run again."
+            f"{location}: cannot be read as a Zarr array ({_said(error)}); remove it and run again"
         ) from error
     found, wanted = (array.shape, array.dtype, array.chunks), (tuple(shape), np.dtype(dtype), tuple(chunks))
     if found != wanted:
         raise UserError(
-            f"{location}: another array stands there. Received: shape {found[0]}, {found[1]}, chunks {found[2]}. "
-            f"Expected: shape {wanted[0]}, {wanted[1]}, chunks {wanted[2]}. Remove it, or choose another folder."
+            f"{location}: already holds another array, of shape {found[0]}, {found[1]}, chunks {found[2]}; expected "
+            f"shape {wanted[0]}, {wanted[1]}, chunks {wanted[2]}; remove it, or choose another folder"
         )
     return array
 
@@ -184,9 +184,9 @@ def read_region(array: VoxelArray, region: tuple[slice, ...]) -> np.ndarray:
         advice = (
             how_to_mend(region)
             if how_to_mend
-            else "Restore the chunk from a copy; do not remove it: what is missing reads as zero."
+            else "restore the chunk from a copy, do not remove it: a missing chunk reads as zero"
         )
-        raise UserError(f"{array_name(array)}: a chunk cannot be read. Received: {_said(error)}. {advice}") from error
+        raise UserError(f"{array_name(array)}: a chunk cannot be read ({_said(error)}); {advice}") from error
 
 
 def write_region(array: Any, region: tuple[slice, ...], voxels: np.ndarray) -> None:

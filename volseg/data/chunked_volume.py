@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from volseg.data.volume_formats.chunked import ChunkedVolume
+from volseg.data.volume_formats.base import ChunkedVolume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES, NiftiVolume
 from volseg.data.volume_formats.section_file import PNG_SUFFIX

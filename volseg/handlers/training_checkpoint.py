@@ -27,7 +27,7 @@ class TrainingCheckpointLoader:
 
     A training is the same if its data and hyperparameters are; the checkpoint of another one is put aside as
     ``checkpoint_aside.pt``. When a
-    training completes, its checkpoint is renamed to ``checkpoint_completed.pt``: the next run begins anew.
+    training completes, its checkpoint is renamed to ``checkpoint_completed.pt``: the next run starts over.
 
     Unlike MONAI's ``CheckpointSaver`` it writes to a temporary name first, so that a kill at any moment leaves the
     previous checkpoint whole.
@@ -36,7 +36,7 @@ class TrainingCheckpointLoader:
         path: of the checkpoint.
         objects: with ``state_dict`` and ``load_state_dict``: network, optimiser, schedules, :class:`BestWeights`.
         seed: of the training.
-        resume: ``False`` begins anew whatever is there.
+        resume: ``False`` starts over whatever is there.
     """
 
     def __init__(self, path: str, objects: Mapping[str, Any], seed: int = 0, resume: bool = True) -> None:
@@ -102,7 +102,7 @@ class TrainingCheckpointLoader:
 
     def _put_aside(self, reason: str) -> None:
         aside = self.path.with_name(f"{self.path.stem}_aside{self.path.suffix}")
-        logger.info("beginning anew, %s is put aside as %s: %s", self.path, aside.name, reason)
+        logger.info("starting over, %s is put aside as %s: %s", self.path, aside.name, reason)
         if is_first_process():
             self.path.replace(aside)
 

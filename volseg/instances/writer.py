@@ -71,7 +71,7 @@ def write_instances(
     sections at a time.
 
     Args:
-        path_stem: where to write; the format's suffix is added. A file that stands there is replaced, as is an OME-Zarr
+        path_stem: where to write; the format's suffix is added. A file that is there is replaced, as is an OME-Zarr
             image of one level; a folder of sections is not.
         labels: (D, H, W) of an integer type, 0 = background.
         like: the image.
@@ -87,17 +87,14 @@ def write_instances(
     path = instances_path(path_stem, like)
     _, write, max_id = _format(Path(path_stem), like)
     if tuple(labels.shape) != like.shape:
-        raise UserError(
-            f"{path}: labels must have the shape of {like.path}. Received: {tuple(labels.shape)}. "
-            f"Expected: {like.shape}"
-        )
+        raise UserError(f"{path}: labels must have the shape of {like.path}, {like.shape}, got {tuple(labels.shape)}")
     if np.dtype(labels.dtype).kind not in "biu":
-        raise UserError(f"{path}: ids must be integers. Received: type {labels.dtype}. Round or label them first.")
+        raise UserError(f"{path}: ids must be integers, got {labels.dtype}; round or label them first")
     extremes = [(int(slab.min()), int(slab.max())) for _, slab in _slabs(labels)]
     lowest, highest = min(low for low, _ in extremes), max(high for _, high in extremes)
     if lowest < 0 or highest > max_id:
         raise UserError(
-            f"{path}: ids must be from 0 to {max_id}. Received: {lowest if lowest < 0 else highest}. Number them anew."
+            f"{path}: ids must be from 0 to {max_id}, got {lowest if lowest < 0 else highest}; renumber them"
         )
     write(path, labels, like, highest, like.voxel_size_nm or voxel_size_nm)
     return path
@@ -116,7 +113,7 @@ def instances_path(path_stem: str | Path, like: ChunkedVolume) -> Path:
     path, write, _ = _format(Path(path_stem), like)
     image, target = like.file_path.resolve(), path.resolve()
     if image == target or target in image.parents:
-        raise UserError(f"{path}: this is the image itself. Received: the same name for both. Choose another name.")
+        raise UserError(f"{path}: this is the image itself; choose another name")
     if write is _write_sections:
         check_replaceable(path)  # nothing tells a folder of results from one of images
     elif write is _write_ome_zarr:

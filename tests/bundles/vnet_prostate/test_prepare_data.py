@@ -313,7 +313,7 @@ def test_promise12_flat_files_are_training_cases_if_no_doubt_is_left(
         ({"origin": (-20.5, 11.25, -296.4)}, "origin (20.5, -11.25, -296.4) mm against (20.5, -11.25, -300) mm"),
         ({"direction": np.eye(3)}, "direction (-1, 0, 0, 0, -1, 0, 0, 0, 1) against"),
         ({"voxels": gland().transpose(1, 0, 2)}, "shape (7, 8, 5) against (8, 7, 5)"),
-        ({"voxels": gland() * np.float32(0.4)}, "label codes are not whole numbers. Received: 0.4"),
+        ({"voxels": gland() * np.float32(0.4)}, "label codes are not whole numbers, got 0.4"),
         ({"voxels": gland() * np.uint8(255)}, "label codes must be 0 to 1, got 0 to 255"),
         ({"voxels": gland().astype(np.int16) * np.int16(-1)}, "label codes must be 0 to 1, got -1 to 0"),
     ],

@@ -32,7 +32,7 @@ def die(array, log: Path, number: int, deaths: int, block: Block) -> dict[str, n
 
 def refuse(number: int, block: Block) -> dict[str, np.ndarray]:
     if block.number == number:
-        raise UserError("a.tif: damaged. Received: nothing. Restore it.")
+        raise UserError("a.tif: damaged; restore it")
     return {}
 
 

@@ -148,7 +148,7 @@ def test_a_truncated_chunk_of_the_input_names_array_and_block(tmp_path, folder):
         decode(damaged, tmp_path / "out")
     # the chunk's own block comes after its neighbour, which looks one voxel further
     assert str(caught.value).startswith("components, block 6 (z 0:5, y 16:32, x 32:48): ")
-    assert "both.zarr, channel 1: a chunk cannot be read. Received: " in str(caught.value)
+    assert "both.zarr, channel 1: a chunk cannot be read (" in str(caught.value)
     assert "\n" not in str(caught.value)
     shutil.copy(folder / chunk.relative_to(damaged), chunk)
     assert decode(damaged, tmp_path / "out").statistics["instances"] > 3
@@ -161,12 +161,10 @@ def test_a_damaged_chunk_of_the_run_names_the_file_that_mends_it(tmp_path, folde
     shutil.rmtree(work / "finished" / "labels")
     chunk = work / "components.zarr" / "c" / "1" / "1" / "1"
     chunk.write_bytes(spoil(chunk.read_bytes()))
-    with pytest.raises(
-        UserError, match=r"^labels, block .*components\.zarr: a chunk cannot be read\. Received: \S"
-    ) as e:
+    with pytest.raises(UserError, match=r"^labels, block .*components\.zarr: a chunk cannot be read \(\S") as e:
         decode(folder, tmp_path)
     # only what the line names is wrong, and is done again
-    (named,) = re.findall(r"Remove (\S+) and run again", str(e.value))
+    (named,) = re.findall(r"remove (\S+) and run again", str(e.value))
     assert named == str(work / "finished" / "components" / "00000017.npz")
     Path(named).unlink()
     decode(folder, tmp_path)
@@ -196,7 +194,9 @@ def test_a_damaged_manifest_names_its_block(tmp_path, folder, spoil):
         shutil.rmtree(finished / stage)
     file = finished / "components" / "00000005.npz"
     file.write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(UserError, match=r"components/00000005\.npz: damaged, of block 5 \(z 0:5, y 16:32, x 16:32\)"):
+    with pytest.raises(
+        UserError, match=r"components/00000005\.npz: damaged file of block 5 \(z 0:5, y 16:32, x 16:32\)"
+    ):
         decode(folder, tmp_path)
     file.unlink()
     missing = 1 + whole.statistics["blocks"] - count_finished(tmp_path, "pairs")
@@ -208,7 +208,7 @@ def test_damaged_parameters_are_one_line(tmp_path, folder):
     decode(folder, tmp_path)
     for content in ("{", "[]", ""):
         (tmp_path / "decoding" / "finished" / "run.json").write_text(content)
-        with pytest.raises(UserError, match=r"run\.json: damaged\. Received: .*Remove the folder"):
+        with pytest.raises(UserError, match=r"run\.json: damaged \(.*remove the folder"):
             decode(folder, tmp_path)
 
 
@@ -224,7 +224,7 @@ def test_two_runs_on_one_folder_are_refused(tmp_path, folder):
     process = start(folder, tmp_path)
     wait_until(lambda: count_finished(tmp_path, "components") >= 1, process)
     process.send_signal(signal.SIGSTOP)  # SIGSTOP: it holds the folder for as long as this takes
-    with pytest.raises(UserError, match=r"another run is at work there; wait for its end"):
+    with pytest.raises(UserError, match=r"another run is using this folder"):
         decode(folder, tmp_path)
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=TIMEOUT_S)

@@ -13,7 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from volseg.data.image_file import open_nifti, readable
-from volseg.data.volume_formats.chunked import Block, ChunkedVolume
+from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.voxel_size import voxel_size_in_nm
 from volseg.errors import UserError
 

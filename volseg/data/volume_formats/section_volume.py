@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.volume_formats.chunked import Block, ChunkedVolume
+from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.section_file import SECTION_SUFFIXES, read_section, read_section_header
 from volseg.errors import UserError
 

@@ -24,9 +24,10 @@ from torch import nn
 
 from volseg.blockwise.cluster import connect
 from volseg.blockwise.grey_range import GreyRange
-from volseg.blockwise.pipeline import predict_blockwise, segment_blockwise
 from volseg.blockwise.section_replacement import replace_sections
+from volseg.blockwise.segmentation import segment_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_prediction import VolumePrediction, predict_blockwise
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
@@ -86,7 +87,8 @@ def files_of(folder) -> dict:
 
 @pytest.mark.parametrize("block_shape", [(100, 100, 100), BLOCK_SHAPE, (3, 17, 40)])
 def test_predicted_bytes_are_those_of_the_whole_volume(volume, network, tmp_path, block_shape):
-    images = predict_blockwise(volume, tmp_path / "out", network, WINDOWS, block_shape, voxel_size_nm=VOXEL_SIZE_NM)
+    prediction = VolumePrediction(volume, network, WINDOWS, block_shape, voxel_size_nm=VOXEL_SIZE_NM)
+    images = predict_blockwise(prediction, tmp_path / "out")
     stored = open_chunked_volume(images["boundary"])
     assert (stored.dtype, stored.voxel_size_nm) == (np.uint8, VOXEL_SIZE_NM)
     found = np.stack([read(images[name]) for name in ("mask", "boundary")]).astype(int)
@@ -97,8 +99,9 @@ def test_predicted_bytes_are_those_of_the_whole_volume(volume, network, tmp_path
 
 @pytest.mark.parametrize("block_shape", [(100, 100, 100), BLOCK_SHAPE, (3, 17, 40)])
 def test_instances_are_those_of_the_whole_volume(volume, network, tmp_path, block_shape):
+    prediction = VolumePrediction(volume, network, WINDOWS, block_shape)
     statistics = segment_blockwise(
-        volume, tmp_path / "out", network, WINDOWS, DECODING, block_shape, workers=0, keep_probabilities=True
+        prediction, tmp_path / "out", DECODING, block_shape, workers=0, keep_probabilities=True
     )
     mask, boundary = (read(tmp_path / "out" / "probabilities" / f"{name}.ome.zarr") for name in ("mask", "boundary"))
     expected = decode_instances(mask, boundary, DECODING)
@@ -108,7 +111,8 @@ def test_instances_are_those_of_the_whole_volume(volume, network, tmp_path, bloc
 
 def test_only_results_stay_and_a_second_run_changes_nothing(volume, network, tmp_path):
     def run():
-        return segment_blockwise(volume, tmp_path / "out", network, WINDOWS, DECODING, BLOCK_SHAPE, workers=0)
+        prediction = VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE)
+        return segment_blockwise(prediction, tmp_path / "out", DECODING, BLOCK_SHAPE, workers=0)
 
     first = run()
     names = {"instances.ome.zarr", "instances.csv", "instances.parquet", "statistics.json", "finished"}
@@ -119,14 +123,14 @@ def test_only_results_stay_and_a_second_run_changes_nothing(volume, network, tmp
 
 
 def test_a_run_that_was_stopped_does_what_is_missing(volume, network, tmp_path):
-    predict_blockwise(volume, tmp_path / "whole", network, WINDOWS, BLOCK_SHAPE)
+    predict_blockwise(VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE), tmp_path / "whole")
     expected = files_of(tmp_path / "whole")
     finished = sorted((tmp_path / "whole" / "finished" / "prediction").iterdir())
     for file in finished[5:9]:
         file.unlink()
     chunk = tmp_path / "whole" / "mask.ome.zarr" / "0" / "c" / "0" / "0" / "0"
     untouched = chunk.stat().st_mtime_ns
-    predict_blockwise(volume, tmp_path / "whole", network, WINDOWS, BLOCK_SHAPE)
+    predict_blockwise(VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE), tmp_path / "whole")
     found = files_of(tmp_path / "whole")
     assert found.keys() == expected.keys()
     # archives hold the time of writing
@@ -135,17 +139,17 @@ def test_a_run_that_was_stopped_does_what_is_missing(volume, network, tmp_path):
 
 
 def test_other_weights_in_the_same_folder_are_refused(volume, network, tmp_path):
-    predict_blockwise(volume, tmp_path / "out", network, WINDOWS, BLOCK_SHAPE)
+    predict_blockwise(VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE), tmp_path / "out")
     save_weights(network.weights, nn.Conv3d(1, 2, 3, padding=1), {})
     with pytest.raises(UserError, match="weights_sha256"):
-        predict_blockwise(volume, tmp_path / "out", network, WINDOWS, BLOCK_SHAPE)
+        predict_blockwise(VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE), tmp_path / "out")
 
 
 def test_workers_build_the_network_from_its_configuration(volume, network, tmp_path):
     """One process of Dask does what this one does."""
-    predict_blockwise(volume, tmp_path / "here", network, WINDOWS, BLOCK_SHAPE)
+    predict_blockwise(VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE), tmp_path / "here")
     with connect(workers=1) as client:
-        predict_blockwise(volume, tmp_path / "there", network, WINDOWS, BLOCK_SHAPE, client=client)
+        predict_blockwise(VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE), tmp_path / "there", client)
     for name in ("mask.ome.zarr", "boundary.ome.zarr"):
         assert files_of(tmp_path / "here" / name) == files_of(tmp_path / "there" / name)
 
@@ -156,13 +160,13 @@ def test_every_worker_on_this_machine_gets_a_gpu_of_its_own(monkeypatch):
         client.wait_for_workers(2)
         seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
         assert sorted(seen.values()) == ["3", "5"]
-    with pytest.raises(UserError, match="Received: 3 for 2 GPUs"), connect(workers=3, gpus=True):
+    with pytest.raises(UserError, match="number of GPUs, 2, got 3"), connect(workers=3, gpus=True):
         pass
 
 
 def test_softmax_networks_and_channels_that_are_left_out(volume, network, tmp_path):
     images = predict_blockwise(
-        volume, tmp_path, network, WINDOWS, BLOCK_SHAPE, (None, "lobe"), GreyRange(0, 255), "softmax"
+        VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE, (None, "lobe"), GreyRange(0, 255), "softmax"), tmp_path
     )
     assert list(images) == ["lobe"]
     built, _ = network.build()
@@ -173,42 +177,47 @@ def test_softmax_networks_and_channels_that_are_left_out(volume, network, tmp_pa
 
 
 def test_a_network_with_another_number_of_outputs_is_one_line(volume, network, tmp_path):
-    with pytest.raises(UserError, match=r"block 0 .*Received: 3 for 2"):
-        predict_blockwise(volume, tmp_path, network, WINDOWS, BLOCK_SHAPE, ("a", "b", "c"))
+    with pytest.raises(UserError, match=r"block 0 .*each of the 2 outputs, got 3"):
+        predict_blockwise(VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE, ("a", "b", "c")), tmp_path)
 
 
 def test_weights_that_are_missing_are_told_before_work(volume, network, tmp_path):
     lost = dataclasses.replace(network, weights=str(tmp_path / "lost.pt"))
     with pytest.raises(UserError, match=r"lost\.pt: no weights there"):
-        predict_blockwise(volume, tmp_path / "out", lost, WINDOWS, BLOCK_SHAPE)
+        predict_blockwise(VolumePrediction(volume, lost, WINDOWS, BLOCK_SHAPE), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_options_that_are_none_are_told_before_work(volume, network, tmp_path):
-    def refused(message, *shapes):
+    def refused(message, block_shape, predicted_shape=BLOCK_SHAPE):
         with pytest.raises(UserError, match=message):
-            segment_blockwise(volume, tmp_path / "out", network, WINDOWS, DECODING, *shapes, workers=0)
+            segment_blockwise(
+                VolumePrediction(volume, network, WINDOWS, predicted_shape), tmp_path / "out", DECODING, block_shape,
+                workers=0,
+            )  # fmt: skip
         assert not (tmp_path / "out").exists()
 
     refused(r"^block_shape .*, got \(4, 0, 24\)$", (4, 0, 24))
-    refused(r"^prediction_block_shape .*, got \(4, 24\)$", BLOCK_SHAPE, (4, 24))
+    refused(r"^block_shape .*, got \(4, 24\)$", BLOCK_SHAPE, (4, 24))
 
 
 def test_a_damaged_chunk_of_probabilities_is_mended_by_the_file_that_the_line_names(volume, network, tmp_path):
     def run(name, method="connected_components"):
         decoding = dataclasses.replace(DECODING, method=method)
-        segment_blockwise(volume, tmp_path / name, network, WINDOWS, decoding, BLOCK_SHAPE, workers=0,
-                          keep_probabilities=True, progress=False)  # fmt: skip
+        segment_blockwise(
+            VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE), tmp_path / name, decoding, BLOCK_SHAPE, workers=0,
+            keep_probabilities=True, progress=False,
+        )  # fmt: skip
 
     run("out")
     chunk = max((tmp_path / "out" / "probabilities" / "mask.ome.zarr" / "0" / "c").rglob("*"))
     expected = chunk.read_bytes()
     chunk.write_bytes(expected[:-3])
     with pytest.raises(
-        UserError, match=r"mask\.ome\.zarr/0: a chunk cannot be read.*Do not remove the chunk"
+        UserError, match=r"mask\.ome\.zarr/0: a chunk cannot be read.*do not remove only the chunk"
     ) as caught:
         run("out", "watershed")
-    (named,) = re.findall(r"Remove (\S*/probabilities/finished/prediction/\d+\.npz) and run again", str(caught.value))
+    (named,) = re.findall(r"remove (\S*/probabilities/finished/prediction/\d+\.npz) and run again", str(caught.value))
     Path(named).unlink()
     run("out", "watershed")
     run("whole", "watershed")
@@ -222,7 +231,7 @@ def test_a_scheduler_file_that_nobody_writes_is_one_line(monkeypatch, tmp_path, 
     missing = str(tmp_path / "typo.json")
     with (
         caplog.at_level(logging.INFO, "volseg.blockwise.cluster"),
-        pytest.raises(UserError, match=r"typo\.json, which nothing wrote in 0\.3 s"),
+        pytest.raises(UserError, match=r"nothing wrote \S*typo\.json within 0\.3 s"),
         connect(missing),
     ):
         pass
@@ -247,7 +256,7 @@ def test_a_cluster_without_the_package_is_one_line(monkeypatch):
             connect(scheduler),
         ):
             pass
-    assert f"none at {scheduler}, {worker}. Install it there" in str(caught.value)
+    assert f"missing at {scheduler}, {worker}; install it there" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -258,12 +267,12 @@ def test_a_cluster_whose_workers_are_still_to_come(caplog):
         connect(cluster.scheduler_address),
     ):
         pass
-    assert "no worker is there yet" in caplog.text
+    assert "waiting for the first worker" in caplog.text
 
 
 def test_a_scheduler_that_is_none_is_one_line(monkeypatch):
     monkeypatch.setattr("volseg.blockwise.cluster.CONNECT_TIMEOUT_S", 1)
-    with pytest.raises(UserError, match="no Dask scheduler there"), connect("tcp://127.0.0.1:1"):
+    with pytest.raises(UserError, match="no Dask scheduler at tcp://127"), connect("tcp://127.0.0.1:1"):
         pass
 
 
@@ -277,16 +286,17 @@ def test_volumes_are_read_from_a_web_server(volume, network, tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         remote = VolumeOpener.of(f"http://127.0.0.1:{server.server_port}/cells.ome.zarr")
         assert remote.source().voxel_size_nm == VOXEL_SIZE_NM
-        there = predict_blockwise(remote, tmp_path / "there", network, WINDOWS, SHAPE)
+        there = predict_blockwise(VolumePrediction(remote, network, WINDOWS, SHAPE), tmp_path / "there")
         server.shutdown()
-    here = predict_blockwise(volume, tmp_path / "here", network, WINDOWS, SHAPE)
+    here = predict_blockwise(VolumePrediction(volume, network, WINDOWS, SHAPE), tmp_path / "here")
     assert np.array_equal(read(there["mask"]), read(here["mask"]))
 
 
 def test_results_are_written_to_other_storages(volume, network, tmp_path):
     import fsspec
 
-    segment_blockwise(volume, "memory://results/cells", network, WINDOWS, DECODING, BLOCK_SHAPE, workers=0)
+    prediction = VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE)
+    segment_blockwise(prediction, "memory://results/cells", DECODING, BLOCK_SHAPE, workers=0)
     storage = fsspec.filesystem("memory")
     assert json.loads(storage.cat_file("/results/cells/statistics.json"))["instances"] > 3
     assert not storage.exists("/results/cells/probabilities")
@@ -305,14 +315,14 @@ def test_replaced_sections_are_read_in_place_of_the_volumes_own(volume, network,
     expected[3] = expected[4] = middle(None, expected[2], expected[5], 0.5)
     assert np.array_equal(replaced()[0:10, 0:40, 0:56], expected)
     assert np.array_equal(replaced()[4:7, 10:20, 5:9], expected[4:7, 10:20, 5:9])
-    images = predict_blockwise(replaced, tmp_path / "out", network, WINDOWS, BLOCK_SHAPE)
+    images = predict_blockwise(VolumePrediction(replaced, network, WINDOWS, BLOCK_SHAPE), tmp_path / "out")
     assert np.abs(read(images["mask"]).astype(int) - whole_volume(network, expected)[0]).max() <= 1
 
 
 RUN = """
 import sys, time
-from volseg.blockwise.pipeline import predict_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_prediction import VolumePrediction, predict_blockwise
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 
@@ -323,7 +333,7 @@ class Slow(BlendedSlidingWindow):
 
 network = WorkerNetwork("torch.nn.Conv3d", sys.argv[2], {"in_channels": 1, "out_channels": 2, "kernel_size": 3,
                         "padding": 1}, device="cpu", runtime="eager")
-predict_blockwise(VolumeOpener(sys.argv[1]), sys.argv[3], network, Slow((6, 32, 32)), (4, 16, 24))
+predict_blockwise(VolumePrediction(VolumeOpener(sys.argv[1]), network, Slow((6, 32, 32)), (4, 16, 24)), sys.argv[3])
 """
 
 
@@ -343,8 +353,8 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_bytes(volume, network,
     before = {file: file.stat().st_mtime_ns for file in finished.glob("*.npz")}
     assert 6 <= len(before) < 27
     network = dataclasses.replace(network, target="torch.nn.Conv3d")
-    predict_blockwise(volume, tmp_path / "out", network, WINDOWS, BLOCK_SHAPE)
+    predict_blockwise(VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE), tmp_path / "out")
     assert before == {file: file.stat().st_mtime_ns for file in before}
-    predict_blockwise(volume, tmp_path / "whole", network, WINDOWS, BLOCK_SHAPE)
+    predict_blockwise(VolumePrediction(volume, network, WINDOWS, BLOCK_SHAPE), tmp_path / "whole")
     for name in ("mask.ome.zarr", "boundary.ome.zarr"):
         assert files_of(tmp_path / "out" / name) == files_of(tmp_path / "whole" / name)

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform, Randomizable
 from monai.utils import ensure_tuple
 
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
-from volseg.transforms.load_chunked import check_one_shape, to_ids, to_tensor
+from volseg.transforms.load_em_volume import check_one_shape, to_ids, to_tensor
 
 __all__ = ["RandLoadImageCropd"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
 from volseg.errors import UserError
-from volseg.transforms.load_chunked import LoadImageChunkedVolumed, check_one_shape, to_ids, to_tensor
+from volseg.transforms.load_em_volume import LoadImageChunkedVolumed, check_one_shape, to_ids, to_tensor
 
 SHAPE = (5, 6, 9)
 SIZE_NM = (30.0, 8.0, 10.0)

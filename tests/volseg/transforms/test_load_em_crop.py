@@ -17,8 +17,8 @@ from PIL import Image
 from volseg.console.command_line import find_user_error
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
 from volseg.errors import UserError
-from volseg.transforms import chunked_crop
-from volseg.transforms.chunked_crop import RandLoadImageCropd
+from volseg.transforms import load_em_crop
+from volseg.transforms.load_em_crop import RandLoadImageCropd
 
 SHAPE = (5, 6, 9)
 NUMBERS = np.arange(270, dtype=np.uint16).reshape(SHAPE)  # of the voxels: one tells where a crop was taken
@@ -139,14 +139,14 @@ def test_memory_is_that_of_the_chunks_that_are_touched(tmp_path: Path):
 
 
 def test_volumes_stay_open_up_to_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(chunked_crop, "OPEN_VOLUMES", 2)
-    opened, original = [], chunked_crop.open_chunked_volume
+    monkeypatch.setattr(load_em_crop, "OPEN_VOLUMES", 2)
+    opened, original = [], load_em_crop.open_chunked_volume
 
     def open_and_count(path: str):
         opened.append(Path(path).stem)
         return original(path)
 
-    monkeypatch.setattr(chunked_crop, "open_chunked_volume", open_and_count)
+    monkeypatch.setattr(load_em_crop, "open_chunked_volume", open_and_count)
     paths = {name: write_h5(tmp_path / f"{name}.h5", NUMBERS) for name in "abc"}
     crop = RandLoadImageCropd("image", (1, 1, 1))
     for name in "ababcac":
