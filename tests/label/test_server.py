@@ -64,7 +64,7 @@ def test_missing_weights_are_named_and_found_without_another_start(first_start, 
     aside = vnet_weights.rename(tmp_path / "model.pt")
     answer = first_start.infer("vnet_prostate", "mri_0")
     assert answer.status_code == 400
-    assert f"vnet_prostate: no weights. Received: no {vnet_weights}. Train them" in answer.json()["detail"]
+    assert f"vnet_prostate: no weights, {vnet_weights} is missing; train them" in answer.json()["detail"]
     vnet_weights.write_bytes(aside.read_bytes())
     assert first_start.infer("vnet_prostate", "mri_0").status_code == 200
     assert first_start.get("/info/")["models"]["vnet_prostate"]["labels"] == {"prostate": 1}

@@ -81,8 +81,8 @@ def test_inference_that_differs_is_one_finding(tiny_bundle):
     assert tiny_bundle.findings() == [
         (
             "preprocessing",
-            f"{INFER}: preprocessing differs from train::preprocessing of {TRAIN} at the image's transform 2. "
-            "Received: Spacingd(mode=bilinear, pixdim=[1.0, 1.0, 1.0]) instead of Spacingd(mode=bilinear, "
+            f"{INFER}: preprocessing differs from train::preprocessing of {TRAIN} at the image's transform 2; "
+            "found: Spacingd(mode=bilinear, pixdim=[1.0, 1.0, 1.0]) instead of Spacingd(mode=bilinear, "
             f"pixdim=[1.0, 1.0, 2.0]). {advice}",
         )
     ]

@@ -147,7 +147,7 @@ def test_of_two_publishers_of_one_version_on_an_object_store_the_first_stays(mon
     ("registry", "line"),
     [
         ("https://example.org/bundles", "web servers cannot be written to"),
-        ("nonsense://bundles", "nonsense://bundles: cannot be opened. Received: Protocol not known: nonsense"),
+        ("nonsense://bundles", "nonsense://bundles: cannot be opened: Protocol not known: nonsense"),
         (__file__, "cannot be written: File exists"),
         (f"{__file__}/registry", "cannot be written: Not a directory"),
     ],

@@ -71,5 +71,5 @@ def local_file(location: str) -> Iterator[Path]:
             file_system.put_file(str(path), target)
         except OSError as error:
             raise UserError(
-                f"{location}: cannot be written. Received: {error.strerror or error}. Check space and rights."
+                f"{location}: cannot be written: {error.strerror or error}; check the free space and permissions"
             ) from error

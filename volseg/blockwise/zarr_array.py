@@ -222,7 +222,7 @@ def remove_partial_chunks(location: str) -> None:
 
 
 def _not_written(location: str | Path, error: Exception) -> UserError:
-    return UserError(f"{location}: cannot be written. Received: {_said(error)}. Check space and rights, and run again.")
+    return UserError(f"{location}: cannot be written: {_said(error)}; check the free space and permissions")
 
 
 def _said(error: Exception) -> str:

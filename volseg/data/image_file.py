@@ -169,4 +169,4 @@ def readable(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
 def unreadable(path: Path, error: Exception) -> UserError:
     """Return the error of one line for a downloaded file that cannot be read."""
     reason = " ".join(str(error).split())[-160:]
-    return UserError(f"{path}: cannot be read. Received: {reason}. Expected: a whole file; unpack or download it again")
+    return UserError(f"{path}: cannot be read: {reason}; unpack or download it again")

@@ -60,8 +60,8 @@ def check_md5(path: Path, md5: str) -> None:
         raise unreadable(path, error) from error
     if digest.hexdigest() != md5:
         raise UserError(
-            f"{path}: not the published file. Received: md5 {digest.hexdigest()}. "
-            f"Expected: md5 {md5}; download it again or move it away"
+            f"{path}: is not the published file: its MD5 is {digest.hexdigest()}, "
+            f"must be {md5}; download it again or move it away"
         )
 
 
@@ -114,12 +114,11 @@ def _plan(
             plan[match["path"]] = member
         if problem:
             raise UserError(
-                f"{archive}: not unpacked, for safety. Received: member {member.name!r} {problem}. "
-                "Expected: the archive as published; download it again"
+                f"{archive}: not unpacked, because member {member.name!r} {problem}; download the archive as published"
             )
     if not plan:
         raise UserError(
-            f"{archive}: nothing to unpack. Received: no member {wanted.pattern}. Expected: the archive as published"
+            f"{archive}: nothing to unpack: no member matches {wanted.pattern}; download the archive as published"
         )
     return plan
 

@@ -225,7 +225,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
         return write_text(path, *args, **kwargs)
 
     monkeypatch.setattr(module.Path, "write_text", full_disk)
-    with pytest.raises(UserError, match=r"summary\.json: cannot be written\. Received: no space"):
+    with pytest.raises(UserError, match=r"summary\.json: cannot be written: no space"):
         report.write(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -50,12 +50,12 @@ class ChunkedVolume(ABC):
         file_path: Path | None = None,
     ) -> None:
         if len(shape) != 3:
-            received = "x".join(str(n) for n in shape) or "a single value"
-            raise UserError(f"{path}: one 3-D volume is needed. Received: {received}. Extract one volume first.")
+            found = "x".join(str(n) for n in shape) or "a single value"
+            raise UserError(f"{path}: must be one 3-D volume, got {found}; extract one volume first")
         if 0 in shape:
-            raise UserError(f"{path}: the volume is empty. Received: shape {tuple(shape)}. Write it again.")
+            raise UserError(f"{path}: the volume is empty, its shape is {tuple(shape)}; write it again")
         if np.dtype(dtype).kind not in "buif":
-            raise UserError(f"{path}: voxels must be numbers. Received: type {dtype}. Convert the volume.")
+            raise UserError(f"{path}: voxels must be numbers, got type {dtype}; convert the volume")
         self.path = path
         self.file_path = path if file_path is None else file_path
         self.shape = (int(shape[0]), int(shape[1]), int(shape[2]))
@@ -95,7 +95,7 @@ class ChunkedVolume(ABC):
 
     def _bounds(self, block: tuple[slice, ...]) -> Block:
         if len(block) > 3 or not all(isinstance(along, slice) and along.step in (None, 1) for along in block):
-            raise TypeError(f"a block is up to three slices without a step. Received: {block}")
+            raise TypeError(f"a block must be up to three slices without a step, got {block}")
         padded = (*block, *(slice(None) for _ in range(3 - len(block))))
         bounds = [along.indices(n)[:2] for along, n in zip(padded, self.shape, strict=True)]
         z, y, x = (slice(start, max(start, stop)) for start, stop in bounds)
