@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ import numpy as np
 import torch
 from monai.transforms import Randomizable, Transform
 from monai.utils import MAX_SEED
+from numpy.typing import NDArray
 
+from volseg.data.datalist import load_datalist
 from volseg.errors import UserError
+from volseg.phantoms.dataset import write_dataset
 from volseg.phantoms.geometry import Grid
 from volseg.phantoms.painted_ct.lobe_map import LobeMap, Patient, procedural_lobe_map, read_lobe_map
 from volseg.phantoms.painted_ct.painting import paint_chest_ct
 from volseg.phantoms.painted_ct.scanner import scan
 
-__all__ = ["PaintChest", "RandPaintChest", "ReadLobeMap", "lobe_maps"]
+__all__ = ["PaintChest", "RandPaintChest", "ReadLobeMap", "lobe_maps", "painted_list"]
+
+# raised whenever the same map gives another painting, so that folders painted before are painted again
+GENERATION = 1
+SLICES_MM = (1.5, 2.0, 2.5, 3.0, 5.0)
 
 TEST_MAPS, VALIDATION_MAPS, PROCEDURAL_MAPS = 20, 12, 64
 _PROCEDURAL = "procedural-"
@@ -62,6 +70,67 @@ def lobe_maps(label_maps: str | None, split: str) -> list[dict[str, str]]:
     return [{"lobe_map": name} for name in sorted(parts[split])]
 
 
+@dataclass(frozen=True)
+class PaintedCT:
+    """A chest CT along R, A, S: ``image`` int16, ``label`` uint8, ``affine`` to mm."""
+
+    image: NDArray[np.int16]
+    label: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+
+
+def painted_list(
+    dataset_dir: str | None, label_maps: str | None, painted_dir: str, split: str = "test"
+) -> list[dict[str, str]]:
+    """Cases to evaluate: of a data set, or the maps of a split as CTs at clinical spacings, painted at first use.
+
+    Args:
+        dataset_dir: folder with ``dataset.json``; empty for paintings.
+        label_maps, split: see :func:`lobe_maps`.
+        painted_dir: folder of the paintings.
+
+    Returns:
+        ``[{"image": path, "label": path}, ...]``.
+    """
+    if dataset_dir:
+        return load_datalist(dataset_dir, split)
+    maps = [case["lobe_map"] for case in lobe_maps(label_maps, split)]
+    write_dataset(
+        Path(painted_dir),
+        lambda number: paint_clinical(maps[number]),
+        {split: len(maps)},
+        name="painted chest CTs",
+        parameters={"maps": [Path(name).name for name in maps], "generation": GENERATION},
+    )
+    return load_datalist(painted_dir, split)
+
+
+def paint_clinical(name: str) -> PaintedCT:
+    """Paint a lobe map, undeformed, with pixels of 1 to 1.6 mm and slices of 1.5 to 5 mm; its name decides the draw."""
+    case = ReadLobeMap()({"lobe_map": name})
+    rng = _named_rng(case["case"])
+    patient = Patient(LobeMap(case["lobe_map"]), rng, strength=0)
+    low, high = patient.bounds_mm()
+    plane, thick = rng.uniform(1.0, 1.6), float(rng.choice(SLICES_MM))
+    # a thick slice is the mean of thinner ones
+    parts = 3 if thick > 3 else 1
+    low = low - np.array([30, 45, rng.uniform(10, 80)])
+    high = high + np.array([30, 30, rng.uniform(10, 60)])
+    slices = int(np.ceil((high[2] - low[2]) / thick))
+    shape = (int((high[0] - low[0]) / plane), int((high[1] - low[1]) / plane), slices * parts)
+    grid = Grid(shape, np.array([plane, plane, thick / parts]), (low + high) / 2)
+    hu, label = paint_chest_ct(patient, grid, rng, body_step_mm=3.0)
+    hu = hu.reshape(*shape[:2], slices, parts).mean(axis=3)
+    hu = scan(hu, np.array([plane, plane, thick]), rng, thick_slices=False)
+    affine = np.diag([plane, plane, thick, 1.0])
+    affine[:3, 3] = low
+    return PaintedCT(hu.astype(np.int16), label[:, :, parts // 2 :: parts], affine)
+
+
+def _named_rng(name: str) -> np.random.Generator:
+    return np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))
+
+
 class ReadLobeMap(Transform):
     """Replace the path or number of ``lobe_map`` by the smoothed shares of the lobes, and add its name as ``case``."""
 
@@ -87,8 +156,7 @@ class PaintChest(Transform):
         self.spatial_size = (int(spatial_size[0]), int(spatial_size[1]), int(spatial_size[2]))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        digest = hashlib.sha256(str(data["case"]).encode()).digest()
-        return self.paint(data, np.random.default_rng(list(digest[:8])))
+        return self.paint(data, _named_rng(str(data["case"])))
 
     def paint(self, data: Mapping[Hashable, Any], rng: np.random.Generator) -> dict[Hashable, Any]:
         """Paint what ``rng`` draws."""

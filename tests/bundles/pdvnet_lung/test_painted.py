@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from pdvnet_lung.painted import PaintChest, RandPaintChest, ReadLobeMap, lobe_maps
+from pdvnet_lung.painted import PaintChest, RandPaintChest, ReadLobeMap, lobe_maps, painted_list
 
 from volseg.errors import UserError
 
@@ -54,3 +54,13 @@ def test_paintings(maps):
     draw.set_random_state(0)
     others = [draw(case)["image"] for _ in range(2)]
     assert not torch.equal(others[0], others[1])
+
+
+def test_maps_kept_aside_become_a_data_set(maps, tmp_path):
+    (case,) = painted_list("", str(maps), str(tmp_path / "painted"))
+    image, label = (nib.load(case[key]) for key in ("image", "label"))
+    assert image.shape == label.shape
+    np.testing.assert_array_equal(image.affine, label.affine)
+    volumes_ml = np.bincount(np.asarray(label.dataobj).ravel())[1:] * abs(np.linalg.det(label.affine)) / 1000
+    np.testing.assert_allclose(volumes_ml, [858, 686, 600, 234, 515], rtol=0.04)
+    assert painted_list("", str(maps), str(tmp_path / "painted")) == [case]

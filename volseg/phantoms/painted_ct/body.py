@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.morphology import convex_hull_image
+from scipy.spatial import ConvexHull
 
 from volseg.phantoms.chest_ct.anatomy import AIR, BLOOD, BONE, CARTILAGE, FAT, MUSCLE
 from volseg.phantoms.geometry import Floats, paint_over
@@ -60,7 +60,7 @@ class _Chest:
             part = np.asarray(self.lung[:, :, k : min(k + reach, self.high + 1)].any(axis=2))
             below = part | below if k < widest else part
             if k >= self.low:
-                hull[:, :, k] = convex_hull_image(below) if below.any() else False
+                hull[:, :, k] = _hull(below)
             else:
                 hull[:, :, k] = hull[:, :, k + 1]
         return ndimage.gaussian_filter(signed_distance(hull, self.step), 0.8)
@@ -97,6 +97,18 @@ class _Chest:
         smooth = ndimage.gaussian_filter(face, sigma) / weight
         face = np.where(found, face, np.where(weight > 0.01, smooth, self.bottom))
         return self.z - face[:, :, None].astype(np.float32)
+
+
+def _hull(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Convex hull of a mask ``(X, Y)``."""
+    corners = np.argwhere(mask)[:, None] + np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])
+    # joggled input: points on one line are no error
+    edges = ConvexHull(corners.reshape(-1, 2), qhull_options="QJ").equations
+    x, y = np.ix_(*[np.arange(n) for n in mask.shape])
+    inside = np.ones(mask.shape, bool)
+    for across, along, offset in edges:
+        inside &= across * x + along * y + offset <= 0
+    return inside
 
 
 def signed_distance(mask: NDArray[np.bool_], step: float) -> Floats:
