@@ -56,13 +56,19 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
         raise UserError(f"{path}: no weights of {network._get_name()} as configured: {reason}") from error
 
 
-def recorded_values(path: str | Path, defaults: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict[str, Any]:
+def recorded_values(
+    path: str | Path,
+    defaults: Mapping[str, Any],
+    keys: Iterable[str] | None = None,
+    optional: Iterable[str] = (),
+) -> dict[str, Any]:
     """Read what is recorded in the JSON file beside the weights; without such a file return the defaults.
 
     Args:
         path: of the weights.
         defaults: values by key.
         keys: of ``defaults`` that are read; all by default.
+        optional: keys that the file may lack; it then has their default.
 
     Raises:
         UserError: the file is not JSON or lacks a key.
@@ -73,7 +79,7 @@ def recorded_values(path: str | Path, defaults: Mapping[str, Any], keys: Iterabl
         return defaults
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
-        return {key: values[key] for key in defaults}
-    except (ValueError, KeyError, TypeError) as error:  # not JSON or UTF-8, a missing key, not an object
+        return {key: values.get(key, defaults[key]) if key in optional else values[key] for key in defaults}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, a missing key, not an object
         keys = ", ".join(defaults)
         raise UserError(f"{record} must hold {keys}, got {error!r}; delete it or train again") from error

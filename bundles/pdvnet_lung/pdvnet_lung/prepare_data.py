@@ -9,8 +9,10 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pdvnet_lung.lobes import LOBES, TOTALSEGMENTATOR_MASKS, from_cip_codes, merge_lobe_masks, present_lobes
 from volseg.data.datalist import SPLITS, split_cases
@@ -21,7 +23,9 @@ from volseg.data.prepare import (
     check_arguments,
     check_folders,
     convert_labels,
+    is_up_to_date,
     labelled_entries,
+    write_nifti,
     write_prepared,
 )
 from volseg.data.voxel_grid import VoxelGrid, check_same_grid
@@ -31,6 +35,8 @@ _LUNA16_SUFFIX = "_LobeSegmentation.nrrd"
 
 # reported as wrongly labelled (wasserth/TotalSegmentator #245); a download does not show whether they were corrected
 _TOTALSEGMENTATOR_BAD_LABELS = ("s0092", "s0605")
+MINIMUM_LOBE_MM3 = 80_000.0
+MINIMUM_MAIN_PART = 0.97
 _TOTALSEGMENTATOR_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 SOURCES = {
@@ -105,6 +111,7 @@ def prepare_totalsegmentator(
     """Prepare the TotalSegmentator data set with its five lobe masks per case; see :func:`prepare_data`.
 
     The split is the official one in ``meta.csv``. Without that file it is drawn with ``seed``, and the output says so.
+    Lobe maps that show whole lungs are written to ``lobe_maps`` as well, for ``train_released.json --label_maps``.
     """
     source = SOURCES["totalsegmentator"]
     root, output = check_folders(source, input_dir, dataset_dir)
@@ -123,6 +130,7 @@ def prepare_totalsegmentator(
             cases.append(Case(folder.name, folder / "ct.nii.gz", masks))
     reject, expected = partial(_too_few_lobes, min_lobes=min_lobes), f"{source.layout}, or lower --min_lobes"
     kept = convert_labels(cases, _totalsegmentator_label, reject, output, skipped, expected=expected)
+    _write_lobe_maps(kept, output)
     if official is None:
         splits, rule = split_cases([case.case_id for case in kept], seed), f"hash of case, seed {seed} (no meta.csv)"
     else:
@@ -166,6 +174,45 @@ def _too_few_lobes(label: NDArray[np.uint8], min_lobes: int) -> str | None:
     if n_lobes == 0:
         return "no lobe"
     return f"fewer than {min_lobes} lobes" if n_lobes < min_lobes else None
+
+
+def _write_lobe_maps(cases: Sequence[Case], output: Path) -> None:
+    """Write ``lobe_maps/<case>.nii.gz``, whole lungs alone, for paintings; see :func:`whole_lungs`."""
+    count = 0
+    for case in cases:
+        label_file = output / "labels" / f"{case.case_id}.nii.gz"
+        target = output / "lobe_maps" / label_file.name
+        if not is_up_to_date(target, (label_file,)):
+            label, grid = read_nifti(label_file)
+            box = whole_lungs(label, abs(float(np.linalg.det(grid.affine[:3, :3]))))
+            if box is None:
+                continue
+            affine = grid.affine.copy()
+            affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+            write_nifti(target, nib.Nifti1Image(np.asarray(label[box], np.uint8), affine))
+        count += 1
+    if count:
+        print(f"{output / 'lobe_maps'}: {count} lobe maps with whole lungs, for --label_maps")
+
+
+def whole_lungs(label: NDArray[np.uint8], voxel_mm3: float) -> tuple[slice, ...] | None:
+    """Box around the lungs of a map that is fit for paintings, with two voxels to spare; None for other maps.
+
+    Fit are maps in which every lobe has over 80 ml, over 97 % of it in one piece, and no lobe touches the border.
+    """
+    border = np.ones(label.shape, bool)
+    border[1:-1, 1:-1, 1:-1] = False
+    if label[border].any():
+        return None
+    for lobe, box in zip(LOBES, ndimage.find_objects(label, max_label=len(LOBES)), strict=True):
+        if box is None:
+            return None
+        pieces, _ = ndimage.label(label[box] == lobe)
+        size = np.bincount(pieces.ravel())[1:]
+        if size.sum() * voxel_mm3 < MINIMUM_LOBE_MM3 or size.max() < MINIMUM_MAIN_PART * size.sum():
+            return None
+    box = ndimage.find_objects((label > 0).astype(np.uint8))[0]
+    return tuple(slice(max(0, s.start - 2), s.stop + 2) for s in box)
 
 
 def _luna16_label(case: Case) -> tuple[NDArray[np.uint8], VoxelGrid]:

@@ -17,6 +17,8 @@ EMPHYSEMA_HU = -950.0
 MINIMUM_LUNG_ML = 200.0
 MAXIMUM_LUNG_ML = 10000.0
 CUT_AREA_CM2 = 10.0
+# smallest and largest share of the lungs' volume that a lobe has in 283 maps of the TotalSegmentator data set
+LOBE_SHARES = ((0.081, 0.410), (0.078, 0.336), (0.071, 0.345), (0.025, 0.287), (0.071, 0.417))
 
 
 def lobe_statistics(image: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
@@ -71,14 +73,26 @@ def _warnings(labels: np.ndarray, affine: np.ndarray, volume_ml: np.ndarray) -> 
     to_ras = nib.io_orientation(affine)
     ras = nib.apply_orientation(labels, to_ras)
     spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])]
-    for side, k in (("bottom", 0), ("top", -1)):
-        area_cm2 = np.count_nonzero(ras[:, :, k]) * spacing_mm[0] * spacing_mm[1] / 100
-        if area_cm2 > CUT_AREA_CM2:
-            found.append(f"lungs cut off at the {side}: {area_cm2:.0f} cm2 of lobes in the outermost slice.")
+    for axis, sides in enumerate((("left", "right"), ("back", "front"), ("bottom", "top"))):
+        for side, k in zip(sides, (0, -1), strict=True):
+            area_cm2 = np.count_nonzero(ras.take(k, axis)) * np.prod(np.delete(spacing_mm, axis)) / 100
+            if area_cm2 > CUT_AREA_CM2:
+                found.append(f"lungs cut off at the {side}: {area_cm2:.0f} cm2 of lobes in the outermost slice.")
+    if not empty:
+        found += _unusual_shares(volume_ml)
     left, right = _mean_x(ras, LEFT), _mean_x(ras, RIGHT)
     if left is not None and right is not None and left > right:
         found.append("left lobes lie on the patient's right; the orientation in the file or the weights may be wrong.")
     return found
+
+
+def _unusual_shares(volume_ml: np.ndarray) -> list[str]:
+    shares = volume_ml / volume_ml[1:].sum()
+    return [
+        f"{name} holds {100 * shares[value]:.0f} % of the lungs; patients have {100 * low:.0f} to {100 * high:.0f} %."
+        for (value, name), (low, high) in zip(LOBES.items(), LOBE_SHARES, strict=True)
+        if volume_ml[value] and not low <= shares[value] <= high
+    ]
 
 
 def _mean_x(ras: np.ndarray, values: tuple[int, ...]) -> float | None:

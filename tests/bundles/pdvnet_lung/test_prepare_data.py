@@ -340,3 +340,23 @@ def test_config_runs_from_an_unrelated_folder_and_fails_loudly(totalsegmentator:
     assert len(load_datalist(elsewhere / "out", "training", labels_max=5)) == 1
     assert f"input_dir: no such folder: {elsewhere / 'gone'}" in done.stderr
     assert done.returncode != 0
+
+
+def whole() -> np.ndarray:
+    label = np.zeros((20, 14, 16), np.uint8)
+    label[3:8, 3:11, 8:13], label[3:8, 3:11, 3:8] = 1, 2
+    label[11:17, 3:11, 10:13], label[11:17, 3:11, 7:10], label[11:17, 3:11, 3:7] = 3, 4, 5
+    return label
+
+
+def test_box_of_whole_lungs_and_maps_unfit_for_paintings():
+    box = module.whole_lungs(whole(), 1000.0)
+    assert box == (slice(1, 19), slice(1, 13), slice(1, 15))
+    assert module.whole_lungs(whole(), 500.0) is None  # lobes of less than 80 ml
+    for change in (lambda v: v[:, :, 3:], lambda v: np.where(v == 4, 0, v).astype(np.uint8)):
+        assert module.whole_lungs(np.pad(change(whole()), ((1, 1), (1, 1), (0, 1))), 1000.0) is None
+    islands = whole()
+    islands[3:8, 3, 8] = 5
+    assert module.whole_lungs(islands, 1000.0) is not None  # 5 of 197 voxels are 2.5 %
+    islands[3:8, 3, 9] = 5
+    assert module.whole_lungs(islands, 1000.0) is None

@@ -96,6 +96,25 @@ def test_cut_lungs(codes, side, plane):
     assert statistics(labels, codes)["warnings"] == []
 
 
+@pytest.mark.parametrize("codes", ["RAS", "PSL"])
+@pytest.mark.parametrize(
+    ("side", "cut", "area_cm2"), [("left", np.s_[2:], 96), ("right", np.s_[:18], 80), ("back", np.s_[:, 2:], 150)]
+)
+def test_lungs_cut_at_a_side(codes, side, cut, area_cm2):
+    labels = lungs()[cut]
+    (image, affine), (labels, _) = stored(np.full(labels.shape, -850.0), codes), stored(labels, codes)
+    (warning,) = lobe_statistics(image, labels, affine)["warnings"]
+    assert warning == f"lungs cut off at the {side}: {area_cm2} cm2 of lobes in the outermost slice."
+
+
+def test_lobe_of_an_unusual_size():
+    labels = lungs()
+    labels[labels == 4] = 3
+    labels[12:14, 6:10, 6:8] = 4
+    (warning,) = statistics(labels)["warnings"]
+    assert warning == "RML holds 2 % of the lungs; patients have 2 to 29 %."
+
+
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSL"])
 def test_left_lobes_on_the_right(codes):
     mirrored = lungs()[::-1]
