@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Orientationd, ResizeWithPadOrCropd, Spacingd
+from monai.transforms import CenterSpatialCropd, Compose, Orientationd, Spacingd, SpatialPadd
 from torch import nn
 
 from tools import REPOSITORY
@@ -146,8 +146,9 @@ def network_input(seed: int, size: Sequence[int]) -> torch.Tensor:
         [
             Orientationd("image", axcodes="RAS", labels=None),
             Spacingd("image", pixdim=SPACING_MM, mode="bilinear"),
-            ResizeWithPadOrCropd("image", spatial_size=size),
+            CenterSpatialCropd("image", roi_size=size),
             ZScored("image"),
+            SpatialPadd("image", spatial_size=size),
         ]
     )
     return preprocessing({"image": image})["image"].as_tensor()[None].contiguous()

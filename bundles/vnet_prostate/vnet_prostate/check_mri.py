@@ -22,7 +22,7 @@ EXTENT_MM = (60.0, 600.0)
 
 
 class CheckMRId(CheckVolumed):
-    """Refuse what is no MRI of the prostate; voxels that are not finite become 0.
+    """Refuse what is no MRI of the prostate; voxels that are not finite become the lowest intensity.
 
     Slices that are not axial and extents that no pelvic MRI has, such as those of a file without spacing, get a
     warning.
@@ -36,7 +36,7 @@ class CheckMRId(CheckVolumed):
     """
 
     def __init__(self, keys: KeysCollection, minimum_slices: int = 8, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, minimum_slices, 0.0, "an MRI of the prostate", 40.0, allow_missing_keys)
+        super().__init__(keys, minimum_slices, None, "an MRI of the prostate", 40.0, allow_missing_keys)
 
     def check(self, volume: MetaTensor) -> MetaTensor:
         """The volume ``(1, X, Y, Z)``, finite."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from vnet_prostate.intensity import ZScored, z_score
 
@@ -20,6 +21,18 @@ def test_voxels_above_the_lowest_have_mean_0_and_deviation_1():
 def test_scale_and_offset_of_the_scanner_do_not_matter():
     image = torch.rand(1, 4, 5, 6)
     torch.testing.assert_close(z_score(1500 * image - 90), z_score(image), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.float32, torch.float64])
+def test_any_type_is_scaled(dtype):
+    scaled = z_score(torch.tensor([[0, 1, 2], [0, 5, 8]], dtype=dtype).reshape(1, 1, 2, 3))
+    assert scaled.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert float(scaled.flatten()[1]) == pytest.approx(-3 / 7.5**0.5)
+
+
+def test_rounding_of_the_lowest_voxels_does_not_make_them_count():
+    image = torch.tensor([-1024.0, -1023.9999, 1, 2, 5, 8]).reshape(1, 1, 2, 3)
+    torch.testing.assert_close(z_score(image).flatten()[2:].mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
 
 
 def test_constant_images_become_0():
