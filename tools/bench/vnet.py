@@ -110,10 +110,10 @@ def build(way: str, cache: str, seed: int = 0) -> nn.Module:
 
 
 def trained(seed: int) -> nn.Module:
-    """V-Net with the bundle's weights, where there are any, and the normalisation that they learnt with."""
+    """V-Net with the bundle's weights, where there are any, and the width and normalisation that they learnt with."""
     weights = trained_weights(BUNDLE)
-    network = vnet(seed, norm=recorded_values(weights, {"norm": None})["norm"] if weights else None)
-    return load_trained(network, BUNDLE)
+    paper = {"norm": None, "channels": (16, 32, 64, 128, 256)}
+    return load_trained(vnet(seed, **(recorded_values(weights, paper) if weights else paper)), BUNDLE)
 
 
 def vnet(seed: int, **arguments: Any) -> nn.Module:

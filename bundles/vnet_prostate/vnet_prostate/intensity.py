@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type
+from scipy import ndimage
 
-__all__ = ["ZScored", "z_score"]
+__all__ = ["LocalContrastd", "ZScored", "local_contrast", "z_score"]
 
 
 # Of the range of intensities, what may be rounding of the lowest one by the resampling before.
@@ -55,4 +58,48 @@ class ZScored(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d[key] = z_score(d[key])
+        return d
+
+
+# Of the mean intensity: what keeps noise in air from being taken for contrast.
+FLOOR = 0.1
+
+
+def local_contrast(image: torch.Tensor, sigma_voxels: Sequence[float]) -> torch.Tensor:
+    """Divide an image ``(1, X, Y, Z)`` by its surroundings, so that tissue near a coil is as bright as elsewhere.
+
+    Unlike N4, it takes milliseconds and evens out an endorectal coil, whose sensitivity falls tenfold within a gland.
+
+    Args:
+        image: no offset and no positive factor changes the result; a constant one becomes 0.
+        sigma_voxels: standard deviation of the Gaussian that weighs the surroundings, along each axis.
+    """
+    voxels = np.asarray(image[0], dtype=np.float64)
+    # a few voxels beside a coil must not outshine the scan
+    voxels = np.minimum(voxels, np.percentile(voxels, 99.5)) - voxels.min()
+    surroundings = ndimage.gaussian_filter(voxels, sigma_voxels, mode="nearest", truncate=3)
+    surroundings += FLOOR * voxels.mean()
+    even = np.divide(voxels, surroundings, out=np.zeros_like(voxels), where=surroundings > 0)
+    return convert_to_dst_type(even[None].astype(np.float32), dst=image, dtype=torch.float32)[0]
+
+
+class LocalContrastd(MapTransform):
+    """Dictionary form of :func:`local_contrast`.
+
+    Args:
+        keys: entries with images ``(1, X, Y, Z)``.
+        sigma_mm: of the Gaussian that weighs the surroundings.
+        spacing_mm: of the images, along each axis.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, sigma_mm: float, spacing_mm: Sequence[float], allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.sigma_voxels = [sigma_mm / s for s in spacing_mm]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = local_contrast(d[key], self.sigma_voxels)
         return d
