@@ -134,6 +134,14 @@ def test_evaluation_has_promise12s_measures_and_no_score_without_an_observer(run
     assert set(json.loads((tmp_path / "out" / "summary.json").read_text())["labels"]) == {"whole", "base", "apex"}
 
 
+def test_the_floor_is_scored_like_a_network(run, phantom_overrides, weights, tmp_path):
+    process = run("train evaluate evaluate_floor", *phantom_overrides, "--weights", weights)
+    assert "location prior of 2 masks" in process.stderr
+    rows = list(csv.DictReader((tmp_path / "out" / "per_case.csv").open()))
+    assert [(row["case"], row["label"]) for row in rows] == [("test_0", r) for r in ("whole", "base", "apex")]
+    assert 0.3 < float(rows[0]["dice"]) < 1
+
+
 def test_evaluation_scores_where_an_observer_is_given(run, phantom_overrides, weights, tmp_path):
     measures = {
         "dice": 0.9, "absolute_relative_volume_difference_percent": 10.0,
