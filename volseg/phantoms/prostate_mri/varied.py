@@ -160,7 +160,7 @@ def _acquire(out: Floats, rng: np.random.Generator) -> Floats:
         axis, parts = int(rng.integers(0, 2)), int(rng.integers(2, 6))
         out = out + np.float32(rng.uniform(0.02, 0.12)) * np.roll(out, out.shape[axis] // parts, axis)
     if rng.random() < 0.3:
-        out = out * rng.normal(1, 0.05, out.shape[2]).astype(np.float32)
+        out = out * np.asarray(rng.normal(1, 0.05, out.shape[2]), np.float32)
     return np.maximum(out, 0).astype(np.float32)
 
 
