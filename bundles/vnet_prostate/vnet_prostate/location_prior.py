@@ -30,6 +30,8 @@ class LocationPrior(nn.Module):
         input ``(B, 1, X, Y, Z)``, output: logits ``(B, 2, X, Y, Z)``, the same for every input.
     """
 
+    logits: torch.Tensor
+
     def __init__(self, masks: Iterable[Mapping[str, Any]]) -> None:
         super().__init__()
         glands = torch.stack([torch.as_tensor(case["label"]).detach()[0] > 0.5 for case in masks])

@@ -27,7 +27,7 @@ from volseg.phantoms.prostate_mri.varied import draw_varied_anatomy, draw_varied
 GENERATION = 1
 """Raised whenever the same seed gives another phantom, so that data sets made before are made again."""
 
-VARIED_GENERATION = 1
+VARIED_GENERATION = 2
 """The same of :func:`varied_prostate_mri`."""
 
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPS", "LPI", "RAI", "PLS", "ALI", "SPL")

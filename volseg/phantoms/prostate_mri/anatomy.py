@@ -53,6 +53,7 @@ class Anatomy:
     nodularity: float = 1.0  # how far nodules differ from the transition zone around them
     aspect: float = 1.0  # depth of the rectum over its width
     lobe: Blob | None = None  # a part of the gland that grows into the bladder
+    apron: Blob | None = None  # of the bladder's muscle and veins in front of the gland
     balloon: tuple[Blob, ...] = ()  # of an endorectal coil, in painting order
 
     def point(self, x: float, y: float, z: float) -> Triple:

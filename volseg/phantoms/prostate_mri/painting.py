@@ -67,6 +67,12 @@ def _paint_hollow_organs(p: Canvas, a: Anatomy) -> None:
     p.fill(blob(a.bladder[0], a.bladder[1], a.tissue["urine"], 0, wall, a.bladder_wall))
 
 
+def _paint_apron(p: Canvas, a: Anatomy) -> None:
+    """Muscle and veins between gland and pubis, where there are any."""
+    if a.apron is not None:
+        p.fill(a.apron)
+
+
 def _paint_gland(p: Canvas, a: Anatomy, nodules: list[Blob], anywhere: list[Blob], capsule: Floats) -> None:
     """The gland over everything else: peripheral zone, transition zone, what lies in them, capsules."""
     box = p.box(gland_corners(a))
@@ -110,6 +116,7 @@ def paint(a: Anatomy, grid: Grid, rng: np.random.Generator) -> Floats:
         for shape in near:
             p.fill(shape)
         _paint_hollow_organs(p, a)
+        _paint_apron(p, a)
         _paint_gland(p, a, nodules, anywhere, capsule)
         out[:, :, start:stop] = _mean_of_subslices(p.image)
     return out

@@ -35,16 +35,16 @@ _TISSUES = {
 def draw_varied_anatomy(rng: np.random.Generator) -> Anatomy:
     """One patient; glands of about 12 to 320 ml."""
     base, coil = draw_anatomy(rng), rng.random() < 0.3
-    log_volume = float(np.clip(rng.normal(-0.1, 0.6), -1.3, 1.75))
+    log_volume = float(np.clip(rng.normal(0, 0.7), -1.35, 1.8))
     extent = np.array([50.0, 41.0, 48.0]) * np.exp(np.array([0.3, 0.36, 0.3]) * log_volume)
     extent *= np.exp(np.clip(rng.normal(0, (0.08, 0.1, 0.13)), -0.25, 0.25))
     if coil:
         extent *= (1.06, 0.85, 1.05)
-    w, d, h = half = triple(np.minimum(extent, (96, 88, 74)) / 2)
+    w, d, h = half = triple(np.minimum(extent, (98, 90, 76)) / 2)
     growth = float(np.clip(0.5 + 0.4 * log_volume + rng.normal(0, 0.35), 0, 1.25))
     zone = np.array([(rng.normal(0, 0.04), 0.2, 0.12), (0.6, 0.58, 0.66)])
     zone += np.array([(0, -0.12, 0), (0.32, 0.34, 0.27)]) * growth
-    lean = (rng.normal(0, 2), float(np.clip(rng.normal(2, 5), -9, 14)), rng.normal(1.5, 2))
+    lean = (rng.normal(0, 2), float(np.clip(rng.normal(3, 6), -9, 15)), rng.normal(1.5, 2))
     size = rng.uniform((22, 14, 8), (52, 42, 45))
     # A full bladder sinks in front of the base.
     forward = rng.uniform(0, 30)
@@ -72,6 +72,11 @@ def draw_varied_anatomy(rng: np.random.Generator) -> Anatomy:
     if rng.random() < 0.15 + 0.5 * max(0.0, log_volume):
         axes = np.array(half) * rng.uniform(0.3, 0.6, 3)
         a = replace(a, lobe=blob(a.point(rng.normal(0, 0.15) * w, rng.uniform(-0.2, 0.3) * d, 0.85 * h), axes, 0.0))
+    if rng.random() < 0.7:
+        centre = a.point(rng.normal(0, 0.1) * w, rng.uniform(0.5, 0.85) * d, rng.uniform(-0.3, 0.5) * h)
+        axes = np.array(half) * rng.uniform((0.5, 0.3, 0.5), (1.05, 0.6, 1.05))
+        value = rng.uniform(*sorted((tissue["muscle"], tissue["vein"])))
+        a = replace(a, apron=blob(centre, axes, float(value), 0, tissue["muscle"], float(rng.uniform(0, 2))))
     return replace(a, balloon=_balloon(a, rng)) if coil else a
 
 
@@ -90,9 +95,9 @@ def _balloon(a: Anatomy, rng: np.random.Generator) -> tuple[Blob, ...]:
     """Wall, filling and rod of an inflated endorectal coil."""
     radius, _, wall = a.rectum
     x, y, _ = (float(v[0]) for v in a.rectum_at(np.zeros(1, np.float32)))
-    inner, length = radius - wall - rng.uniform(0, 1.5), rng.uniform(30, 50)
+    inner, length = radius - wall - rng.uniform(0, 1.5), rng.uniform(30, 55)
     filling = float(rng.choice([rng.uniform(0, 0.06), rng.uniform(0.1, 0.4), rng.uniform(0.6, 1.3)]))
-    middle, lean = np.array([x, y, rng.uniform(-8, 12)]), np.array([0, rng.normal(0, 3), 0])
+    middle, lean = np.array([x, y, rng.uniform(-6, 24)]), np.array([0, rng.normal(0, 3), 0])
     end = np.array([0, 0, length])
     shapes = [blob(middle, (inner, inner * rng.uniform(0.85, 1), length), filling, 0, rng.uniform(0, 0.15), 1.5)]
     rod = float(rng.uniform(0, 0.3))
@@ -111,7 +116,9 @@ def draw_varied_grid(a: Anatomy, shape: tuple[int, int, int], rng: np.random.Gen
     deep = float(np.clip(rng.uniform(48, 110), 0.8 * shape[2], 4 * shape[2]))
     deep = max(deep, (high - low)[2])
     pixel = wide / max(shape[:2])
-    offset = (-1, 11 if a.coil else 2, 0) + np.array((4, 6, 8)) * np.clip(rng.standard_normal(3), -2.5, 2.5)
+    offset = (-1, 11 if a.coil else 2, -4 if a.coil else 1) + np.array((4, 6, 8)) * np.clip(
+        rng.standard_normal(3), -2.5, 2.5
+    )
     room = np.minimum((shape[0] * pixel, shape[1] * pixel, deep), (128, 128, 96)) / 2
     return Grid(
         shape,
@@ -130,7 +137,7 @@ def receive_varied(tissue: Floats, a: Anatomy, grid: Grid, rng: np.random.Genera
     coils = 1 + front * np.exp((y - a.skin) / rng.uniform(25, 60)) + back * np.exp((-y - 118) / rng.uniform(25, 60))
     if a.coil:
         middle, behind, _ = a.rectum_at(np.zeros(1, np.float32))
-        away = (x - middle) ** 2 + (y - behind) ** 2 + (rng.uniform(0.4, 1) * (z - rng.uniform(-10, 10))) ** 2
+        away = (x - middle) ** 2 + (y - behind) ** 2 + (rng.uniform(0.4, 1) * (z - rng.uniform(-8, 22))) ** 2
         gain, reach = np.exp(rng.uniform(np.log(0.7), np.log(40))), rng.uniform(14, 32)
         coils = coils + np.float32(gain) / (1 + away / np.float32(reach**2)) ** np.float32(rng.uniform(0.8, 1.6))
     slow = resize_linear(ndimage.gaussian_filter(rng.standard_normal((5, 5, 4), dtype=np.float32), 0.8), grid.shape)
@@ -141,8 +148,8 @@ def receive_varied(tissue: Floats, a: Anatomy, grid: Grid, rng: np.random.Genera
     out += sigma * rng.standard_normal(out.shape, dtype=np.float32)
     np.hypot(out, sigma * rng.standard_normal(out.shape, dtype=np.float32), out=out)
     if rng.random() < 0.2:  # the scanner sets air to 0
-        out[out < 3 * sigma] = 0
-    scale = float(np.exp(rng.uniform(np.log(60), np.log(6000))))
+        out[out < 1.5 * sigma] = 0
+    scale = float(np.exp(rng.uniform(np.log(30), np.log(12000))))
     return np.minimum(out * np.float32(scale / bright), 32000)
 
 
