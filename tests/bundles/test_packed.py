@@ -121,7 +121,7 @@ class Environment:
 class Unpacked:
     """A bundle that was packed and unpacked, with an environment in which nothing is installed yet.
 
-    V-Net, which is too large to come with weights, is packed with small ones.
+    V-Net is packed with small weights.
 
     Attributes:
         folder: in which the zip was unpacked.

@@ -69,7 +69,7 @@ def studies(tmp_path_factory, truth) -> Path:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory) -> Path:
-    """The app with the bundles as packed, V-Net without weights as in a fresh checkout."""
+    """The app with the bundles as packed, V-Net without its weights."""
     folder = tmp_path_factory.mktemp("app")
     prepare_application(folder, known_models())
     for path in (folder / "model" / "vnet_prostate" / "models").glob("model.*"):
