@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tools import REPOSITORY
 from tools.bundle_command import run_bundle
+from tools.check.files import LARGEST_MB
 from tools.machine import describe_machine
 from volseg.errors import UserError
 from volseg.label_maps.case_report import MEAN_LABEL
@@ -40,7 +41,7 @@ CLAIMED_MEASURES = {"dice": "phantom_mean_dice", "ap75": "phantom_ap75", "ap50":
 def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str | Sequence[str] = ()) -> None:
     """Train a bundle on its phantoms as ``train.json`` does, score the weights on others, write ``docs/results``.
 
-    The weights in ``models`` are replaced: what a bundle ships is what this command writes. The results are
+    The weights in ``models`` are replaced, unless the new ones are too large for the repository. The results are
     ``phantom.json`` (commands, machine, seconds, learning curve, summary) and ``phantom_per_case.csv``.
 
     Args:
@@ -69,7 +70,9 @@ def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str | S
             shutil.copyfile(file, models / file.name)
         if training:
             trained, weights = _train(root, configs, scratch)
-            if not overlays or (len(overlays) == 1 and weights.name != "model.pt"):
+            # of a bundle whose released weights are narrower, those of the paper's width stay out
+            fits = weights.stat().st_size <= LARGEST_MB * 2**20
+            if fits and (not overlays or (len(overlays) == 1 and weights.name != "model.pt")):
                 for file in (weights, weights.with_suffix(".json")):
                     shutil.copyfile(file, root / "models" / file.name)
         else:

@@ -33,10 +33,23 @@ UNREADABLE = (
 )
 
 
-def save_weights(path: str | Path, network: nn.Module, record: Mapping[str, Any]) -> None:
-    """Write the network's state dict to ``path`` and ``record`` to the JSON file beside it."""
+def save_weights(
+    path: str | Path, network: nn.Module, record: Mapping[str, Any], dtype: torch.dtype | None = None
+) -> None:
+    """Write the network's state dict to ``path`` and ``record`` to the JSON file beside it.
+
+    Args:
+        path: of the weights.
+        network: whose weights they are.
+        record: JSON values.
+        dtype: of the floating-point weights in the file, such as float16 for half the size; loading converts them
+            back. ``None``: as they are.
+    """
+    state = {k: v.cpu() for k, v in network.state_dict().items()}
+    if dtype is not None:
+        state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     with atomic_path(path) as temporary:
-        torch.save({k: v.cpu() for k, v in network.state_dict().items()}, temporary)
+        torch.save(state, temporary)
     write_json(Path(path).with_suffix(".json"), dict(record))
 
 

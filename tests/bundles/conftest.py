@@ -166,8 +166,10 @@ SMALL = {
         record={
             "spatial_size": [32, 48, 16],
             "spacing_mm": [4.0, 3.0, 6.0],
+            "channels": [2, 4, 4, 8, 8],
             "norm": None,
             "bias_correction": False,
+            "local_contrast_mm": None,
         },
         arguments={"channels": [2, 4, 4, 8, 8]},
     ),

@@ -28,6 +28,16 @@ def test_weights_come_back(tmp_path):
     assert set(torch.load(path, weights_only=True)) == set(saved.state_dict())
 
 
+def test_half_the_bytes(tmp_path):
+    saved, loaded = network(0), network(1)
+    save_weights(tmp_path / "model.pt", saved, {}, torch.float16)
+    dtypes = {k: v.dtype for k, v in torch.load(tmp_path / "model.pt", weights_only=True).items()}
+    assert dtypes["0.weight"] == torch.float16 and dtypes["1.num_batches_tracked"] == torch.int64
+    load_weights(tmp_path / "model.pt", loaded)
+    assert loaded[0].weight.dtype == torch.float32
+    torch.testing.assert_close(loaded.state_dict(), saved.state_dict(), rtol=1e-3, atol=0)
+
+
 def test_record(tmp_path):
     path, paper = tmp_path / "model.pt", {"spatial_size": [512, 512, 64], "norm": None}
     assert recorded_values(path, paper) == paper

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Orientationd, ResizeWithPadOrCropd, Spacingd
+from monai.transforms import CenterSpatialCropd, Compose, Orientationd, Spacingd, SpatialPadd
 from monai.utils import instantiate
 from torch import nn
 
@@ -124,8 +124,9 @@ def _mri(seed: int, size: Sequence[int]) -> torch.Tensor:
         [
             Orientationd("image", axcodes="RAS", labels=None),
             Spacingd("image", pixdim=SPACING_MM, mode="bilinear"),
-            ResizeWithPadOrCropd("image", spatial_size=size),
+            CenterSpatialCropd("image", roi_size=size),
             instantiate("vnet_prostate.intensity.ZScored", "default", keys="image"),
+            SpatialPadd("image", spatial_size=size),
         ]
     )
     return preprocessing({"image": image})["image"].as_tensor()[None].contiguous()
@@ -179,7 +180,7 @@ SUBJECTS = {
         size=(128, 128, 64),
         draw=_mri,
         input="prostate MRI at 1.0x1.0x1.5 mm, z-scored",
-        recorded=("norm",),
+        recorded=("norm", "channels"),
         scan="prostate MRI",
         draw_scan=prostate_mri,
         scan_shape=(384, 384, 24),

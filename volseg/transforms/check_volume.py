@@ -28,7 +28,7 @@ class CheckVolumed(MapTransform):
     Args:
         keys: entries with volumes ``(1, X, Y, Z)``, in any axis order.
         minimum_slices: along the voxel axis closest to the patient's long axis.
-        background: intensity of empty space.
+        background: intensity of empty space; ``None``: the lowest finite one of the volume.
         subject: what the error asks for, such as "a chest CT".
         oblique_degrees: angle between the volume's axes and the patient's above which a warning is logged.
 
@@ -40,7 +40,7 @@ class CheckVolumed(MapTransform):
         self,
         keys: KeysCollection,
         minimum_slices: int,
-        background: float,
+        background: float | None,
         subject: str,
         oblique_degrees: float,
         allow_missing_keys: bool = False,
@@ -69,8 +69,10 @@ class CheckVolumed(MapTransform):
             )
         finite = volume.isfinite()
         if not finite.all():
-            logger.warning("%s: set %d non-finite voxels to %g", name, int((~finite).sum()), self.background)
-            volume[~finite] = self.background
+            lowest = float(volume[finite].min()) if finite.any() else 0.0
+            background = lowest if self.background is None else self.background
+            logger.warning("%s: set %d non-finite voxels to %g", name, int((~finite).sum()), background)
+            volume[~finite] = background
         self.check_intensities(name, float(volume.min()), float(volume.max()))
         if (tilt := _tilt_degrees(affine)) > self.oblique_degrees:
             logger.warning("%s: axes are tilted %.0f degrees from the patient's, results may suffer", name, tilt)

@@ -22,7 +22,7 @@ EXTENT_MM = (60.0, 600.0)
 
 
 class CheckMRId(CheckVolumed):
-    """Refuse volumes that are not an MRI of the prostate; set non-finite voxels to 0.
+    """Refuse volumes that are not an MRI of the prostate; set non-finite voxels to the lowest intensity.
 
     A warning is logged for non-axial slices, and for extents that no pelvic MRI has, such as those of a file without
     spacing.
@@ -36,7 +36,7 @@ class CheckMRId(CheckVolumed):
     """
 
     def __init__(self, keys: KeysCollection, minimum_slices: int = 8, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, minimum_slices, 0.0, "an MRI of the prostate", 40.0, allow_missing_keys)
+        super().__init__(keys, minimum_slices, None, "an MRI of the prostate", 40.0, allow_missing_keys)
 
     def check(self, volume: MetaTensor) -> MetaTensor:
         """Return the volume ``(1, X, Y, Z)`` with finite voxels."""

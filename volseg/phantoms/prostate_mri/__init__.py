@@ -18,13 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import UserError
-from volseg.phantoms.geometry import Grid, small_rotation, store
+from volseg.phantoms.geometry import Floats, Grid, small_rotation, store
 from volseg.phantoms.prostate_mri.anatomy import Anatomy, draw_anatomy
 from volseg.phantoms.prostate_mri.painting import draw_label, paint
 from volseg.phantoms.prostate_mri.scanner import draw_grid, receive
+from volseg.phantoms.prostate_mri.varied import draw_varied_anatomy, draw_varied_grid, receive_varied
 
 GENERATION = 1
 """Increased whenever a seed gives a different phantom, so that existing data sets are made again."""
+
+VARIED_GENERATION = 2
+"""The same of :func:`varied_prostate_mri`."""
 
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPS", "LPI", "RAI", "PLS", "ALI", "SPL")
 
@@ -42,9 +46,13 @@ class ProstateMRI:
     affine: NDArray[np.float64]
 
 
-def _start(seed: int, shape: tuple[int, int, int]) -> tuple[Anatomy, Grid, np.random.Generator]:
+def _check_shape(shape: tuple[int, int, int]) -> None:
     if len(shape) != 3 or min(shape) < 16:
         raise UserError(f"shape must be three sizes >= 16, got {tuple(shape)}")
+
+
+def _start(seed: int, shape: tuple[int, int, int]) -> tuple[Anatomy, Grid, np.random.Generator]:
+    _check_shape(shape)
     rng = np.random.default_rng(seed)
     anatomy = draw_anatomy(rng)
     return anatomy, draw_grid(anatomy, shape, rng), rng
@@ -67,7 +75,26 @@ def prostate_mri(seed: int, shape: tuple[int, int, int]) -> ProstateMRI:
         UserError: ``shape`` is not three sizes >= 16.
     """
     anatomy, grid, rng = _start(seed, shape)
-    image = receive(paint(anatomy, grid, rng), anatomy, grid, rng)
+    return _store(anatomy, grid, receive(paint(anatomy, grid, rng), anatomy, grid, rng), rng)
+
+
+def varied_prostate_mri(seed: int, shape: tuple[int, int, int]) -> ProstateMRI:
+    """Draw a prostate MRI like :func:`prostate_mri`, of any patient and scanner: what weights to release learn from.
+
+    See :mod:`volseg.phantoms.prostate_mri.varied`.
+
+    Raises:
+        UserError: ``shape`` is not three sizes of at least 16.
+    """
+    _check_shape(shape)
+    rng = np.random.default_rng(seed)
+    anatomy = draw_varied_anatomy(rng)
+    grid = draw_varied_grid(anatomy, shape, rng)
+    return _store(anatomy, grid, receive_varied(paint(anatomy, grid, rng), anatomy, grid, rng), rng)
+
+
+def _store(anatomy: Anatomy, grid: Grid, image: Floats, rng: np.random.Generator) -> ProstateMRI:
+    """Tilt the frame and choose the order of axes."""
     orientation = str(rng.choice(ORIENTATIONS, p=(0.2, 0.3, 0.1, 0.08, 0.1, 0.06, 0.06, 0.05, 0.05)))
     tilt = small_rotation(rng, (18, 4, 4)) if rng.random() < 0.67 else np.eye(3)
     affine = grid.affine()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.phantoms.geometry import Floats, Triple, smooth_max, triple
+from volseg.phantoms.geometry import Blob, Floats, Triple, smooth_max, triple
 
 SPARE_MM = 7.0
 """Margin around the gland's smooth shape, for irregularity and for slices without gland."""
@@ -48,6 +48,13 @@ class Anatomy:
     coil: bool  # an endorectal coil lies in the rectum
     bladder: NDArray[np.float64]  # (2, 3) centre and half axes
     bladder_wall: float
+    obturator: float = 14.0  # thickness of the muscles along the walls of the pelvis
+    levator: float = 3.6  # thickness of the sling
+    nodularity: float = 1.0  # how far nodules differ from the transition zone around them
+    aspect: float = 1.0  # depth of the rectum over its width
+    lobe: Blob | None = None  # a part of the gland that grows into the bladder
+    apron: Blob | None = None  # of the bladder's muscle and veins in front of the gland
+    balloon: tuple[Blob, ...] = ()  # of an endorectal coil, in painting order
 
     def point(self, x: float, y: float, z: float) -> Triple:
         """Return a point in mm, given relative to the gland's inclined axis."""
@@ -131,6 +138,10 @@ def gland_and_zone(a: Anatomy, x: Floats, y: Floats, z: Floats) -> tuple[Floats,
     gland = (np.sqrt(u * u + v * v + t * t) - 1) * scale + uneven
     (cu, cv, ct), (au, av, at) = a.zone.astype(np.float32)
     zone = (np.sqrt(((u - cu) / au) ** 2 + ((v - cv) / av) ** 2 + ((t - ct) / at) ** 2) - 1) * (scale * au) + uneven
+    if a.lobe is not None:
+        lobe = a.lobe.distance(x, y, z) + uneven
+        gland = -smooth_max(-gland, -lobe, 2.0)
+        zone = np.minimum(zone, lobe + np.float32(1.0))
     return gland, smooth_max(zone, gland + np.float32(1.5), 1.0)
 
 
@@ -140,4 +151,7 @@ def gland_corners(a: Anatomy) -> NDArray[np.float64]:
     x = a.half[0] * (1 + a.taper) + abs(a.lean[0])
     behind = a.half[1] * (1 + 0.7 * a.bend)
     corners = np.array([(-x, y.min() - behind, -a.half[2]), (x, y.max() + a.half[1] * (1 + 0.3 * a.bend), a.half[2])])
+    if a.lobe is not None:
+        low, high = a.lobe.corners(0.0)
+        corners = np.stack([np.minimum(corners[0], low), np.maximum(corners[1], high)])
     return corners + np.array([[-SPARE_MM], [SPARE_MM]])

@@ -34,7 +34,7 @@ def _paint_floor(p: Canvas, a: Anatomy) -> None:
     x, y, z, (w, d, h), muscle = np.abs(p.x), p.y, p.z, a.half, a.tissue["muscle"]
     wall = np.float32(a.canal) + 0.22 * np.clip(z, -40, 0) - 0.3 * np.clip(y + 12, -60, 0) * np.clip(-z / 25, 0, 1)
     inside = x - wall + p.uneven
-    thick = 14 * (1 - ((y + 6) / 50) ** 2)
+    thick = a.obturator * (1 - ((y + 6) / 50) ** 2)
     paint_over(p.image, np.maximum(-inside, inside - thick), muscle, p.soft)
     t = z / np.float32(h)
     _, middle = a.axis(z)
@@ -46,7 +46,7 @@ def _paint_floor(p: Canvas, a: Anatomy) -> None:
     along = y - (front + rear) / 2
     # in front, both sides continue to the pubis
     along = np.where(along > 0, np.float32(0.6) * along, along) / ((front - rear) / 2)
-    sling = np.abs((np.hypot(x / width, along) - 1) * width) - np.float32(1.8)
+    sling = np.abs((np.hypot(x / width, along) - 1) * width) - np.float32(a.levator / 2)
     sling = np.maximum(np.maximum(sling, (t - np.float32(0.6)) * np.float32(h)), y - np.float32(a.pubis + 2))
     paint_over(p.image, sling + np.float32(0.4) * p.uneven, 1.15 * muscle, p.soft)
 
@@ -55,14 +55,22 @@ def _paint_hollow_organs(p: Canvas, a: Anatomy) -> None:
     """Paint the rectum with its contents, and the bladder."""
     x, y, z, wall = p.x, p.y, p.z, a.tissue["wall"]
     middle, back, radius = a.rectum_at(z)
-    rectum = np.hypot(x - middle, (y - back) * np.float32(1.1 if a.coil else 1.0)) - radius
+    rectum = np.hypot(x - middle, (y - back) * np.float32((1.1 if a.coil else 1.0) / a.aspect)) - radius
     rectum += np.float32(0.3 if a.coil else 0.9) * p.uneven
     paint_over(p.image, rectum, wall, p.soft)
     paint_over(p.image, rectum + np.float32(0.6 * a.rectum[2]), wall + 0.2, p.soft)
     lumps = np.sin(0.35 * x + 1.5 * p.uneven) * np.sin(0.4 * y - 2 * p.uneven) * np.sin(0.3 * z + p.uneven)
     closed = np.clip(-z / np.float32(a.half[2]) - np.float32(0.7), 0, 1) * 40  # the anal canal
     paint_over(p.image, rectum + np.float32(a.rectum[2]) + closed, a.content * (1 + a.stool * lumps), p.soft)
+    for shape in a.balloon:
+        p.fill(shape)
     p.fill(blob(a.bladder[0], a.bladder[1], a.tissue["urine"], 0, wall, a.bladder_wall))
+
+
+def _paint_apron(p: Canvas, a: Anatomy) -> None:
+    """Muscle and veins between gland and pubis, where there are any."""
+    if a.apron is not None:
+        p.fill(a.apron)
 
 
 def _paint_gland(p: Canvas, a: Anatomy, nodules: list[Blob], anywhere: list[Blob], capsule: Floats) -> None:
@@ -108,6 +116,7 @@ def paint(a: Anatomy, grid: Grid, rng: np.random.Generator) -> Floats:
         for shape in near:
             p.fill(shape)
         _paint_hollow_organs(p, a)
+        _paint_apron(p, a)
         _paint_gland(p, a, nodules, anywhere, capsule)
         out[:, :, start:stop] = _mean_of_subslices(p.image)
     return out

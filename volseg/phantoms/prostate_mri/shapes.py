@@ -80,7 +80,7 @@ def shapes_in_gland(a: Anatomy, rng: np.random.Generator) -> tuple[list[Blob], l
     nodules, anywhere = [], []
     for _ in range(int(np.clip(axes.prod() / 350, 6, 60))):
         place, size = centre + rng.uniform(-0.85, 0.85, 3) * axes, rng.uniform(3, 9) * rng.uniform(0.75, 1.25, 3)
-        value = tissue["transition"] * rng.choice([0.55, 0.8, 1.35, 2.1]) * rng.uniform(0.85, 1.15)
+        value = tissue["transition"] * rng.choice([0.55, 0.8, 1.35, 2.1]) ** a.nodularity * rng.uniform(0.85, 1.15)
         nodules.append(blob(a.point(*place), size, float(value), 0, stroma, 0.8))
     anywhere.append(blob(a.point(0, 0.85 * d, 0.1 * h), (0.38 * w, 0.24 * d, 0.6 * h), stroma))  # anterior stroma
     anywhere.append(blob(a.point(0, -0.55 * d, 0.7 * h), (0.4 * w, 0.17 * d, 0.3 * h), 0.3))  # central zone
