@@ -35,8 +35,9 @@ UNREADABLE = (
 
 def save_weights(path: str | Path, network: nn.Module, record: Mapping[str, Any]) -> None:
     """Write the network's state dict to ``path`` and ``record`` to the JSON file beside it."""
-    with atomic_path(path) as temporary:
-        torch.save({k: v.cpu() for k, v in network.state_dict().items()}, temporary)
+    # given a file, PyTorch raises an OSError where the disk is full; given a path, a RuntimeError
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save({k: v.cpu() for k, v in network.state_dict().items()}, file)
     write_json(Path(path).with_suffix(".json"), dict(record))
 
 

@@ -7,7 +7,6 @@ import gzip
 import logging
 import math
 import zlib
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +28,7 @@ from volseg.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["VOLUME_SUFFIXES", "find_volumes", "load_volume", "volume_name"]
+__all__ = ["VOLUME_SUFFIXES", "load_volume", "volume_name"]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii", ".hdr")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -173,40 +172,6 @@ def _grey(path: Path, voxels: np.ndarray) -> np.ndarray:
     return red
 
 
-def find_volumes(source: str | Path) -> list[Path]:
-    """Find the volumes that a user's path refers to.
-
-    Args:
-        source: one file; a folder of volume files; a folder with one DICOM series; a folder of such series folders.
-
-    Returns:
-        one path per volume, sorted: files, or folders with one DICOM series each.
-
-    Raises:
-        UserError: the path does not exist or holds no volume.
-    """
-    source = Path(source)
-    if not source.exists():
-        raise UserError(
-            f"{source}: no such file or folder. --input takes a volume, a folder of them or a DICOM series."
-        )
-    if source.is_file():
-        return [source]
-    files = sorted(p for p in source.iterdir() if p.is_file() and not p.name.startswith("."))
-    volumes = [p for p in files if p.name.lower().endswith(VOLUME_SUFFIXES)]
-    if volumes:
-        return volumes
-    if _series_uids(source):
-        return [source]
-    series = [p for p in sorted(source.iterdir()) if p.is_dir() and _series_uids(p)]
-    if not series:
-        raise UserError(
-            f"{source}: no volume found in a folder with {len(files)} files; none is "
-            f"{', '.join(VOLUME_SUFFIXES)} or DICOM"
-        )
-    return series
-
-
 def volume_name(path: str | Path) -> str:
     """Return the name without suffix: ``case_1`` for ``case_1.nii.gz`` and for the series folder ``case_1``."""
     name = Path(path).name
@@ -252,12 +217,3 @@ def _in_c_order(voxels: np.ndarray) -> torch.Tensor:
         for z in range(0, voxels.shape[2], BLOCK):
             copy[x : x + BLOCK, :, z : z + BLOCK] = source[x : x + BLOCK, :, z : z + BLOCK]
     return copy
-
-
-def _series_uids(folder: Path) -> Sequence[str]:
-    """Return the identifiers of the DICOM series in a folder, split as in MONAI's reader."""
-    names = quiet_itk().GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    names.AddSeriesRestriction("0008|0021")
-    names.SetDirectory(str(folder))
-    return names.GetSeriesUIDs()

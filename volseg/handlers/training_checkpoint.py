@@ -110,8 +110,8 @@ class TrainingCheckpointLoader:
         """Write the state after an epoch."""
         if is_first_process():
             objects = {name: value.state_dict() for name, value in self.objects.items()}
-            with atomic_path(self.path) as temporary:
-                torch.save({"identity": self.identity, "epoch": trainer.state.epoch, "objects": objects}, temporary)
+            with atomic_path(self.path) as temporary, temporary.open("wb") as file:
+                torch.save({"identity": self.identity, "epoch": trainer.state.epoch, "objects": objects}, file)
 
     def complete(self, trainer: Engine) -> None:
         """Put the checkpoint of a completed training aside."""

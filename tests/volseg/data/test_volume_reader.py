@@ -15,7 +15,8 @@ import torch
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
 
-from volseg.data.volume_reader import find_volumes, load_volume, volume_name
+from volseg.data.find_volumes import find_volumes
+from volseg.data.volume_reader import load_volume, volume_name
 from volseg.errors import UserError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
