@@ -179,8 +179,7 @@ def _take_paths_as_text(options: Mapping[str, str]) -> None:
     Raises:
         UserError: one is empty.
     """
-    callers = (info.frame.f_locals.get("self") for info in inspect.stack(0))
-    resolver = next((caller for caller in callers if isinstance(caller, ReferenceResolver)), None)
+    resolver = _running_resolver()
     for name, text in options.items():
         if name not in ("input", "weights") and not name.endswith(("_dir", "_weights")):
             continue
@@ -189,6 +188,17 @@ def _take_paths_as_text(options: Mapping[str, str]) -> None:
         # --weights may be an expression
         if resolver and (name == "input" or not text.startswith(CONFIG_SIGNS) or Path(text).exists()):
             resolver.resolved_content[name] = text
+
+
+def _running_resolver() -> ReferenceResolver | None:
+    """The resolver of the config that called :func:`prepare`; MONAI offers no other way to it."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, ReferenceResolver):
+            return caller
+        frame = frame.f_back
+    return None
 
 
 def _print_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

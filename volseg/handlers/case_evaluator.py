@@ -82,9 +82,10 @@ class CaseEvaluator(SupervisedEvaluator):
         for path, reason in self.failures.items():
             logger.warning("not segmented: %s", reason if path in reason else f"{path}: {reason}")
         names = [Path(path).name for path in self.failures]
+        some = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)
         raise UserError(
-            f"{len(names)} of {len(self.cases)} cases failed ({', '.join(names[:NAMED])}{', ...' * (len(names) > NAMED)}); "
-            f"{self.results.statistics.path} says why; repair them and run the same command again"
+            f"{len(names)} of {len(self.cases)} cases failed ({some}), {self.results.statistics.path} says why; "
+            "repair them and run the same command again"
         )
 
     @cached_property

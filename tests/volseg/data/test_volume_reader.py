@@ -15,7 +15,6 @@ import torch
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
 
-from volseg.data.find_volumes import find_volumes
 from volseg.data.volume_reader import load_volume, volume_name
 from volseg.errors import UserError
 
@@ -276,34 +275,6 @@ def test_folder_with_other_than_one_series(tmp_path):
     write_series(tmp_path, VOXELS[:, :, :3], number=2)
     with pytest.raises(UserError, match=r"2 DICOM series: .*Give each its own folder"):
         load_volume(tmp_path)
-
-
-def test_find_volumes(tmp_path):
-    volumes = tmp_path / "volumes"
-    volumes.mkdir()
-    for name in ("c.MHA", "b.nii.gz", "a.nrrd"):
-        (volumes / name).write_bytes(b"")
-    for name in ("b.json", ".hidden.nii.gz", "c.raw"):
-        (volumes / name).write_bytes(b"")
-    (volumes / "folder.nii").mkdir()
-    assert find_volumes(volumes) == [volumes / name for name in ("a.nrrd", "b.nii.gz", "c.MHA")]
-    assert find_volumes(str(volumes / "b.json")) == [volumes / "b.json"]  # a file given by name is taken at its word
-
-
-def test_find_dicom_series(tmp_path):
-    one, two = write_series(tmp_path / "all" / "case_1"), write_series(tmp_path / "all" / "case_2")
-    (tmp_path / "all" / "empty").mkdir()
-    assert find_volumes(one) == [one]
-    assert find_volumes(tmp_path / "all") == [one, two]
-    assert [volume_name(path) for path in (one, two)] == ["case_1", "case_2"]
-
-
-def test_find_nothing(tmp_path):
-    with pytest.raises(UserError, match="no such file or folder"):
-        find_volumes(tmp_path / "absent")
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"no volume found in a folder with 1 files; none is \.nii\.gz"):
-        find_volumes(tmp_path)
 
 
 @pytest.mark.parametrize(
