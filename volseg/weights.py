@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.storage.files import atomic_path, write_json
 
-__all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights"]
+__all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights", "write_state"]
 
 # what torch.load raises for a foreign or truncated file
 UNREADABLE = (
@@ -35,10 +36,20 @@ UNREADABLE = (
 
 def save_weights(path: str | Path, network: nn.Module, record: Mapping[str, Any]) -> None:
     """Write the network's state dict to ``path`` and ``record`` to the JSON file beside it."""
-    # given a file, PyTorch raises an OSError where the disk is full; given a path, a RuntimeError
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save({k: v.cpu() for k, v in network.state_dict().items()}, file)
+    write_state(path, {k: v.cpu() for k, v in network.state_dict().items()})
     write_json(Path(path).with_suffix(".json"), dict(record))
+
+
+def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write what :func:`torch.load` reads, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    buffer = io.BytesIO()  # on a full disk PyTorch would raise a RuntimeError of its own
+    torch.save(dict(state), buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_weights(path: str | Path, network: nn.Module) -> None:

@@ -161,7 +161,8 @@ def _check_type(name: str, default: Any, text: str) -> None:
     elif _is_number(default):
         is_valid, expected = _is_number(value), f"a number such as {default}"
     elif isinstance(default, list) and default and all(_is_number(n) for n in default):
-        is_valid = isinstance(value, list | tuple) and all(_is_number(n) for n in value)
+        # one number may stand for all
+        is_valid = all(_is_number(n) for n in (value if isinstance(value, list | tuple) else [value]))
         expected = f"numbers such as {str(default).replace(' ', '')}"
     else:
         return
