@@ -318,3 +318,15 @@ def test_signed_bytes_of_a_metaimage(tmp_path):
     volume = load_volume(tmp_path / "mask.mhd")
     assert np.array_equal(volume.numpy()[0], voxels.transpose())
     np.testing.assert_allclose(np.diag(volume.affine), [-0.5, -0.6, 3, 1])
+
+
+def test_colours_that_are_grey(tmp_path):
+    voxels = np.zeros((3, 4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for channel in "RGB":
+        voxels[channel] = np.arange(60).reshape(3, 4, 5)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii")
+    np.testing.assert_array_equal(load_volume(tmp_path / "a.nii").numpy()[0], voxels["R"])
+    voxels["G"] += 1
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(UserError, match=r"a\.nii must hold one grey value per voxel, got colours; export one channel"):
+        load_volume(tmp_path / "a.nii")
