@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.storage.files import atomic_path, write_json
 
-__all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights"]
+__all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights", "write_state"]
 
 # what torch.load raises for a foreign or truncated file
 UNREADABLE = (
@@ -48,9 +49,20 @@ def save_weights(
     state = {k: v.cpu() for k, v in network.state_dict().items()}
     if dtype is not None:
         state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    write_state(path, state)
     write_json(Path(path).with_suffix(".json"), dict(record))
+
+
+def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write what :func:`torch.load` reads, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    buffer = io.BytesIO()  # on a full disk PyTorch would raise a RuntimeError of its own
+    torch.save(dict(state), buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_weights(path: str | Path, network: nn.Module) -> None:

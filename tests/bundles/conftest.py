@@ -386,6 +386,20 @@ def try_to_infer(monai_bundle, bundle, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def segment(monai_bundle, bundle):
+    """``segment(source, out, *options)`` runs inference on a small grid; the completed process."""
+
+    def run(source: Path | str, out: Path, *options: object, cwd: Path | None = None):
+        return monai_bundle(
+            "run", "--config_file", bundle.configs / "inference.json", "--input", source, "--weights", bundle.weights,
+            "--output_dir", out, "--device", "cpu", "--runtime", "eager", "--preview", "False",
+            *bundle.network_overrides, *options, cwd=cwd,
+        )  # fmt: skip
+
+    return run
+
+
 @pytest.fixture
 def refused(tmp_path):
     """``refused(process, *words)``: one line that holds the words, no traceback, no file in the output folders."""

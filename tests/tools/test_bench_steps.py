@@ -201,7 +201,7 @@ def test_steps_of_a_ct(tmp_path, monkeypatch):
 STEPS_OF_A_CT = [
     "LoadImageVolumed", "CheckCTd", "Orientationd", "GridResized", "ScaleIntensityRanged", "SimpleInferer",
     "network", "NativeArgmaxd", "SaveImageSegmentations", "load_volume", "lobe_statistics", "write_segmentation",
-    "save_preview", "write_json",
+    "save_preview",
 ]  # fmt: skip
 
 

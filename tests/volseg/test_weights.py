@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 import torch
@@ -79,3 +80,14 @@ def test_damaged_weights(tmp_path, damage):
         path.write_bytes(content[damage])
     with pytest.raises(UserError, match=r"model\.pt: no weights of Sequential"):
         load_weights(path, network(0))
+
+
+def test_disk_that_is_full(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"model\.pt: cannot be written\."):
+            save_weights(tmp_path / "model.pt", nn.Linear(100, 100), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []

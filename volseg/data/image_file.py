@@ -106,13 +106,20 @@ def read_itk(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
 def itk_pixel_type(path: Path) -> Any:
     """Return the pixel type to read a file with in ITK, or None for the stored type.
 
-    ITK's Python package has no images of signed bytes (``MET_CHAR``), so they are read as shorts.
+    ITK's Python package has no images of signed bytes (``MET_CHAR``), so they are read as shorts, and none of vectors
+    of length 1, which are read as floats.
 
     Raises:
-        UserError: the header cannot be read.
+        UserError: the header cannot be read, or a voxel has several values.
     """
-    is_signed_byte = _read_header(path).GetComponentType() == itk.CommonEnums.IOComponent_CHAR
-    return itk.SS if is_signed_byte else None
+    header = _read_header(path)
+    if header.GetNumberOfComponents() > 1:
+        raise UserError(
+            f"{path} must hold one value per voxel, got {header.GetNumberOfComponents()}; export one channel"
+        )
+    if header.GetPixelType() != itk.CommonEnums.IOPixel_SCALAR:
+        return itk.F
+    return itk.SS if header.GetComponentType() == itk.CommonEnums.IOComponent_CHAR else None
 
 
 def read_metaimage_grid(path: Path) -> VoxelGrid:
@@ -167,6 +174,6 @@ def readable(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
-    """Return the error of one line for a downloaded file that cannot be read."""
-    reason = " ".join(str(error).split())[-160:]
-    return UserError(f"{path}: cannot be read: {reason}; unpack or download it again")
+    """Return the error of one line for a file that cannot be read."""
+    reason = " ".join(str(error).split())[-160:] or type(error).__name__
+    return UserError(f"{path}: cannot be read, damaged or truncated: {reason}; copy the file again")

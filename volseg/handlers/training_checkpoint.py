@@ -14,8 +14,7 @@ from ignite.engine import Engine, Events
 
 from volseg.errors import UserError
 from volseg.handlers.training_identity import training_identity
-from volseg.storage.files import atomic_path
-from volseg.weights import UNREADABLE
+from volseg.weights import UNREADABLE, write_state
 
 __all__ = ["TrainingCheckpointLoader", "is_first_process"]
 
@@ -110,8 +109,7 @@ class TrainingCheckpointLoader:
         """Write the state after an epoch."""
         if is_first_process():
             objects = {name: value.state_dict() for name, value in self.objects.items()}
-            with atomic_path(self.path) as temporary:
-                torch.save({"identity": self.identity, "epoch": trainer.state.epoch, "objects": objects}, temporary)
+            write_state(self.path, {"identity": self.identity, "epoch": trainer.state.epoch, "objects": objects})
 
     def complete(self, trainer: Engine) -> None:
         """Put the checkpoint of a completed training aside."""

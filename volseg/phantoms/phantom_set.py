@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.data.datalist import load_datalist
-from volseg.data.volume_reader import find_volumes
+from volseg.data.find_volumes import find_volumes
 from volseg.phantoms.dataset import NiftiPairs, Storage, write_dataset
 
 __all__ = ["PhantomSet"]
@@ -69,7 +69,7 @@ class PhantomSet:
             ``[{"image": path}, ...]``.
         """
         if input:
-            return [{"image": str(path)} for path in self.find(input)]
+            return [{"image": str(path.absolute())} for path in self.find(input)]
         self._write(phantom_dir, {"test": 1}, phantom_shape, phantom_seed)
         return [{"image": case["image"]} for case in load_datalist(phantom_dir, "test")]
 

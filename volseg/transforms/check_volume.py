@@ -19,6 +19,9 @@ __all__ = ["CheckVolumed"]
 
 logger = logging.getLogger(__name__)
 
+# longer than any patient
+LONGEST_MM = 3000.0
+
 
 class CheckVolumed(MapTransform):
     """Repair a volume where possible and refuse it otherwise; subclasses in bundles check their modality.
@@ -67,6 +70,10 @@ class CheckVolumed(MapTransform):
                 f"{name}: too few slices for {self.subject}: at least {self.minimum_slices} needed, got {slices}; "
                 "give the folder of the whole series, not one file of it"
             )
+        extent_mm = np.array(volume.shape[1:]) * nib.affines.voxel_sizes(affine)
+        if extent_mm.max() > LONGEST_MM:
+            size = " x ".join(f"{length:.0f}" for length in extent_mm)
+            raise UserError(f"{name}: {size} mm is larger than any patient; repair the spacing in the header")
         finite = volume.isfinite()
         if not finite.all():
             lowest = float(volume[finite].min()) if finite.any() else 0.0

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from volseg.blocks import check_size
+from volseg.errors import UserError
 
 __all__ = ["Stage", "VNet", "parameter_groups"]
 
@@ -172,8 +173,8 @@ def _norm(channels: int, norm: str | None) -> Iterator[nn.Module]:
     """Yield the normalisation, if any."""
     if norm is None:
         return
-    if norm not in NORMS:
-        raise ValueError(f"norm must be None, {' or '.join(map(repr, NORMS))}, got {norm!r}")
+    if not isinstance(norm, str) or norm not in NORMS:
+        raise UserError(f"norm must be None, {' or '.join(map(repr, NORMS))}, got {norm!r}")
     yield NORMS[norm](channels, affine=True)
 
 

@@ -77,7 +77,7 @@ def test_nifti_and_its_channels(nifti: Path, tmp_path: Path):
 def test_damaged_nifti(nifti: Path):
     nifti.write_bytes(nifti.read_bytes()[:-60])
     for read in (read_nifti, lambda path: nifti_channel(path, 1)):
-        with pytest.raises(UserError, match=r"a\.nii\.gz: cannot be read: .*; unpack or download it again"):
+        with pytest.raises(UserError, match=r"a\.nii\.gz: cannot be read, .*; copy the file again"):
             read(nifti)
     with pytest.raises(UserError, match="cannot be read"):
         read_nifti(nifti.with_name("absent.nii.gz"))

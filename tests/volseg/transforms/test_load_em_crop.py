@@ -187,4 +187,4 @@ def test_the_line_of_an_error_arrives_from_a_worker(tmp_path: Path):
     with pytest.raises(Exception, match=r"broken\.h5") as error:
         list(DataLoader(dataset, batch_size=1, num_workers=1))
     text = find_user_error(error.value)
-    assert text is not None and text.startswith(broken) and "; unpack or download it again" in text
+    assert text is not None and text.startswith(broken) and "; copy the file again" in text
