@@ -291,7 +291,7 @@ def overrides(bundle) -> dict[str, list[str]]:
         sources = ("luna16", "totalsegmentator")
         own = {f"train+{overlay}": [*train, *size] for overlay in overlays}
         painted = ["--label_maps", "", "--spatial_size", "[24, 16, 32]", "--paintings_per_epoch", "2"]
-        own["train+train_released"] = [*painted, *short]
+        own["train+train_painted"] = [*painted, *short]
     elif bundle.name == "vnet_prostate":
         overlays = ("multi_gpu_train", "train_amp", "train_practical", "train_logistic")
         sources = ("promise12", "msd_task05")

@@ -112,7 +112,7 @@ def prepare_totalsegmentator(
     """Prepare the TotalSegmentator data set with its five lobe masks per case; see :func:`prepare_data`.
 
     The split is the official one in ``meta.csv``. Without that file it is drawn with ``seed``, and the output says so.
-    Lobe maps that show whole lungs are written to ``lobe_maps`` as well, for ``train_released.json --label_maps``.
+    Lobe maps that show whole lungs are written to ``lobe_maps`` as well, for ``train_painted.json --label_maps``.
     """
     source = SOURCES["totalsegmentator"]
     root, output = check_folders(source, input_dir, dataset_dir)

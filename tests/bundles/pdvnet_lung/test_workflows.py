@@ -75,7 +75,7 @@ def test_practical_recipe_trains_on_lobe_maps_and_its_weights_crop_to_the_lungs(
     (tmp_path / "maps").mkdir()
     for number in range(3):
         nib.save(nib.Nifti1Image(label, np.diag([5.0, 6.0, 5.0, 1.0])), tmp_path / "maps" / f"s{number}.nii.gz")
-    files = [str(configs / "train.json"), str(configs / "train_released.json")]
+    files = [str(configs / "train.json"), str(configs / "train_painted.json")]
     process = monai_bundle(
         "run", "--config_file", str(files), "--label_maps", tmp_path / "maps", "--spatial_size", "[24,16,32]",
         "--paintings_per_epoch", "2", "--max_epochs", "2", "--num_workers", "0",
