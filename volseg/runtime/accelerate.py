@@ -124,7 +124,10 @@ class _Accelerated(nn.Module):
         return self._network
 
     def _get_name(self) -> str:
-        return f"{self._network._get_name()}, accelerated={self._mode!r}"
+        return self._network._get_name()
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, (self._network.extra_repr(), f"accelerated={self._mode!r}")))
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         needs_gradient = torch.is_grad_enabled() and x.requires_grad
