@@ -25,8 +25,8 @@ CONTAINERS = ("EnsureTyped",)
 CHUNKED_READER, CHUNKED_CROP, SMALLER_CROP = "LoadImageChunkedVolumed", "RandLoadImageCropd", "CenterSpatialCropd"
 # How a config takes a value that training recorded beside its weights.
 RECORDED = "$@recorded['"
-# Arguments that say nothing about what happens to the image.
-SILENT_ARGUMENTS = ("_requires_", "_desc_", "_disabled_", "allow_missing_keys")
+# Arguments that say nothing about what happens to the image; blank only tells inference where there is no tissue.
+SILENT_ARGUMENTS = ("_requires_", "_desc_", "_disabled_", "allow_missing_keys", "blank")
 # Arguments that take one value per key: reduced to the image's value.
 PER_KEY_ARGUMENTS = (
     "mode", "padding_mode", "align_corners", "dtype", "anti_aliasing", "anti_aliasing_sigma", "device"
@@ -60,7 +60,7 @@ def normalise(preprocessing: Any, config: Mapping[str, Any], kept: tuple[str, ..
     - transforms whose ``keys`` leave the image out, and those disabled by a literal ``true``, are dropped;
     - ``keys`` is reduced to ``["image"]`` and the arguments that take a value per key to the image's value;
     - class names lose their module;
-    - ``_requires_``, ``_desc_``, ``_disabled_`` and ``allow_missing_keys`` are dropped.
+    - ``_requires_``, ``_desc_``, ``_disabled_``, ``allow_missing_keys`` and ``blank`` are dropped.
 
     References to the ids in ``kept`` stay as they are.
     """

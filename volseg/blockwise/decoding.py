@@ -142,7 +142,7 @@ def decode_blockwise(
         if decoding.is_watershed:
             function = SeededWatershed(stages.grid, mask, boundary, components, decoding, labels)
         else:
-            function = InstanceGrowth(stages.grid, components, decoding.dilation, labels)
+            function = InstanceGrowth(stages.grid, components, mask, boundary, decoding.dilation, labels)
         stages.run(_LABELS, function)
         return stages.write(labels, decoding, voxel_size_nm)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from volseg.blockwise.block_grid import Block, BlockGrid, inner_region
 from volseg.blockwise.global_components import GlobalComponents
-from volseg.blockwise.stored_array import write_region
-from volseg.instances.decoding import grow_instances
+from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
+from volseg.instances.decoding import blank_voxels, grow_instances
 from volseg.instances.table import extents
 
 __all__ = ["InstanceGrowth"]
@@ -27,6 +27,7 @@ class InstanceGrowth:
     Args:
         grid: the blocks.
         components: seeds with the ids of the whole volume.
+        mask, boundary: probabilities (D, H, W), which say where there is no tissue to grow into.
         window: odd widths along z, y, x.
         labels: the Zarr array to write to, uint32 (D, H, W).
 
@@ -35,6 +36,8 @@ class InstanceGrowth:
 
     grid: BlockGrid
     components: GlobalComponents
+    mask: VoxelArray
+    boundary: VoxelArray
     window: Sequence[int]
     labels: Any
 
@@ -44,5 +47,6 @@ class InstanceGrowth:
         ids = self.components[region]
         grow_instances(ids, self.window)
         core = ids[inner_region(block.core, region)]
+        core[blank_voxels(read_region(self.mask, block.core), read_region(self.boundary, block.core))] = 0
         write_region(self.labels, block.core, core)
         return extents(core, [along.start for along in block.core])._asdict()

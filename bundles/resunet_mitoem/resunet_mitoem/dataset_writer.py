@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resunet_mitoem.data import LABEL_NAME
-from resunet_mitoem.intensity import PERCENTILES
+from resunet_mitoem.grey_range import PERCENTILES, find_grey_range
+from volseg.blockwise.grey_range import GreyRange
 from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.datalist import SPLITS, write_datalist
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, create_ome_zarr_label
@@ -32,9 +33,6 @@ _PREPARED = "prepared"
 # the array in the folder of an image or label
 _ARRAY = "0"
 _MAX_ID = np.iinfo(np.uint32).max
-# sections and pixels of a volume, at most, that its percentiles are taken from
-_SAMPLED_SECTIONS = 16
-_SAMPLED_PIXELS = 2**24
 
 
 @dataclass(frozen=True)
@@ -198,8 +196,10 @@ def _find_facts(store: _Store) -> dict[str, Any] | None:
 def _write_image(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
     """Write an image as 8-bit OME-Zarr."""
     image = store.source
-    grey_values = None if image.dtype == np.uint8 else _grey_values(image)
-    convert = _unchanged if grey_values is None else partial(_to_bytes, grey_values=grey_values)
+    grey_range = find_grey_range(image)
+    is_kept = image.dtype == np.uint8 and not image.is_inverted
+    convert = _unchanged if is_kept else partial(_to_bytes, grey_range=grey_range)
+    grey_values = None if is_kept else [grey_range.low, grey_range.high]
     facts = {"grey_values": grey_values}
     with create_ome_zarr(store.path, image.shape, np.uint8, store.voxel_size_nm) as voxels:
         _convert(image, voxels, convert, bar)
@@ -244,26 +244,13 @@ def _wrong_ids(label: ChunkedVolume, found: int) -> UserError:
     )
 
 
-def _grey_values(image: ChunkedVolume) -> list[float]:
-    """The percentiles of a sample of sections of the whole image."""
-    depth, height, width = image.shape
-    sampled = np.unique(np.linspace(0, depth - 1, _SAMPLED_SECTIONS).round().astype(int)).tolist()
-    stride = math.ceil(math.sqrt(len(sampled) * height * width / _SAMPLED_PIXELS))
-    sample = np.concatenate([image[z : z + 1][:, ::stride, ::stride].ravel() for z in sampled]).astype(np.float32)
-    sample = sample[np.isfinite(sample)]
-    return np.percentile(sample, PERCENTILES).tolist() if sample.size else [0.0, 1.0]
-
-
 def _unchanged(section: NDArray[Any]) -> NDArray[Any]:
     return section
 
 
-def _to_bytes(section: NDArray[Any], grey_values: Sequence[float]) -> NDArray[np.uint8]:
-    """Grey values brought to 0 to 255; what is not finite counts as the lowest."""
-    low, high = grey_values
-    scaled = (section.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
-    scaled[~np.isfinite(scaled)] = 0
-    return scaled.clip(0, 255).round().astype(np.uint8)
+def _to_bytes(section: NDArray[Any], grey_range: GreyRange) -> NDArray[np.uint8]:
+    """Grey values brought to 0 to 255; what is not finite becomes 0."""
+    return grey_range(section).mul_(255).round_().numpy().astype(np.uint8)
 
 
 def _convert(

@@ -9,40 +9,46 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from resunet_mitoem.intensity import GREY_IN_COLORS, PERCENTILES, SAMPLE
-from volseg.blockwise.grey_range import BYTES, GreyRange
+from volseg.blockwise.grey_range import GreyRange
+from volseg.data.blank import find_blank
 from volseg.data.chunked_volume import ChunkedVolume
+from volseg.errors import UserError
 
-__all__ = ["find_grey_range"]
+__all__ = ["PERCENTILES", "find_grey_range", "tissue_range"]
 
+PERCENTILES = (0.1, 99.9)
+SAMPLE = 2**24  # voxels that are sorted for the percentiles, about
 SAMPLED_CHUNKS = 256
 PIECE_BYTES = 2**28  # of a chunk, which may be a shard of gigabytes
 
 
 def find_grey_range(volume: ChunkedVolume) -> GreyRange:
-    """The range that :class:`~resunet_mitoem.intensity.ScaleGreyValuesd` gives the whole volume.
+    """The grey values of a whole volume that become 0 and 1, the same for each part of it.
 
-    8-bit images are not read. Of others the percentiles are those of all voxels up to 2^24 of them; of larger volumes
-    those of as many voxels of 256 chunks, drawn alike each time, of each at most 256 MB from its middle.
+    They are the percentiles 0.1 and 99.9 of the tissue: of all voxels up to 2^24 of them; of larger volumes of as many
+    voxels of 256 chunks, drawn alike each time, of each at most 256 MB from its middle. What
+    :func:`volseg.data.blank.find_blank` finds is no tissue.
 
     Raises:
-        UserError: the volume cannot be read.
+        UserError: the volume cannot be read, or its sections have no common scale of grey values.
     """
-    if volume.dtype == np.uint8:
-        return BYTES
-    sample = _sample(volume)
-    if _is_grey_in_colors(sample):
-        return GreyRange(0.0, 255.0 * GREY_IN_COLORS)
-    finite = sample.astype(np.float32)
-    finite = finite[np.isfinite(finite)]
-    low, high = np.percentile(finite, PERCENTILES).tolist() if finite.size else (0.0, 1.0)
-    return GreyRange(low, high)
+    if volume.not_grey:
+        raise UserError(f"{volume.path}: {volume.not_grey}")
+    low, high = tissue_range(_sample(volume))
+    return GreyRange(*((high, low) if volume.is_inverted else (low, high)), finds_blank=True)
+
+
+def tissue_range(tissue: NDArray[np.generic]) -> tuple[float, float]:
+    """The percentiles of voxels (N,); 0 and 1 where there are none."""
+    low, high = np.percentile(tissue.astype(np.float32), PERCENTILES).tolist() if tissue.size else (0.0, 1.0)
+    return low, high
 
 
 def _sample(volume: ChunkedVolume) -> NDArray[np.generic]:
-    """Voxels (N,) of the whole volume, or of some of its chunks."""
+    """Voxels of tissue (N,) of the whole volume, or of some of its chunks."""
     if math.prod(volume.shape) <= SAMPLE:
-        return volume[:].ravel()
+        voxels = volume[:]
+        return voxels[~find_blank(voxels)]
     counts = [-(-n // chunk) for n, chunk in zip(volume.shape, volume.chunks, strict=True)]
     total = math.prod(counts)
     drawn = np.random.default_rng(0).choice(total, min(total, SAMPLED_CHUNKS), replace=False)
@@ -55,7 +61,8 @@ def _sample(volume: ChunkedVolume) -> NDArray[np.generic]:
             _middle(int(place) * chunk, min((int(place) + 1) * chunk, n), length)
             for place, chunk, n, length in zip(position, volume.chunks, volume.shape, piece, strict=True)
         )
-        parts.append(volume[z, y, x].ravel()[::step].copy())  # a view would keep the whole piece
+        voxels = volume[z, y, x]
+        parts.append(voxels[~find_blank(voxels)][::step].copy())  # a view would keep the whole piece
     return np.concatenate(parts)
 
 
@@ -71,10 +78,3 @@ def _middle(start: int, stop: int, length: int) -> slice:
     """So many of the indices from ``start`` to ``stop``, or all if there are no more, from their middle."""
     first = start + max(0, stop - start - length) // 2
     return slice(first, min(stop, first + length))
-
-
-def _is_grey_in_colors(sample: NDArray[np.generic]) -> bool:
-    """Whether each value is a red, a green and a blue byte that are equal."""
-    if sample.dtype.kind not in "ui" or sample.dtype.itemsize < 4 or not 0 < sample.max() <= 255 * GREY_IN_COLORS:
-        return False
-    return bool(sample.min() >= 0) and not bool((sample % GREY_IN_COLORS).any())

@@ -36,7 +36,8 @@ def image(bundle) -> np.ndarray:
 def probabilities(bundle, image) -> np.ndarray:
     """Bytes of mask and boundary of the whole volume."""
     with torch.no_grad():
-        predicted = BlendedSlidingWindow(WINDOW)(torch.from_numpy(image)[None, None] / 255, bundle.network())[0]
+        scaled = find_grey_range(open_chunked_volume(bundle.phantom["image"]))(image)
+        predicted = BlendedSlidingWindow(WINDOW)(scaled[None, None], bundle.network())[0]
     return predicted.mul(255).to(torch.uint8).numpy()
 
 
@@ -116,7 +117,8 @@ def test_noisy_sections_are_replaced_first(segment, bundle, image, tmp_path):
     assert process.returncode == 0, process.stderr
     restored = restore_sections(image, network, [4])
     with torch.no_grad():
-        expected = BlendedSlidingWindow(WINDOW)(torch.from_numpy(restored)[None, None] / 255, bundle.network())[0, 0]
+        scaled = find_grey_range(open_chunked_volume(bundle.phantom["image"]))(restored)
+        expected = BlendedSlidingWindow(WINDOW)(scaled[None, None], bundle.network())[0, 0]
     mask, _, _ = results(tmp_path / "out" / "test_0")
     assert np.abs(mask[:].astype(int) - expected.mul(255).to(torch.uint8).numpy()).max() <= 1
     with (tmp_path / "out" / "test_0" / "restoration" / "sections.csv").open(encoding="utf-8") as file:
@@ -175,6 +177,7 @@ def refused_line():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_grey_range_is_that_of_the_whole_volume(tmp_path, dtype):
     values = np.random.default_rng(0).gamma(2, 20, (6, 20, 30)).clip(0, 255).astype(dtype)
+    values[:, :9] = 250  # a border
     if dtype == np.float32:
         values[0, 0, :3] = np.nan
     with create_ome_zarr(tmp_path / "a.ome.zarr", values.shape, dtype, None, chunks=(2, 8, 8)) as array:
@@ -182,7 +185,8 @@ def test_grey_range_is_that_of_the_whole_volume(tmp_path, dtype):
     stored = torch.from_numpy(values.astype(np.int32) if dtype == np.uint16 else values)
     whole = ScaleGreyValuesd("image")({"image": stored[None]})["image"][0]
     scaled = find_grey_range(open_chunked_volume(tmp_path / "a.ome.zarr"))(values[2:4])
-    np.testing.assert_allclose(scaled, whole[2:4], atol=1e-6)
+    np.testing.assert_allclose(scaled[:, 9:], whole[2:4, 9:], atol=1e-6)
+    assert (whole[:, :9] == 0.5).all()
 
 
 def test_grey_range_of_a_large_volume_comes_from_some_of_its_chunks(tmp_path, monkeypatch):
@@ -240,4 +244,5 @@ def test_grey_images_stored_in_colour_are_8_bit_images(tmp_path):
     with create_ome_zarr(tmp_path / "a.ome.zarr", values.shape, np.uint32, None) as array:
         array[:] = values
     scaled = find_grey_range(open_chunked_volume(tmp_path / "a.ome.zarr"))(values)
-    np.testing.assert_allclose(scaled.flatten(), np.arange(96) / 255, atol=1e-6)
+    expected = ScaleGreyValuesd("image")({"image": np.arange(96).reshape(1, 6, 4, 4)})["image"][0]
+    np.testing.assert_allclose(scaled, expected, atol=1e-6)
