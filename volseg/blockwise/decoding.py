@@ -82,6 +82,7 @@ def decode_blockwise(
     voxel_size_nm: Sequence[float] | None = None,
     client: Client | None = None,
     progress: bool = True,
+    origin_nm: Sequence[float] | None = None,
 ) -> BlockwiseInstances:
     """Number the objects that mask and boundary probabilities show, block by block.
 
@@ -110,6 +111,7 @@ def decode_blockwise(
         voxel_size_nm: along z, y, x; None takes that of ``mask`` if it says.
         client: of a Dask cluster whose workers reach input and output; None works in this process.
         progress: show a bar for each stage.
+        origin_nm: where the first voxel lies (z, y, x).
 
     Raises:
         UserError: an invalid ``block_shape``; inputs that are not alike or cannot be read; the output holds another
@@ -144,7 +146,7 @@ def decode_blockwise(
         else:
             function = InstanceGrowth(stages.grid, components, mask, boundary, decoding.dilation, labels)
         stages.run(_LABELS, function)
-        return stages.write(labels, decoding, voxel_size_nm)
+        return stages.write(labels, decoding, voxel_size_nm, origin_nm)
 
 
 class _Stages:
@@ -176,7 +178,11 @@ class _Stages:
         return GlobalComponents(self.grid, array, self.finished, _IDS)
 
     def write(
-        self, labels: VoxelArray, decoding: Decoding, voxel_size_nm: Sequence[float] | None
+        self,
+        labels: VoxelArray,
+        decoding: Decoding,
+        voxel_size_nm: Sequence[float] | None,
+        origin_nm: Sequence[float] | None,
     ) -> BlockwiseInstances:
         """Remove small objects; write labels, pyramid, tables and statistics."""
         kept, removed = filter_sizes(self.grid, self.finished, _LABELS, _SIZES, decoding.min_size)
@@ -190,7 +196,7 @@ class _Stages:
             final = FinalLabels(labels, self.finished, _SIZES, array)
             self.run(stage, CoarserLevel(finer, level.step, array) if number else final, grid)
             finer = array
-        write_pyramid_metadata(location, levels, voxel_size_nm, is_labels=True)
+        write_pyramid_metadata(location, levels, voxel_size_nm, is_labels=True, origin_nm=origin_nm)
         csv, parquet = write_instance_files(f"{self.output}/instances", kept, voxel_size_nm)
         statistics = {
             "instances": len(kept.ids),

@@ -25,6 +25,7 @@ from volseg.blockwise.stored_array import (
     read_region,
     write_region,
 )
+from volseg.data.ome_zarr import transformations
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
@@ -155,6 +156,7 @@ def write_pyramid_metadata(
     levels: Sequence[PyramidLevel],
     voxel_size_nm: Sequence[float] | None,
     is_labels: bool = False,
+    origin_nm: Sequence[float] | None = None,
 ) -> None:
     """Make the folder of the levels an OME-Zarr image; written last, so that an unfinished one is none.
 
@@ -163,6 +165,7 @@ def write_pyramid_metadata(
         levels: all of them.
         voxel_size_nm: along z, y, x; None writes scales without a unit.
         is_labels: the voxels are ids, which viewers then colour each by itself.
+        origin_nm: where the first voxel, of each level, lies (z, y, x).
 
     Raises:
         UserError: it cannot be written.
@@ -172,9 +175,9 @@ def write_pyramid_metadata(
     datasets = [
         {
             "path": str(number),
-            "coordinateTransformations": [
-                {"type": "scale", "scale": [edge * by for edge, by in zip(edges, level.scale, strict=True)]}
-            ],
+            "coordinateTransformations": transformations(
+                [edge * by for edge, by in zip(edges, level.scale, strict=True)], voxel_size_nm, origin_nm
+            ),
         }
         for number, level in enumerate(levels)
     ]

@@ -98,8 +98,9 @@ def predict_blockwise(
         outputs = tuple(None if name is None else arrays[name] for name in channels)
         stage = PredictionStage(open_volume, network, windows, grey_range, activation, outputs)
         run_stage(client, _PREDICTION, stage, grid, finished, progress)
+        origin_nm = open_volume.source().origin_nm
         for image in images.values():
-            write_pyramid_metadata(image, pyramid_levels(shape, None, max(shape)), voxel_size_nm)
+            write_pyramid_metadata(image, pyramid_levels(shape, None, max(shape)), voxel_size_nm, origin_nm=origin_nm)
             remove_partial_chunks(image)
     return images
 
@@ -211,6 +212,7 @@ def segment_blockwise(
                     voxel_size_nm=voxel_size_nm,
                     client=client,
                     progress=progress,
+                    origin_nm=open_volume.source().origin_nm,
                 )
             record.write(wanted, is_complete=True)
         # the manifest first: what is left of a removal that was interrupted must not pass for probabilities

@@ -20,7 +20,7 @@ from volseg.data.volume_formats.zarr_volume import open_zarr, read_multiscale
 from volseg.errors import UserError
 from volseg.storage.atomic_folder import atomic_folder
 
-__all__ = ["DEFAULT_CHUNKS", "create_ome_zarr", "create_ome_zarr_label", "is_one_level"]
+__all__ = ["DEFAULT_CHUNKS", "create_ome_zarr", "create_ome_zarr_label", "is_one_level", "transformations"]
 
 DEFAULT_CHUNKS = (16, 256, 256)  # 1 MiB of 8-bit voxels
 
@@ -37,6 +37,7 @@ def create_ome_zarr(
     dtype: DTypeLike,
     voxel_size_nm: Sequence[float] | None,
     chunks: Sequence[int] = DEFAULT_CHUNKS,
+    origin_nm: Sequence[float] | None = None,
 ) -> Iterator[Any]:
     """Write an OME-Zarr image, whole or not at all.
 
@@ -54,6 +55,7 @@ def create_ome_zarr(
         dtype: of the voxels.
         voxel_size_nm: (z, y, x); None writes a scale of 1 without a unit.
         chunks: (D, H, W).
+        origin_nm: where the first voxel lies (z, y, x), of images with a voxel size.
 
     Yields:
         the writable Zarr array of level 0; when the block ends without an error, the image stands at ``path``.
@@ -62,7 +64,7 @@ def create_ome_zarr(
         UserError: something else stands at ``path``, it cannot be written, or ``zarr`` is missing.
     """
     with atomic_folder(path, is_one_level) as temporary:
-        yield _create_multiscale(temporary, Path(path).name, shape, dtype, _metadata(voxel_size_nm), chunks)
+        yield _create_multiscale(temporary, Path(path).name, shape, dtype, _metadata(voxel_size_nm, origin_nm), chunks)
 
 
 @contextmanager
@@ -122,13 +124,23 @@ def is_one_level(path: Path) -> bool:
     return sorted(entry.name for entry in path.iterdir()) == ["0", "zarr.json"]
 
 
-def _metadata(voxel_size_nm: Sequence[float] | None) -> dict[str, Any]:
+def transformations(
+    scale: Sequence[float], voxel_size_nm: Sequence[float] | None, origin_nm: Sequence[float] | None
+) -> list[dict[str, Any]]:
+    """The coordinate transformations of a level with so large voxels; an origin needs the unit of a voxel size."""
+    found: list[dict[str, Any]] = [{"type": "scale", "scale": [float(edge) for edge in scale]}]
+    if voxel_size_nm is not None and origin_nm is not None and any(origin_nm):
+        found.append({"type": "translation", "translation": [float(at) for at in origin_nm]})
+    return found
+
+
+def _metadata(voxel_size_nm: Sequence[float] | None, origin_nm: Sequence[float] | None) -> dict[str, Any]:
     """Axes and the one level of an image."""
-    scale = [1.0] * 3 if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm]
+    scale = [1.0] * 3 if voxel_size_nm is None else voxel_size_nm
     unit = {} if voxel_size_nm is None else {"unit": "nanometer"}
     return {
         "axes": [{"name": name, "type": "space", **unit} for name in _AXES],
-        "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
+        "datasets": [{"path": "0", "coordinateTransformations": transformations(scale, voxel_size_nm, origin_nm)}],
     }
 
 

@@ -15,9 +15,11 @@ from ignite.engine import Engine, Events
 
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
+from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
 from volseg.data.volume_formats.section_file import PNG_SUFFIX
 from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES
+from volseg.data.volume_formats.voxel_size import VoxelSize, chosen_voxel_size
 from volseg.errors import UserError
 from volseg.instances.picture import save_instance_preview
 from volseg.instances.table import instance_table, write_instance_table
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # the first that fits is taken off
 _SUFFIXES = (".ome.zarr", ".zarr", ".ome.tif", ".ome.tiff", *TIFF_SUFFIXES, *HDF5_SUFFIXES, *NIFTI_SUFFIXES,
-             PNG_SUFFIX, ".json")  # fmt: skip
+             *MRC_SUFFIXES, PNG_SUFFIX, ".json")  # fmt: skip
 _LARGE_FRACTION = 0.4
 # lengths that differ by less are no other voxel size to a network
 _SIMILAR = 1.3
@@ -47,7 +49,8 @@ class SaveImageInstances:
 
     Args:
         output_dir: folder of the results.
-        voxel_size_nm: along z, y, x, for inputs that do not say theirs; None: volumes in µm³ are left out for these.
+        voxel_size_nm: along z, y, x, in place of what inputs say; None: volumes in µm³ are left out for inputs that do
+            not say theirs.
         preview: ``False`` leaves the pictures out.
         trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
 
@@ -87,7 +90,7 @@ class SaveImageInstances:
     def write(self, path: str, labels: np.ndarray) -> None:
         """Write the results of one case, given its image's path and its instance ids ``(D, H, W)``."""
         image = open_chunked_volume(path)
-        voxel_size_nm = image.voxel_size_nm or self.voxel_size_nm
+        voxel_size_nm = chosen_voxel_size(path, image.voxel_size_nm, self.voxel_size_nm)
         name = free_case_name(path, self._used)
         written = write_instances(self._stem(name), labels, image, voxel_size_nm)
         self._used.add(name)
@@ -145,7 +148,7 @@ def free_case_name(path: str, used: Container[str]) -> str:
     return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in used)
 
 
-def checked_voxel_size(sizes: Sequence[float]) -> tuple[float, ...]:
+def checked_voxel_size(sizes: Sequence[float]) -> VoxelSize:
     """Three lengths in nm along z, y, x.
 
     Raises:
@@ -155,7 +158,8 @@ def checked_voxel_size(sizes: Sequence[float]) -> tuple[float, ...]:
         raise UserError(
             f"voxel_size_nm: three lengths in nm are needed, along z, y, x. Received: {sizes}. Give it as [30,8,8]."
         )
-    return tuple(float(size) for size in sizes)
+    z_nm, y_nm, x_nm = (float(size) for size in sizes)
+    return z_nm, y_nm, x_nm
 
 
 def _is_length(size: object) -> bool:

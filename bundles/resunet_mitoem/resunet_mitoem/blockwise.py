@@ -26,6 +26,7 @@ from volseg.blockwise.stored_array import local_folder, open_array
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.console.option_checks import three_whole_numbers, whole_number
+from volseg.data.volume_formats.voxel_size import chosen_voxel_size
 from volseg.errors import UserError
 from volseg.handlers.instance_results import checked_voxel_size, free_case_name, voxel_warnings
 from volseg.inferers.sliding_window import BlendedSlidingWindow
@@ -167,7 +168,7 @@ def segment_volumes(
         output_dir: folder or URL.
         restorer: replaces noisy sections first; None leaves all as they are.
         device, runtime: see :class:`volseg.blockwise.worker_network.WorkerNetwork`.
-        voxel_size_nm: (z, y, x), for files that do not say theirs.
+        voxel_size_nm: (z, y, x), in place of what files say.
         trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
         preview: draw ``preview.png``, see :func:`volseg.instances.picture.save_instance_preview`.
         windows, decoding, block_shape, prediction_block_shape, scheduler, workers, keep_probabilities: see
@@ -184,8 +185,7 @@ def segment_volumes(
         whole_number("workers", workers, 0)
     if prediction_block_shape is not None:
         three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
-    if voxel_size_nm is not None:
-        voxel_size_nm = checked_voxel_size(voxel_size_nm)
+    given_nm = None if voxel_size_nm is None else checked_voxel_size(voxel_size_nm)
     on_worker = WorkerNetwork.of(network, weights, device=device, runtime=runtime)
     on_worker.check()
     folder = str(local_folder(output_dir) or output_dir).rstrip("/")
@@ -197,7 +197,7 @@ def segment_volumes(
         name = free_case_name(open_volume.location, used)
         used.add(name)
         output = f"{folder}/{name}"
-        size_nm = volume.voxel_size_nm or voxel_size_nm
+        size_nm = chosen_voxel_size(open_volume.location, volume.voxel_size_nm, given_nm)
         logger.info("%s: %d sections of %d x %d pixels, results in %s", open_volume.location, *volume.shape, output)
         for warning in voxel_warnings(size_nm, trained_voxel_size_nm):
             logger.warning("%s: %s", open_volume.location, warning)

@@ -22,7 +22,7 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import SPLITS
 from volseg.data.prepare import Source, check_arguments, check_folders, describe_skipped
 from volseg.data.stored_volume import unreadable
-from volseg.data.volume_formats.voxel_size import VoxelSize
+from volseg.data.volume_formats.voxel_size import VoxelSize, chosen_voxel_size
 from volseg.errors import UserError
 
 __all__ = ["PARTS", "SOURCES", "Part", "prepare_data", "prepare_mitoem", "prepare_volumes"]
@@ -47,7 +47,7 @@ SOURCES = {
         citation="the source of the volumes",
     ),
 }
-_SUFFIXES = re.compile(r"\.(?:ome\.zarr|zarr|nii\.gz|nii|h5|hdf5?|tiff?|json|png)(?=$|:)", re.IGNORECASE)
+_SUFFIXES = re.compile(r"\.(?:ome\.zarr|zarr|mrc|rec|map|nii\.gz|nii|h5|hdf5?|tiff?|json|png)(?=$|:)", re.IGNORECASE)
 
 
 def prepare_data(
@@ -132,7 +132,8 @@ def prepare_volumes(
                 "Expected: other names, or each image once"
             )
         image, label = (open_chunked_volume(root / entry[key], cache_bytes=0) for key in ("image", "label"))
-        pairs[name] = checked_pair(name, entry["split"], image, label, image.voxel_size_nm or size_nm)
+        chosen = chosen_voxel_size(image.path, image.voxel_size_nm, size_nm)
+        pairs[name] = checked_pair(name, entry["split"], image, label, chosen)
     return write_dataset(source, list(pairs.values()), output, Counter(), f"{PAIRS_NAME} of the user")
 
 

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from volseg.data.stored_volume import unreadable
 from volseg.data.volume_formats.color_labels import ids_from_colors
+from volseg.data.volume_formats.grey_kind import GreyKind, kind_of_palette
 from volseg.data.volume_formats.tiff_stack import TIFF_ERRORS, TIFF_SUFFIXES, TiffPages
 from volseg.errors import UserError
 
@@ -42,10 +43,12 @@ class SectionHeader:
     Attributes:
         shape: (H, W).
         dtype: of the pixels; uint32 where colours stand for ids.
+        kind: what they look like.
     """
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
+    kind: GreyKind
 
 
 def read_section_header(path: Path) -> SectionHeader:
@@ -63,12 +66,13 @@ def read_section_header(path: Path) -> SectionHeader:
             raise UserError(
                 f"{path}: a file of a section folder is one section. Received: {depth} pages. Give it alone."
             )
-        return SectionHeader((height, width), pages.dtype)
+        return SectionHeader((height, width), pages.dtype, pages.kind)
     try:
         # The class and not Image.open: that refuses sections above 179 million pixels.
         with PngImageFile(path) as image:
             width, height = image.size
             stored_as = image.tile[0][3]
+            palette = image.getpalette()
     except _PNG_ERRORS as error:
         raise unreadable(path, error) from error
     if stored_as not in _PNG_TYPES:
@@ -76,7 +80,11 @@ def read_section_header(path: Path) -> SectionHeader:
             f"{path}: grey values of 8 or 16 bits, or ids as 8-bit RGB, are needed. Received: PNG {stored_as}. "
             "Convert it."
         )
-    return SectionHeader((height, width), np.dtype(_PNG_TYPES[str(stored_as)]))
+    dtype = np.dtype(_PNG_TYPES[str(stored_as)])
+    kind: GreyKind = "RGB" if dtype == np.uint32 else "grey values"
+    if palette is not None:
+        kind = kind_of_palette(np.reshape(palette, (-1, 3)))
+    return SectionHeader((height, width), dtype, kind)
 
 
 def read_section(path: Path) -> NDArray[Any]:

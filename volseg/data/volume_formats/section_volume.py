@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.data.volume_formats.chunked import Block, ChunkedVolume
+from volseg.data.volume_formats.color_labels import grey_from_ids
+from volseg.data.volume_formats.grey_kind import GreyKind, why_not_grey
 from volseg.data.volume_formats.section_file import SECTION_SUFFIXES, read_section, read_section_header
 from volseg.errors import UserError
 
@@ -55,12 +57,21 @@ class SectionVolume(ChunkedVolume):
         self._n_columns = n_columns
         self._tile_size = tile_size or plane
         self.section_names = [tiles[0].stem for tiles in files]
-        super().__init__(path, (len(files), *plane), self._check_files(plane), (1, *self._tile_size))
+        found = self._check_files(plane)
+        dtypes = {dtype for dtype, _ in found.values()}
+        self._has_grey_in_colors = {kind for _, kind in found.values()} == {"grey values", "RGB"} and dtypes == {
+            np.dtype(np.uint8),
+            np.dtype(np.uint32),
+        }
+        dtype = np.dtype(np.uint8) if self._has_grey_in_colors else np.result_type(*dtypes)
+        super().__init__(path, (len(files), *plane), dtype, (1, *self._tile_size))
+        self.not_grey = "" if self._has_grey_in_colors else why_not_grey(found)
+        self.is_inverted = all(kind == "inverted grey values" for _, kind in found.values())
         self._n_cached = max(1, cache_bytes // (self.dtype.itemsize * self._tile_size[0] * self._tile_size[1]))
 
-    def _check_files(self, plane: tuple[int, int]) -> np.dtype[Any]:
-        """The type that holds the values of all files: some tools write sections with few ids in fewer bits."""
-        dtypes = set()
+    def _check_files(self, plane: tuple[int, int]) -> dict[Path, tuple[np.dtype[Any], GreyKind]]:
+        """Type and kind of each file; those of ids differ where tools write sections with few ids in fewer bits."""
+        found = {}
         for tiles in self._files:
             for i, file in enumerate(tiles):
                 header = read_section_header(file)
@@ -73,11 +84,11 @@ class SectionVolume(ChunkedVolume):
                         f"{file}: not of the size of the other sections. Received: {header.shape[0]}x{header.shape[1]}"
                         f". Expected: {expected[0]}x{expected[1]} (height x width); crop or pad it"
                     )
-                dtypes.add(header.dtype)
-        return np.result_type(*dtypes)
+                found[file] = header.dtype, header.kind
+        return found
 
     def _open(self) -> Any:
-        return lru_cache(self._n_cached)(read_section)
+        return lru_cache(self._n_cached)(_read_as_grey if self._has_grey_in_colors else read_section)
 
     def _read(self, block: Block) -> NDArray[Any]:
         read_file = self._handle()
@@ -89,6 +100,11 @@ class SectionVolume(ChunkedVolume):
                     tile = read_file(self._files[section][row * self._n_columns + column])
                     voxels[section - z.start, of_rows, of_columns] = tile[in_rows, in_columns]
         return voxels
+
+
+def _read_as_grey(file: Path) -> NDArray[Any]:
+    section = read_section(file)
+    return grey_from_ids(file, section) if section.dtype == np.uint32 else section
 
 
 def _tiles_along(wanted: slice, size: int) -> list[tuple[int, slice, slice]]:

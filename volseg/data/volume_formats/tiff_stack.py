@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from volseg.data.stored_volume import unreadable
 from volseg.data.volume_formats.chunked import Block, ChunkedVolume
 from volseg.data.volume_formats.color_labels import ids_from_colors
+from volseg.data.volume_formats.grey_kind import GreyKind, kind_of_palette, why_not_grey
 from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.stored_axes import find_axes
 from volseg.data.volume_formats.voxel_size import VoxelSize, voxel_size_in_nm
 from volseg.errors import UserError
 
@@ -36,6 +38,7 @@ class TiffPages:
     Attributes:
         shape: (D, H, W).
         dtype: of the voxels; uint32 where colours stand for ids.
+        kind: what they look like.
 
     Raises:
         UserError: the file cannot be read, ends early, or holds something else.
@@ -71,15 +74,20 @@ class TiffPages:
             )
         series = self._series = file.series[0]
         page = series.keyframe
-        shape = list(series.shape)
-        self._is_colored = series.axes.endswith("S")
+        self._is_colored = "S" in series.axes and (page.photometric.name == "RGB" or series.axes.endswith("S"))
+        axes, shape = series.axes, list(series.shape)
         if self._is_colored:
-            n_channels = shape.pop()
+            n_channels = shape.pop(axes.index("S"))
+            axes = axes.replace("S", "")
             if n_channels != 3 or series.dtype != np.uint8:
                 raise UserError(
                     f"{path}: one value a voxel, or ids as 8-bit RGB, are needed. Received: {n_channels} channels of "
                     f"{series.dtype}. Convert it to one channel."
                 )
+        elif axes == "SYX":  # samples that are no colours
+            axes = "ZYX"
+        positions = [*find_axes(path, shape, axes).positions]
+        shape = [shape[position] for position in positions]
         if len(shape) == 2:
             shape.insert(0, 1)
         self._check_complete(len(series.pages), shape)
@@ -87,9 +95,11 @@ class TiffPages:
             optional_module("imagecodecs")
         self.shape = tuple(shape)
         self.dtype = np.dtype(np.uint32 if self._is_colored else series.dtype)
+        self.kind = self._find_kind()
         # An uncompressed stack lies in the file as one array.
         self._array = None
-        if series.dataoffset is not None and page.is_memmappable:
+        is_planar = self._is_colored and not series.axes.endswith("S")
+        if series.dataoffset is not None and page.is_memmappable and not is_planar:
             self._array = np.memmap(
                 path,
                 dtype=np.dtype(series.dtype).newbyteorder(file.byteorder),
@@ -97,6 +107,14 @@ class TiffPages:
                 offset=series.dataoffset,
                 shape=(*shape, 3) if self._is_colored else tuple(shape),
             )
+
+    def _find_kind(self) -> GreyKind:
+        page = self._series.keyframe
+        if self._is_colored:
+            return "RGB"
+        if page.photometric.name == "PALETTE" and page.colormap is not None:
+            return kind_of_palette(page.colormap.T)
+        return "inverted grey values" if page.photometric.name == "MINISWHITE" else "grey values"
 
     def _check_complete(self, n_pages: int, shape: list[int]) -> None:
         """See that no page is lost: tifffile takes a file that ends early for a shorter one."""
@@ -137,7 +155,9 @@ class TiffPages:
             in_plane = [tags[name].value for name in ("YResolution", "XResolution") if name in tags]  # pixels per unit
             sizes = [denominator / numerator for numerator, denominator in in_plane if numerator]
             metadata = file.imagej_metadata
-            return voxel_size_in_nm([metadata.get("spacing"), *sizes], [metadata.get("unit")] * 3)
+            unit = metadata.get("unit")
+            units = [metadata.get("zunit", unit), metadata.get("yunit", unit), unit]
+            return voxel_size_in_nm([metadata.get("spacing"), *sizes], units)
         return None
 
     def block(self, block: Block) -> NDArray[Any]:
@@ -154,8 +174,9 @@ class TiffPages:
         if page is None:
             raise UserError(f"{self._path}: section {z} is missing. Received: a set of files without it. Complete it.")
         voxels = page.asarray()
-        voxels = voxels[z] if is_planar else voxels
-        return ids_from_colors(voxels) if self._is_colored else voxels.reshape(self.shape[1:])
+        if self._is_colored:
+            return ids_from_colors(voxels if voxels.shape[-1] == 3 else np.moveaxis(voxels, 0, -1))
+        return (voxels[z] if is_planar else voxels).reshape(self.shape[1:])
 
 
 class TiffStack(ChunkedVolume):
@@ -175,6 +196,8 @@ class TiffStack(ChunkedVolume):
         pages = TiffPages(path)
         super().__init__(path, pages.shape, pages.dtype, (1, *pages.shape[1:]), pages.voxel_size_nm)
         self._n_cached = max(1, cache_bytes // (self.dtype.itemsize * self.shape[1] * self.shape[2]))
+        self.is_inverted = pages.kind == "inverted grey values"
+        self.not_grey = why_not_grey({path: (self.dtype, pages.kind)})
         pages.close()
 
     def _open(self) -> Any:
