@@ -70,7 +70,7 @@ class BlockwiseInstances:
     labels: str
     csv: str
     parquet: str
-    statistics: Mapping[str, int]
+    statistics: Mapping[str, Any]
 
 
 def decode_blockwise(
@@ -83,6 +83,7 @@ def decode_blockwise(
     client: Client | None = None,
     progress: bool = True,
     origin_nm: Sequence[float] | None = None,
+    warnings: Sequence[str] = (),
 ) -> BlockwiseInstances:
     """Number the objects that mask and boundary probabilities show, block by block.
 
@@ -112,6 +113,7 @@ def decode_blockwise(
         client: of a Dask cluster whose workers reach input and output; None works in this process.
         progress: show a bar for each stage.
         origin_nm: where the first voxel lies (z, y, x).
+        warnings: further entries of ``statistics.json``, of the volume.
 
     Raises:
         UserError: an invalid ``block_shape``; inputs that are not alike or cannot be read; the output holds another
@@ -146,7 +148,7 @@ def decode_blockwise(
         else:
             function = InstanceGrowth(stages.grid, components, mask, boundary, decoding.dilation, labels)
         stages.run(_LABELS, function)
-        return stages.write(labels, decoding, voxel_size_nm, origin_nm)
+        return stages.write(labels, decoding, voxel_size_nm, origin_nm, warnings)
 
 
 class _Stages:
@@ -183,6 +185,7 @@ class _Stages:
         decoding: Decoding,
         voxel_size_nm: Sequence[float] | None,
         origin_nm: Sequence[float] | None,
+        warnings: Sequence[str],
     ) -> BlockwiseInstances:
         """Remove small objects; write labels, pyramid, tables and statistics."""
         kept, removed = filter_sizes(self.grid, self.finished, _LABELS, _SIZES, decoding.min_size)
@@ -198,11 +201,12 @@ class _Stages:
             finer = array
         write_pyramid_metadata(location, levels, voxel_size_nm, is_labels=True, origin_nm=origin_nm)
         csv, parquet = write_instance_files(f"{self.output}/instances", kept, voxel_size_nm)
-        statistics = {
+        statistics: dict[str, Any] = {
             "instances": len(kept.ids),
             "removed_below_min_size": removed,
             "blocks": len(self.grid),
             **(self._cut_pieces() if decoding.is_watershed else {}),
+            **({"warnings": list(warnings)} if warnings else {}),
         }
         with local_file(f"{self.output}/statistics.json") as path:
             path.write_text(json.dumps(statistics, indent=4) + "\n", encoding="utf-8")

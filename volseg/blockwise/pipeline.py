@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from volseg.blockwise.stored_array import block_chunks, open_array, open_or_crea
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.console.option_checks import three_whole_numbers
+from volseg.data.blank import blank_warnings
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding
@@ -199,6 +201,10 @@ def segment_blockwise(
                 for name in _DECODED:
                     _remove(f"{output}/{name}")
                 record.write(wanted, is_complete=False)
+            n_blank = sum(int(predicted.read(_PREDICTION, block, "blank")[0]) for block in grid)
+            warnings = blank_warnings(n_blank / math.prod(grid.shape))
+            for warning in warnings:
+                logger.warning("%s: %s", open_volume.location, warning)
             # workers of its own: those before hold the network's memory, and are no more than GPUs
             with connect(scheduler, workers) as client:
                 arrays = (open_array(f"{images[name]}/0") for name in channels)
@@ -213,6 +219,7 @@ def segment_blockwise(
                     client=client,
                     progress=progress,
                     origin_nm=open_volume.source().origin_nm,
+                    warnings=warnings,
                 )
             record.write(wanted, is_complete=True)
         # the manifest first: what is left of a removal that was interrupted must not pass for probabilities

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["BLANK_REACH", "find_blank", "find_blank_in"]
+__all__ = ["BLANK_REACH", "blank_warnings", "find_blank", "find_blank_in"]
 
 _WIDTH = 15  # of the square; at the border of a section half of it is enough
 _CELL = 7  # any such square, or half square at the border, holds a cell of a grid of this width
@@ -59,6 +59,15 @@ def find_blank_in(volume: Any, region: tuple[slice, slice, slice]) -> NDArray[np
         for along, wider in zip(in_plane, around, strict=True)
     )
     return find_blank(np.asarray(volume[(z, *around)]))[:, y, x]
+
+
+def blank_warnings(fraction: float) -> list[str]:
+    """What a reader of a result should know of the blank part of a volume, as a fraction of its voxels."""
+    if fraction == 1:
+        return ["no tissue: all voxels are blank (one value, or not a number); check the file."]
+    if fraction > 0:
+        return [f"{100 * fraction:.2g} % of the voxels are blank (one value, or not a number) and get no labels."]
+    return []
 
 
 def _has_constant_cell(section: NDArray[Any]) -> bool:

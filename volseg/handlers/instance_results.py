@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
+from volseg.data.blank import blank_warnings
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES
@@ -85,10 +86,18 @@ class SaveImageInstances:
     def __call__(self, engine: Engine) -> None:
         output: Any = engine.state.output
         for item in output:
-            self.write(item["image"].meta["filename_or_obj"], np.asarray(item["pred"].cpu())[0])
+            image = item["image"]
+            blank_fraction = float(image.isnan().double().mean())
+            self.write(image.meta["filename_or_obj"], np.asarray(item["pred"].cpu())[0], blank_fraction)
 
-    def write(self, path: str, labels: np.ndarray) -> None:
-        """Write the results of one case, given its image's path and its instance ids ``(D, H, W)``."""
+    def write(self, path: str, labels: np.ndarray, blank_fraction: float = 0.0) -> None:
+        """Write the results of one case.
+
+        Args:
+            path: of its image.
+            labels: instance ids ``(D, H, W)``.
+            blank_fraction: part of the image without tissue, which is NaN in the network's input.
+        """
         image = open_chunked_volume(path)
         voxel_size_nm = chosen_voxel_size(path, image.voxel_size_nm, self.voxel_size_nm)
         name = free_case_name(path, self._used)
@@ -100,7 +109,11 @@ class SaveImageInstances:
             title = f"{name}: {len(table)} instance{'' if len(table) == 1 else 's'}"
             save_instance_preview(self.output_dir / f"{name}_preview.png", image, labels, voxel_size_nm, title)
         fraction = sum(instance.voxels for instance in table) / labels.size
-        warnings = [*_warnings(len(table), fraction), *voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm)]
+        warnings = [
+            *blank_warnings(blank_fraction),
+            *_warnings(len(table), fraction),
+            *voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm),
+        ]
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
         self.cases.append(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,13 @@ from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.datalist import SPLITS, write_datalist
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, create_ome_zarr_label
 from volseg.data.prepare import Source, describe_skipped
+from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask, number_components
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.data.volume_formats.zarr_volume import open_zarr
 from volseg.errors import UserError
 from volseg.transforms.load_chunked import check_one_shape
+
+logger = logging.getLogger(__name__)
 
 # what archives are unpacked into, in the dataset folder
 UNPACKED = "unpacked"
@@ -33,21 +37,28 @@ _PREPARED = "prepared"
 # the array in the folder of an image or label
 _ARRAY = "0"
 _MAX_ID = np.iinfo(np.uint32).max
+_LOOKED_AT = 2**27  # voxels
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One volume to write: ``NAME.ome.zarr``."""
+    """One volume to write: ``NAME.ome.zarr``; with ``label_components`` the labels are numbered anew."""
 
     name: str
     split: str
     image: ChunkedVolume
     label: ChunkedVolume | None
     voxel_size_nm: VoxelSize
+    label_components: bool = False
 
 
 def checked_pair(
-    name: str, split: str, image: ChunkedVolume, label: ChunkedVolume | None, voxel_size_nm: VoxelSize | None
+    name: str,
+    split: str,
+    image: ChunkedVolume,
+    label: ChunkedVolume | None,
+    voxel_size_nm: VoxelSize | None,
+    label_components: bool = False,
 ) -> Pair:
     """A pair of one shape, of types that can be converted, and with a voxel size."""
     if label is not None:
@@ -67,7 +78,7 @@ def checked_pair(
             f"{image.path}: no voxel size. Received: a file that does not say it. Expected: --voxel_size_nm "
             '"[30,8,8]", z, y, x'
         )
-    return Pair(name, split, image, label, voxel_size_nm)
+    return Pair(name, split, image, label, voxel_size_nm, label_components)
 
 
 @dataclass(frozen=True)
@@ -161,7 +172,12 @@ def _stores(pair: Pair, output: Path) -> list[_Store]:
     stores = [_Store(path, pair.image, size, _write_image, _made_from(pair.image, size))]
     if pair.label:
         label_path = path / "labels" / LABEL_NAME
-        stores.append(_Store(label_path, pair.label, size, _write_label, _made_from(pair.label, size)))
+        made_from = _made_from(pair.label, size)
+        if pair.label_components:
+            write, made_from = _write_components, {**made_from, "label_components": True}
+        else:
+            write = _write_label
+        stores.append(_Store(label_path, pair.label, size, write, made_from))
     return stores
 
 
@@ -225,7 +241,23 @@ def _write_label(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
 
     with create_ome_zarr_label(store.path.parent.parent, store.path.name, dtype) as voxels:
         _convert(label, voxels, convert, bar)
+        # where there is one id only, the first sections tell, as many as fit into memory
+        if len(ids) == 1 and is_semantic_mask(voxels[: max(1, _LOOKED_AT // math.prod(label.shape[1:]))]):
+            logger.warning("%s: %s", label.path, SEMANTIC_MASK)
         facts = {"instances": len(ids), "foreground_fraction": n_foreground / math.prod(label.shape)}
+        voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
+    return facts
+
+
+def _write_components(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
+    """Write the connected components of a mask, which is in memory as a whole for it."""
+    components = number_components(store.source[:])
+    count = int(components.max())
+    dtype = np.uint16 if count <= np.iinfo(np.uint16).max else np.uint32
+    with create_ome_zarr_label(store.path.parent.parent, store.path.name, dtype) as voxels:
+        voxels[:] = components.astype(dtype)
+        bar.update(len(components))
+        facts = {"instances": count, "foreground_fraction": np.count_nonzero(components) / components.size}
         voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
     return facts
 
