@@ -115,6 +115,9 @@ def restore_volumes(
         name = f"{name}_{number}" if name in names else name
         names.add(name)
         volume = open_chunked_volume(case["image"])
+        if volume.not_grey or volume.is_inverted:
+            why = volume.not_grey or "larger values are darker (WhiteIsZero or an inverting palette); invert the image"
+            raise UserError(f"{case['image']}: {why}")
         restorations.append(restore_volume(volume, network, output_dir, name, sections, tile_size, preview))
     return restorations
 

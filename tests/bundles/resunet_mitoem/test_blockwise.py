@@ -83,6 +83,27 @@ def test_blocks_give_what_the_whole_volume_gives(segment, bundle, probabilities,
     assert (tmp_path / "out" / "test_0" / "preview.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_blank_parts_are_as_in_the_whole_volume(segment, bundle, image, thresholds, tmp_path):
+    """A border, a section and whole blocks without tissue; nothing grows into them."""
+    spoilt = image.copy()
+    spoilt[:, :25] = spoilt[:, :, -10:] = spoilt[4] = 0
+    with create_ome_zarr(tmp_path / "test_0.ome.zarr", spoilt.shape, np.uint8, None, chunks=(2, 8, 8)) as array:
+        array[:] = spoilt
+    scaled = ScaleGreyValuesd("image", float("nan"))({"image": spoilt[None]})["image"]
+    with torch.no_grad():
+        predicted = BlendedSlidingWindow(WINDOW)(scaled[None], bundle.network())[0]
+    expected = decode_instances(*predicted.mul(255).to(torch.uint8).numpy(), Decoding(**thresholds))
+    process = segment("--input", tmp_path / "test_0.ome.zarr")
+    assert process.returncode == 0, process.stderr
+    *_, instances = results(tmp_path / "out" / "test_0")
+    assert np.array_equal(instances[:], expected)
+    assert expected.any()
+    assert not instances[:][spoilt == 0].any()
+    assert "of the voxels are blank" in process.stderr
+    statistics = json.loads((tmp_path / "out" / "test_0" / "statistics.json").read_text())
+    assert "of the voxels are blank" in statistics["warnings"][0]
+
+
 def test_a_worker_of_dask_and_a_phantom_without_input(segment, tmp_path, bundle):
     process = segment(
         "--workers", 1, "--phantom_dir", tmp_path / "phantom", "--phantom_shape", list(bundle.small.phantom_shape)

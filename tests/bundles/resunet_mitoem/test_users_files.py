@@ -166,8 +166,7 @@ def zero_chunks(folder: Path, voxels: np.ndarray) -> Path:
 
 
 def missing_chunk(folder: Path, voxels: np.ndarray) -> Path:
-    path = zarr_array(chunks=(1, 48, 64), attributes={"chunks_written": 13})(folder, voxels)
-    return path
+    return zarr_array(chunks=(1, 48, 64), attributes={"chunks_written": 13})(folder, voxels)
 
 
 def whole(value: float, dtype: type) -> Callable[[np.ndarray], np.ndarray]:
@@ -198,7 +197,12 @@ ROWS = [
         tiff(lambda v: 255 - v, photometric="palette", colormap=np.tile(INVERSE.astype(np.uint16) * 257, (3, 1))),
         "right",
     ),
-    Row("palette of colours", sections(palette(np.arange(768) % 251)), "refused", ("im", "palette of colours")),
+    Row(
+        "palette of colours",
+        sections(palette((np.arange(768) % 251).astype(np.uint8))),
+        "refused",
+        ("im", "palette of colours"),
+    ),
     Row("grey sections, some as RGB", RGB_GREY, "right"),
     Row("one section in colour", RGB_COLOUR, "refused", ("im0005.png", "one scale of grey values", "colours")),
     Row("one section of 16 bits", BITS_16, "refused", ("im0005.png", "uint16", "uint8", "im0000.png")),

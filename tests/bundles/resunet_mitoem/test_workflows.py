@@ -42,7 +42,8 @@ def _blocks() -> np.ndarray:
 
 
 TRUTH = _blocks()
-IMAGE = np.where(TRUTH > 0, 220, 40).astype(np.uint8)
+# with the noise of tissue: large parts of one value are blank
+IMAGE = (np.where(TRUTH > 0, 220, 40) + np.random.default_rng(0).integers(-9, 10, SHAPE)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
