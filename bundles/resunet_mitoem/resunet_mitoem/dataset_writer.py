@@ -24,7 +24,7 @@ from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, create_ome_zar
 from volseg.data.prepare import Source, describe_skipped
 from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask, number_components
 from volseg.data.volume_formats.voxel_size import VoxelSize
-from volseg.data.volume_formats.zarr_volume import open_zarr
+from volseg.data.volume_formats.zarr_volume import CHUNKS_WRITTEN, open_zarr
 from volseg.errors import UserError
 from volseg.transforms.load_chunked import check_one_shape
 
@@ -219,6 +219,7 @@ def _write_image(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
     facts = {"grey_values": grey_values}
     with create_ome_zarr(store.path, image.shape, np.uint8, store.voxel_size_nm) as voxels:
         _convert(image, voxels, convert, bar)
+        voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
         voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
     return facts
 
@@ -245,6 +246,7 @@ def _write_label(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
         if len(ids) == 1 and is_semantic_mask(voxels[: max(1, _LOOKED_AT // math.prod(label.shape[1:]))]):
             logger.warning("%s: %s", label.path, SEMANTIC_MASK)
         facts = {"instances": len(ids), "foreground_fraction": n_foreground / math.prod(label.shape)}
+        voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
         voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
     return facts
 
@@ -258,6 +260,7 @@ def _write_components(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
         voxels[:] = components.astype(dtype)
         bar.update(len(components))
         facts = {"instances": count, "foreground_fraction": np.count_nonzero(components) / components.size}
+        voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
         voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
     return facts
 

@@ -228,7 +228,7 @@ ROWS = [
     Row("sections as times", tiff(imagej=True, metadata={"axes": "TYX"}), "right"),
     Row("ImageJ in nanometers", imagej("nanometers", 30, 1 / 8), "right", size_nm=SIZE_NM),
     Row("ImageJ with zunit", imagej("nm", 0.03, 1 / 8, zunit="micron"), "right", size_nm=SIZE_NM),
-    Row("ImageJ in µm", imagej("\u00b5m", 0.03, 125), "right", size_nm=SIZE_NM),
+    Row("ImageJ in µm", imagej("\\u00B5m", 0.03, 125), "right", size_nm=SIZE_NM),
     Row(
         "µm that mean nm",
         imagej("micron", 30, 1 / 8),
