@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tools pack``: a bundle with ``volseg`` inside as one zip, the same bytes each time."""
+"""``python -m tools pack``: write a bundle and ``volseg`` as one reproducible zip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools.check.bundle import Bundle
 from tools.check.files import bundle_files
 from tools.check.rules import findings
 from volseg.errors import UserError
-from volseg.registry.archive import unpack
+from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
 from volseg.registry.release import Release
 from volseg.storage.files import atomic_path
@@ -35,32 +35,32 @@ STANDING_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy":
 
 
 def pack(name: str, output_dir: str, model: str = "", weights_license: str = "") -> None:
-    """Write NAME_vX.Y.Z.zip, which unpacked anywhere needs published packages only.
+    """Write NAME_vX.Y.Z.zip, which needs only published packages wherever it is unpacked.
 
-    Inside are the files of the bundle that version control knows, ``volseg``, and a manifest with the SHA-256 and size
-    of every file. The checks of ``python -m tools check`` come first. Packing the same files of the same revision
-    again gives the same bytes.
+    It contains the bundle's files under version control, ``volseg``, and a manifest with the SHA-256 and size of every
+    file. The checks of ``python -m tools check`` run first. Packing the same files of the same revision again gives
+    the same bytes.
 
     Args:
-        name: of a bundle of this checkout.
+        name: bundle of this checkout.
         output_dir: folder for the zip.
-        model: weights to pack as models/model.pt, with the JSON file beside them, instead of the bundle's own; where
-            the bundle is too large to carry its weights, the ones that training wrote.
-        weights_license: SPDX identifier of the weights' licence; Apache-2.0 for the bundle's own, which learned from
-            phantoms, NOASSERTION for others unless given.
+        model: weights to pack as models/model.pt, with the JSON file beside them, instead of the bundle's own; needed
+            for a bundle whose weights are too large for version control.
+        weights_license: SPDX identifier of the weights' licence; by default Apache-2.0 for the bundle's own, which were
+            trained on phantoms, and NOASSERTION for others.
 
     Raises:
-        UserError: no such bundle, findings of the check, no weights in ``model``, no git checkout, a folder that cannot
-            be written to.
+        UserError: the bundle does not exist, fails the check or is not in a git checkout, ``model`` holds no weights,
+            or the folder cannot be written.
     """
     known = sorted(path.parts[-3] for path in REPOSITORY.glob("bundles/*/configs/metadata.json"))
     if str(name) not in known:
-        raise UserError(f"{REPOSITORY / 'bundles'}: no such bundle. Received: {name}. Give one of {', '.join(known)}.")
+        raise UserError(f"{REPOSITORY / 'bundles'}: has no bundle {name!r}; choose one of {', '.join(known)}")
     bundle = Bundle.read(REPOSITORY / "bundles" / str(name))
     if found := findings(bundle):
         for _, finding in found:
             print(finding.line(bundle.title))
-        raise UserError(f"{bundle.root}: not packed. Received: {len(found)} findings of the check. Mend them.")
+        raise UserError(f"{bundle.root}: not packed because of {len(found)} findings of the check; fix them")
     revision = _revision(bundle.title)
     contents = _contents(bundle.root, Path(str(model)) if model else None)
     licenses = {"code": CODE_LICENSE}
@@ -79,24 +79,24 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
     target = Path(str(output_dir)) / manifest.release.zip_name
     with atomic_path(target) as temporary, TemporaryDirectory() as folder:
         _write_zip(temporary, bundle.name, contents)
-        unpack(temporary, Path(folder))  # what nobody could unpack is not written
+        unpack(temporary, Path(folder))  # a zip that cannot be unpacked is not written
     print(f"{target}: {len(contents)} files, {target.stat().st_size / 1e6:.1f} MB, revision {revision}")
     if WEIGHTS not in contents:
-        print(f"without weights: give --model {bundle.title}/{WEIGHTS}, once train.json has written them")
+        print(f"without weights: give --model {bundle.title}/{WEIGHTS} after running train.json")
 
 
 def _contents(root: Path, weights: Path | None) -> dict[str, bytes]:
-    """The bytes of every file of the zip by its path in the bundle, in the order of paths."""
+    """The content of every file of the zip by its path in the bundle, sorted by path."""
     files = {path: root / path for path in bundle_files(root)}
     files |= {f"volseg/{path}": REPOSITORY / "volseg" / path for path in bundle_files(REPOSITORY / "volseg")}
     if weights:
         _check_weights(weights)
         files[WEIGHTS] = weights
-        files.pop(RECORD, None)  # tells how the bundle's own weights were trained
+        files.pop(RECORD, None)  # describes the bundle's own weights
         if weights.with_suffix(".json").is_file():
             files[RECORD] = weights.with_suffix(".json")
     contents = {path: files[path].read_bytes() for path in sorted(files)}
-    # commands are typed in the unpacked bundle's folder, not in a checkout
+    # commands are run in the unpacked bundle's folder, not in a checkout
     folder = f"bundles/{root.name}/"
     card = re.sub(rf"the folder that\s+contains `{folder}`", "the bundle's folder", contents[CARD].decode())
     contents[CARD] = card.replace(folder, "").encode()
@@ -108,28 +108,26 @@ def _check_weights(path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: no weights. Received: {reason} Give --model a file that training wrote.") from error
+        raise UserError(f"{path}: holds no weights: {reason}; give --model a file that training wrote") from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(
-            f"{path}: no weights. Received: {type(state).__name__}, not a flat dictionary of tensors. "
-            "Give --model a file that training wrote, such as model.pt; a checkpoint is none."
+            f"{path}: holds no weights: {type(state).__name__} instead of a flat dictionary of tensors; "
+            "give --model a weights file that training wrote, such as model.pt, not a checkpoint"
         )
 
 
 def _revision(title: str) -> str:
-    """The commit that is checked out, ``-dirty`` behind it if what is packed differs from it.
+    """The commit that is checked out, with ``-dirty`` appended if the packed files differ from it.
 
     Raises:
-        UserError: no git checkout: nothing would tell what belongs to the bundle from what running it left there.
+        UserError: not a git checkout, so released files cannot be told from those that running the bundle left.
     """
     try:
         changed = _git("status", "--porcelain", "--", title, "volseg")
         return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError) as error:
         said = " ".join((getattr(error, "stderr", "") or str(error)).split()).rstrip(".")
-        raise UserError(
-            f"{REPOSITORY}: no git checkout to pack from. Received: {said}. Clone the repository."
-        ) from error
+        raise UserError(f"{REPOSITORY}: not a git checkout to pack from: {said}; clone the repository") from error
 
 
 def _git(*arguments: str) -> str:
@@ -138,7 +136,7 @@ def _git(*arguments: str) -> str:
 
 
 def _write_zip(path: Path, top: str, contents: dict[str, bytes]) -> None:
-    """Write files below a top folder. Nothing is compressed: other versions of zlib would give other bytes."""
+    """Write files below a top folder, uncompressed because the output of zlib depends on its version."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(contents):
             entry = zipfile.ZipInfo(f"{top}/{name}", date_time=(1980, 1, 1, 0, 0, 0))

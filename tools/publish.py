@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tools.registry_page import PAGE, registry_page
-from tools.registry_store import RegistryStore, refusals_in_one_line
+from tools.registry_store import RegistryStore
 from volseg.errors import UserError
-from volseg.registry.archive import unpack
+from volseg.registry.bundle_zip import unpack
 from volseg.registry.index import INDEX, Entry, as_index
 from volseg.registry.manifest import MANIFEST, Manifest, sha256
 from volseg.registry.release import Release
 from volseg.registry.signature import sign as sign_zip
-from volseg.storage.files import write_json
-from volseg.storage.replacement import replacement
+from volseg.storage.files import replacement, write_json, writing
 
 __all__ = ["publish"]
 
@@ -31,34 +30,33 @@ PICTURE = "docs/figures/phantom.png"
 
 
 def publish(zip: str, registry: str, sign: str = "", layout: str = "folder", base_url: str = "") -> None:
-    """Put NAME_vX.Y.Z.zip into a registry and bring its index and page up to date.
+    """Put NAME_vX.Y.Z.zip into a registry and update its index and page.
 
-    A registry is a plain folder: the zips, ``model_info.json`` in the format of MONAI's model zoo with SHA-256, size,
-    date and licence, and ``index.html`` for people. A released version is never overwritten. Several may publish at
-    once, and a publisher may be killed at any moment: a version is released when its own entry, NAME_vX.Y.Z.json, is
-    there, and whoever publishes next, the same zip again for one, completes the index.
+    A registry is a plain folder with the zips, ``model_info.json`` in the format of MONAI's model zoo with SHA-256,
+    size, date and licence, and ``index.html`` for people. A released version is never overwritten. Several publishers
+    may work at once, and each may be killed at any moment: a version is released once its own entry,
+    NAME_vX.Y.Z.json, exists, and the next publication, also of the same zip, completes the index.
 
     Args:
-        zip: that ``python -m tools pack`` wrote.
-        registry: folder, made if need be, or the URL of a storage that fsspec can write to, such as ``s3://bucket/path``.
-        sign: PEM file of a private elliptic curve key; its signature is put beside the zip.
+        zip: written by ``python -m tools pack``.
+        registry: folder, created if absent, or the URL of a storage that fsspec can write to, such as ``s3://bucket/path``.
+        sign: PEM file of a private elliptic curve key; the signature is put beside the zip.
         layout: ``folder``; ``github`` for a tree whose ``release`` becomes the assets of a release and whose ``models``
             is committed under the release's tag; ``huggingface`` for a folder of unpacked bundles, which
             MONAI's ``push_to_hf_hub`` uploads one by one.
-        base_url: where all files of the registry can be downloaded, as in
-            ``https://github.com/OWNER/REPO/releases/download/TAG``, written before the names of zips in the index;
-            without it they are relative to the index.
+        base_url: where the zips can be downloaded, such as ``https://github.com/OWNER/REPO/releases/download/TAG``;
+            without it the index lists them relative to itself.
     """
     path, registry, sign, base_url = Path(str(zip)), str(registry), _text(sign, "sign"), _text(base_url, "base_url")
     _check_layout(str(layout), registry, bool(sign or base_url))
     if base_url and not base_url.startswith(("http://", "https://")):
-        raise UserError(f"--base_url: no address of a web server. Received: {base_url}. Give https://...")
+        raise UserError(f"--base_url must start with http:// or https://, got {base_url}")
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Received: {zip}. Make a zip with `python -m tools pack`.")
+        raise UserError(f"{path}: no such file; make a zip with `python -m tools pack`")
     if layout == "huggingface":
         _unpack_for_hub(path, Path(registry))
         return
-    with refusals_in_one_line(path), tempfile.TemporaryDirectory() as temporary:
+    with writing(path), tempfile.TemporaryDirectory() as temporary:
         entry, picture = _describe(path, Path(temporary), base_url)
         signature = sign_zip(path, Path(sign)) if sign else b""
     if signature:
@@ -77,7 +75,7 @@ def publish(zip: str, registry: str, sign: str = "", layout: str = "folder", bas
         _check_same(store, released, entry)
         entries = store.publish_index(registry_page)
         if layout == "github":
-            # MONAI's client takes the last of the versions as strings: it is shown the newest alone
+            # MONAI's client sorts versions as text, so 0.9.0 would hide 0.10.0: it is shown the newest only
             newest = {e.release.name: e for e in entries}
             write_json(Path(registry) / "models" / INDEX, as_index(newest.values()))
     count = f"{len(entries)} version{'' if len(entries) == 1 else 's'}"
@@ -86,29 +84,29 @@ def publish(zip: str, registry: str, sign: str = "", layout: str = "folder", bas
 
 def _text(value: object, option: str) -> str:
     if value is True:
-        raise UserError(f"--{option}: no value. Received: nothing. Write one behind it.")
+        raise UserError(f"--{option} needs a value; write one after it")
     return str(value)
 
 
 def _check_layout(layout: str, registry: str, has_options: bool) -> None:
     if layout not in LAYOUTS:
-        raise UserError(f"--layout: no such layout. Received: {layout}. Give one of {', '.join(LAYOUTS)}.")
+        raise UserError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout}")
     if layout != "folder" and "://" in registry:
-        raise UserError(f"--layout {layout}: writes a tree to upload. Received: {registry}. Give a folder.")
+        raise UserError(f"--layout {layout} writes a tree to upload, so --registry must be a folder, got {registry}")
     if layout == "huggingface" and has_options:
-        raise UserError("--layout huggingface: holds no zips. Received: --sign or --base_url. Leave them away.")
+        raise UserError("--layout huggingface holds no zips; omit --sign and --base_url")
 
 
 def _unpack(path: Path, folder: Path) -> Manifest:
-    """Unpack a zip whose name is the bundle's; every file is compared with its manifest, which is returned."""
+    """Unpack a zip that is named after its bundle, compare every file with the manifest and return the manifest."""
     manifest = unpack(path, folder)
     if path.name != manifest.release.zip_name:
-        raise UserError(f"{path}: not named after the bundle inside. Received: {manifest.release.key}. Pack it again.")
+        raise UserError(f"{path}: contains {manifest.release.key} and must be named after it; pack it again")
     return manifest
 
 
 def _describe(path: Path, folder: Path, base_url: str) -> tuple[Entry, bytes]:
-    """The entry of a zip, which is unpacked into an empty folder, and the bytes of its picture."""
+    """The entry of a zip, which is unpacked into an empty folder, and the content of its picture."""
     manifest = _unpack(path, folder)
     release = manifest.release
     try:
@@ -116,9 +114,11 @@ def _describe(path: Path, folder: Path, base_url: str) -> tuple[Entry, bytes]:
         version, title, task = (str(metadata[key]) for key in ("version", "name", "task"))
         metrics = dict(_flat(metadata.get("eval_metrics", {})))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: no bundle. Received: configs/metadata.json with {error!r}. Pack it again.") from error
+        raise UserError(f"{path}: configs/metadata.json is unusable: {error!r}; pack the bundle again") from error
     if version != release.version:
-        raise UserError(f"{path}: metadata and manifest differ. Received: {version}, {release.version}. Pack it again.")
+        raise UserError(
+            f"{path}: is version {version} in its metadata, {release.version} in its manifest; pack it again"
+        )
     picture = (folder / PICTURE).read_bytes() if (folder / PICTURE).is_file() else b""
     entry = Entry(
         release=release,
@@ -139,7 +139,7 @@ def _describe(path: Path, folder: Path, base_url: str) -> tuple[Entry, bytes]:
 
 
 def _flat(metrics: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
-    """Metrics, some of which may be grouped, by the names of group and metric."""
+    """Metrics, possibly grouped, by the names of group and metric."""
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             yield from _flat(value, (*parents, name))
@@ -155,14 +155,13 @@ def _sha1(path: Path) -> str:
 def _check_same(store: RegistryStore, released: Entry, entry: Entry) -> None:
     if released.sha256 != entry.sha256:
         raise UserError(
-            f"{store.name}: {entry.release.key} is released and will not be overwritten. "
-            f"Received: other contents, {entry.sha256[:12]} for {released.sha256[:12]}. "
-            "Raise the version in metadata.json."
+            f"{store.name}: {entry.release.key} is already released with other contents, SHA-256 "
+            f"{released.sha256[:12]} instead of {entry.sha256[:12]}; raise the version in metadata.json"
         )
     if entry.signature and not released.signature:
         raise UserError(
-            f"{store.name}: {entry.release.key} is released, and not signed. Received: --sign. "
-            "Leave it away, or raise the version in metadata.json to release a signed one."
+            f"{store.name}: {entry.release.key} is already released without a signature; "
+            "omit --sign, or raise the version in metadata.json"
         )
 
 
@@ -171,12 +170,12 @@ def _unpack_for_hub(path: Path, folder: Path) -> None:
     target = folder / release.name
     if target.exists() and not ((target / MANIFEST).is_file() and not Manifest.read(target).changes(target)):
         raise UserError(
-            f"{target}: holds more than an unpacked bundle and will not be replaced. Received: a folder with files of "
-            "yours. Give another --registry, or move it away."
+            f"{target}: is not an unchanged unpacked bundle and will not be replaced; "
+            "move it away or give another --registry"
         )
-    with refusals_in_one_line(target), replacement(target) as new:
+    with writing(target), replacement(target) as new:
         _unpack(path, new)
-    # without delete_patterns files of the version before would stay
+    # without delete_patterns, files of the previous version would stay
     program = (
         f"from monai.bundle import push_to_hf_hub; push_to_hf_hub('OWNER/{release.name}', {release.name!r}, "
         f"{str(folder)!r}, version={release.version!r}, delete_patterns='*')"

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from tools import REPOSITORY
+from tools.bundle_command import run_bundle
 from volseg.data.volume_reader import load_volume
 from volseg.storage.files import write_json
 
@@ -27,9 +26,7 @@ def real_ct(ct: str, lungs: str) -> None:
     """
     root = REPOSITORY / "bundles" / "pdvnet_lung"
     with tempfile.TemporaryDirectory() as scratch:
-        config = str(root / "configs" / "inference.json")
-        command = ["-m", "monai.bundle", "run", "--config_file", config, "--input", ct, "--output_dir", scratch]
-        subprocess.run([sys.executable, *command], check=True)
+        run_bundle(root, ["inference"], {"input": Path(ct).resolve(), "output_dir": scratch})
         case = json.loads((Path(scratch) / "statistics.json").read_text(encoding="utf-8"))[0]
         found = load_volume(Path(scratch) / case.pop("segmentation")).numpy() > 0
     truth = load_volume(lungs).numpy() > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The publisher's side of a registry's files: created once, replaced whole, never half-written."""
+"""Write the files of a registry: created once, replaced whole, never half-written."""
 
 from __future__ import annotations
 
@@ -16,69 +16,49 @@ from fsspec.implementations.local import LocalFileSystem
 from tools.registry_page import PAGE
 from volseg.errors import UserError
 from volseg.registry.index import INDEX, Entry, as_index
+from volseg.storage.files import atomic_path, remove_leftovers, writing
 from volseg.storage.location import open_storage
 
-__all__ = ["RegistryStore", "refusals_in_one_line"]
+__all__ = ["RegistryStore"]
 
 LOCK = ".publish.lock"
-UNFINISHED = ".publishing"
-
-
-@contextmanager
-def refusals_in_one_line(name: object) -> Iterator[None]:
-    """What the system refuses within the block becomes one line.
-
-    Args:
-        name: of what is written, for errors that name no file.
-
-    Raises:
-        UserError: no rights, no space and the like.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or name}: cannot be written. Received: {error.strerror or error}. Check space and rights."
-        ) from error
 
 
 class RegistryStore:
     """A folder, local or on a storage that fsspec can write to.
 
     Args:
-        registry: path or URL; a folder is made if need be.
+        registry: path or URL; created if absent.
 
     Raises:
-        UserError: nothing here can write there.
+        UserError: it cannot be written.
     """
 
     def __init__(self, registry: str) -> None:
         self.name = registry
         if registry.startswith(("http://", "https://")):
             raise UserError(
-                f"{registry}: a web server is read from, not written to. Received: a URL of one. "
-                "Publish to the folder that it serves, or to a storage such as s3://bucket/path."
+                f"{registry}: web servers cannot be written to; "
+                "publish to the folder that it serves, or to a storage such as s3://bucket/path"
             )
         self.file_system, self.folder = open_storage(registry)
         self.is_local = isinstance(self.file_system, LocalFileSystem)
         if self.is_local:
             self.name = self.folder
-        with refusals_in_one_line(self.name):
+        with writing(self.name):
             self.file_system.makedirs(self.folder, exist_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other publishers out where the system can; what it refuses becomes one line.
+        """Exclude other publishers where the storage can; an ``OSError`` becomes one line.
 
-        On a local or mounted folder a lock makes publishers wait for each other, and goes with the process that holds
-        it. Elsewhere nothing of the kind exists: what keeps releases whole are :meth:`create_entry` and
-        :meth:`publish_index`.
+        On a local or mounted folder publishers wait for a lock, which ends with the process that holds it. Other
+        storages have no locks: there :meth:`create_entry` and :meth:`publish_index` keep releases whole.
         """
-        with refusals_in_one_line(self.name):
+        with writing(self.name):
             if self.is_local:
                 with FileLock(Path(self.folder) / LOCK):
-                    for left in Path(self.folder).glob(f".*{UNFINISHED}"):  # by a publisher that was killed
-                        left.unlink()
+                    remove_leftovers(self.folder)
                     yield
             else:
                 yield
@@ -97,26 +77,26 @@ class RegistryStore:
             try:
                 entries.append(self._read_entry(name))
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{self.name}/{name}: no entry of a release. Received: {error}. Remove it.") from error
+                raise UserError(f"{self.name}/{name}: not the entry of a release: {error}; remove it") from error
         return sorted(entries, key=lambda entry: (entry.release.name, entry.release.order))
 
     def create_zip(self, name: str, path: Path, sha256: str) -> None:
-        """Copy a zip, unless it is there: a publisher that was killed may have left it.
+        """Copy a zip unless it exists, which a killed publisher may have left.
 
         Raises:
-            UserError: another zip of that name is there.
+            UserError: another zip has that name.
         """
         if not self._create(name, path.read_bytes) and hashlib.sha256(self._read(name)).hexdigest() != sha256:
             raise UserError(
-                f"{self.name}/{name}: is in the way. Received: another zip, which was never released. "
-                "Remove it if nobody is just publishing it, or raise the version."
+                f"{self.name}/{name}: another zip has this name but was never released; "
+                "remove it if nobody is publishing it right now, or raise the version"
             )
 
     def create_entry(self, entry: Entry) -> Entry:
-        """Release a version: its entry is made, whole, unless another publisher's is there.
+        """Release a version by writing its entry, unless another publisher already did.
 
         Returns:
-            the entry that is there now.
+            the entry that exists now.
         """
         name = f"{entry.release.key}.json"
         return entry if self._create(name, lambda: _as_bytes(entry.as_json())) else self._read_entry(name)
@@ -124,8 +104,8 @@ class RegistryStore:
     def publish_index(self, page: Callable[[list[Entry]], str]) -> list[Entry]:
         """Write the index and the page of all entries.
 
-        Without a lock the entries are read again afterwards: of two publishers at once, the one who writes last has
-        seen both entries, or sees the other's then and writes again.
+        The entries are read again afterwards: of two publishers without a lock, the one who writes last either has
+        seen both entries, or sees the other's now and writes again.
         """
         entries = self.entries()
         while True:
@@ -137,27 +117,22 @@ class RegistryStore:
             entries = now
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all; readers see the old or the new one."""
+        """Write a file whole or not at all: readers see the old or the new one."""
         if not self.is_local:
             self.file_system.pipe_file(f"{self.folder}/{name}", data)
             return
-        temporary = Path(self.folder) / f".{name}{UNFINISHED}"
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(Path(self.folder) / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_path(Path(self.folder) / name) as temporary, temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _create(self, name: str, data: Callable[[], bytes]) -> bool:
-        """Write a file whole, unless one of that name is there; whether it was written."""
+        """Write a file whole unless it exists; return whether it was written."""
         path = f"{self.folder}/{name}"
         if self.file_system.exists(path):
             return False
         if self.is_local:
-            self.replace(name, data())  # nobody else writes: this publisher holds the lock
+            self.replace(name, data())  # this publisher holds the lock
             return True
         try:
             self.file_system.pipe_file(path, data(), mode="create")

@@ -6,8 +6,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
 from tools import REPOSITORY
+from tools.bundle_command import run_bundle
 from tools.machine import describe_machine
 from tools.results import HELD_OUT_SEED
 from volseg.data.chunked_volume import open_chunked_volume
@@ -65,7 +64,7 @@ def restoration(phantoms: int = 6) -> None:
                     folders[name] / f"{index:02d}.ome.zarr", PHANTOM_SHAPE, np.uint8, phantom.voxel_size_nm
                 ) as voxels:
                     voxels[:] = phantom.image
-        _run("restore", folders["spoilt"], folders["restored"])
+        run_bundle(BUNDLE, ["restore"], {"input": folders["spoilt"], "output_dir": folders["restored"]})
         results = {
             "command": f"python -m tools restoration --phantoms {phantoms}",
             "machine": describe_machine(),
@@ -85,15 +84,6 @@ def restoration(phantoms: int = 6) -> None:
                 },
             }
     write_json(BUNDLE / "docs" / "results" / "restoration.json", results)
-
-
-def _run(config: str, source: Path, output_dir: Path) -> None:
-    """Run a config of the bundle on a folder of volumes."""
-    file = str(BUNDLE / "configs" / f"{config}.json")
-    arguments = ["--input", str(source), "--output_dir", str(output_dir)]
-    subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "--config_file", file, *arguments], check=True, cwd=REPOSITORY
-    )
 
 
 def _compare_sections(
@@ -142,7 +132,7 @@ def _score_instances(
     volumes_dir: Path, output_dir: Path, truths: Sequence[NDArray[Any]]
 ) -> dict[str, dict[str, float]]:
     """Segment the volumes of a folder, in the order of their names, and score the instances."""
-    _run("inference", volumes_dir, output_dir)
+    run_bundle(BUNDLE, ["inference"], {"input": volumes_dir, "output_dir": output_dir})
     cases = json.loads((output_dir / "statistics.json").read_text(encoding="utf-8"))
     scores: dict[str, list[float]] = {measure: [] for measure in MEASURES}
     for case, truth in zip(cases, truths, strict=True):

@@ -7,8 +7,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,6 +19,8 @@ from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tools import REPOSITORY
+from tools.bundle_command import run_bundle
+from tools.check.files import LARGEST_MB
 from tools.machine import describe_machine
 from volseg.errors import UserError
 from volseg.label_maps.case_report import MEAN_LABEL
@@ -41,7 +41,7 @@ CLAIMED_MEASURES = {"dice": "phantom_mean_dice", "ap75": "phantom_ap75", "ap50":
 def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str | Sequence[str] = ()) -> None:
     """Train a bundle on its phantoms as ``train.json`` does, score the weights on others, write ``docs/results``.
 
-    The weights in ``models`` are replaced: what a bundle ships is what this command writes. The results are
+    The weights in ``models`` are replaced, unless the new ones are too large for the repository. The results are
     ``phantom.json`` (commands, machine, seconds, learning curve, summary) and ``phantom_per_case.csv``.
 
     Args:
@@ -53,11 +53,11 @@ def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str | S
     """
     root = REPOSITORY / "bundles" / bundle
     if not (root / "configs" / "evaluate.json").is_file():
-        raise UserError(f"{root}: no such bundle. Received: {bundle}. Give the name of a folder under bundles.")
+        raise UserError(f"{root}: no such bundle; name a folder under bundles")
     overlays = [overlay] if isinstance(overlay, str) and overlay else list(overlay)
     for name in overlays:
         if not (root / "configs" / f"{name}.json").is_file():
-            raise UserError(f"{root}: no such overlay. Received: {name}. Give the name of a file in configs.")
+            raise UserError(f"{root}: no such overlay: {name}; name a file in configs, without .json")
     configs = ["train", *overlays]
     name = "_".join(["phantom", *(o.removeprefix("train_") for o in overlays)])
     folder = root / "docs" / "results"
@@ -70,7 +70,9 @@ def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str | S
             shutil.copyfile(file, models / file.name)
         if training:
             trained, weights = _train(root, configs, scratch)
-            if not overlays or (len(overlays) == 1 and weights.name != "model.pt"):
+            # of a bundle whose released weights are narrower, those of the paper's width stay out
+            fits = weights.stat().st_size <= LARGEST_MB * 2**20
+            if fits and (not overlays or (len(overlays) == 1 and weights.name != "model.pt")):
                 for file in (weights, weights.with_suffix(".json")):
                     shutil.copyfile(file, root / "models" / file.name)
         else:
@@ -181,11 +183,8 @@ def _evaluate(root: Path, configs: Sequence[str], scratch: Path, weights: Path) 
 
 
 def _run(root: Path, configs: Sequence[str], overrides: dict[str, Any]) -> str:
-    """Run configs of a bundle with overrides; the command as a reader would type it, without this machine's folders."""
-    files = [f"{root / 'configs' / name}.json" for name in configs]
-    arguments = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
-    command = ["-m", "monai.bundle", "run", "--config_file", str(files), *arguments]
-    subprocess.run([sys.executable, *command], check=True, cwd=REPOSITORY)
+    """Run configs with overrides; return the command as a reader would type it, without this machine's folders."""
+    run_bundle(root, configs, overrides)
+    files = [f"{(root / 'configs').relative_to(REPOSITORY)}/{name}.json" for name in configs]
     shown = [f for key, value in overrides.items() if not isinstance(value, Path) for f in (f"--{key}", f'"{value}"')]
-    names = [str(Path(f).relative_to(REPOSITORY)) for f in files]
-    return " ".join(["python -m monai.bundle run --config_file", f'"{names}"', *shown])
+    return " ".join(["python -m monai.bundle run --config_file", f'"{files}"', *shown])

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.storage.files import atomic_path, write_json
 
-__all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights"]
+__all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights", "write_state"]
 
 # what torch.load raises for a foreign or truncated file
 UNREADABLE = (
@@ -33,11 +34,35 @@ UNREADABLE = (
 )
 
 
-def save_weights(path: str | Path, network: nn.Module, record: Mapping[str, Any]) -> None:
-    """Write the network's state dict to ``path`` and ``record`` to the JSON file beside it."""
-    with atomic_path(path) as temporary:
-        torch.save({k: v.cpu() for k, v in network.state_dict().items()}, temporary)
+def save_weights(
+    path: str | Path, network: nn.Module, record: Mapping[str, Any], dtype: torch.dtype | None = None
+) -> None:
+    """Write the network's state dict to ``path`` and ``record`` to the JSON file beside it.
+
+    Args:
+        path: of the weights.
+        network: whose weights they are.
+        record: JSON values.
+        dtype: of the floating-point weights in the file, such as float16 for half the size; loading converts them
+            back. ``None``: as they are.
+    """
+    state = {k: v.cpu() for k, v in network.state_dict().items()}
+    if dtype is not None:
+        state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    write_state(path, state)
     write_json(Path(path).with_suffix(".json"), dict(record))
+
+
+def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write what :func:`torch.load` reads, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    buffer = io.BytesIO()  # on a full disk PyTorch would raise a RuntimeError of its own
+    torch.save(dict(state), buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_weights(path: str | Path, network: nn.Module) -> None:
@@ -56,13 +81,19 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
         raise UserError(f"{path}: no weights of {network._get_name()} as configured: {reason}") from error
 
 
-def recorded_values(path: str | Path, defaults: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict[str, Any]:
+def recorded_values(
+    path: str | Path,
+    defaults: Mapping[str, Any],
+    keys: Iterable[str] | None = None,
+    optional: Iterable[str] = (),
+) -> dict[str, Any]:
     """Read what is recorded in the JSON file beside the weights; without such a file return the defaults.
 
     Args:
         path: of the weights.
         defaults: values by key.
         keys: of ``defaults`` that are read; all by default.
+        optional: keys that the file may lack; it then has their default.
 
     Raises:
         UserError: the file is not JSON or lacks a key.
@@ -73,7 +104,7 @@ def recorded_values(path: str | Path, defaults: Mapping[str, Any], keys: Iterabl
         return defaults
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
-        return {key: values[key] for key in defaults}
-    except (ValueError, KeyError, TypeError) as error:  # not JSON or UTF-8, a missing key, not an object
+        return {key: values.get(key, defaults[key]) if key in optional else values[key] for key in defaults}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, a missing key, not an object
         keys = ", ".join(defaults)
         raise UserError(f"{record} must hold {keys}, got {error!r}; delete it or train again") from error

@@ -179,7 +179,7 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses(pretend_device):
 def test_transforms_are_the_batchs_or_the_data_sets(bundle_name, parser, on_device):
     parser["augment_on_device"] = on_device
     random = parser.get_parsed_content(TRANSFORMS[bundle_name])
-    dataset = parser.get_parsed_content("train#dataset")
+    dataset = parser.get_parsed_content("train#dataloader").dataset
     batch = parser.get_parsed_content("train#trainer").prepare_batch
     of_dataset = dataset.transform.transforms
     assert [transform in of_dataset for transform in random] == [not on_device] * len(random)

@@ -121,7 +121,7 @@ class Environment:
 class Unpacked:
     """A bundle that was packed and unpacked, with an environment in which nothing is installed yet.
 
-    V-Net, which is too large to come with weights, is packed with small ones.
+    V-Net is packed with small weights.
 
     Attributes:
         folder: in which the zip was unpacked.
@@ -290,10 +290,14 @@ def overrides(bundle) -> dict[str, list[str]]:
         overlays = ("multi_gpu_train", "train_amp", "train_dense_vnet", "train_unet_2d")
         sources = ("luna16", "totalsegmentator")
         own = {f"train+{overlay}": [*train, *size] for overlay in overlays}
+        painted = ["--label_maps", "", "--spatial_size", "[24, 16, 32]", "--paintings_per_epoch", "2"]
+        own["train+train_released"] = [*painted, *short]
     elif bundle.name == "vnet_prostate":
         overlays = ("multi_gpu_train", "train_amp", "train_practical", "train_logistic")
         sources = ("promise12", "msd_task05")
         own = {f"train+{overlay}": train for overlay in overlays}
+        own["train+train_practical+train_released"] = [*train, "--train#dataloader#sampler#num_samples", "2"]
+        own["train+evaluate+evaluate_floor"] = phantoms
     else:
         window = ["--window", "[8, 32, 48]"]
         sources = ("mitoem", "volumes")

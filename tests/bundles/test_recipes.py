@@ -54,11 +54,17 @@ def test_without_one_the_phantom_profile_changes_what_it_names(name):
     assert recipe["trained_on"] == "phantom"
 
 
+@pytest.mark.parametrize("on_device", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_dataset_from_outside_is_the_one_that_counts(name):
-    parser = parser_of(name)
-    parser["train#dataset"] = Dataset([{"image": "a.nii"}])
-    assert parser.get_parsed_content("train#dataloader").dataset.data == [{"image": "a.nii"}]
+def test_a_dataset_from_outside_is_the_one_that_counts(name, on_device):
+    parser = parser_of(name, device="cpu", augment_on_device=on_device)
+    given = Dataset([{"image": torch.rand(1, 2, 3, 4)}])
+    parser["train#dataset"] = parser["validate#dataset"] = given
+    loader = parser.get_parsed_content("train#trainer").data_loader
+    used = loader.dataset
+    assert given in (used, used.data) and len(used) == 1
+    if name == "vnet_prostate":
+        assert parser.get_parsed_content("train#random_transforms")[0].references is given
 
 
 @pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu")])

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-TIMEOUT_S = 3600  # only ends a hang
+TIMEOUT_S = 900  # only ends a hang
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 

@@ -69,7 +69,7 @@ def studies(tmp_path_factory, truth) -> Path:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory) -> Path:
-    """The app with the bundles as packed, V-Net without weights as in a fresh checkout."""
+    """The app with the bundles as packed, V-Net without its weights."""
     folder = tmp_path_factory.mktemp("app")
     prepare_application(folder, known_models())
     for path in (folder / "model" / "vnet_prostate" / "models").glob("model.*"):
@@ -91,7 +91,10 @@ def vnet_weights(app) -> Iterator[Path]:
     path = app / "model" / "vnet_prostate" / "models" / "model.pt"
     if not path.is_file():
         torch.manual_seed(0)
-        record = {"spacing_mm": [2.67, 2.67, 3.0], "spatial_size": [48, 48, 32], "norm": None, "bias_correction": False}
+        record = {
+            "spacing_mm": [2.67, 2.67, 3.0], "spatial_size": [48, 48, 32], "channels": [16, 32, 64, 128, 256],
+            "norm": None, "bias_correction": False, "local_contrast_mm": None,
+        }  # fmt: skip
         save_weights(path, VNet(), record)
     return path
 

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import requests
 
-TIMEOUT_S = 3600  # only ends a hang
+TIMEOUT_S = 900  # only ends a hang
 
 
 class Client:

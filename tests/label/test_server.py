@@ -64,7 +64,7 @@ def test_missing_weights_are_named_and_found_without_another_start(first_start, 
     aside = vnet_weights.rename(tmp_path / "model.pt")
     answer = first_start.infer("vnet_prostate", "mri_0")
     assert answer.status_code == 400
-    assert f"vnet_prostate: no weights. Received: no {vnet_weights}. Train them" in answer.json()["detail"]
+    assert f"vnet_prostate: no weights, {vnet_weights} is missing; train them" in answer.json()["detail"]
     vnet_weights.write_bytes(aside.read_bytes())
     assert first_start.infer("vnet_prostate", "mri_0").status_code == 200
     assert first_start.get("/info/")["models"]["vnet_prostate"]["labels"] == {"prostate": 1}
@@ -125,7 +125,7 @@ def test_mistakes_are_answered_with_one_line(first_start, studies):
     for model in ("pdvnet_lung", "vnet_prostate"):
         assert "must be one 3-D volume, got 8x8x8x2;" in answer(model, "series")
     assert "series.nii.gz" in answer("resunet_mitoem", "series")
-    assert "not in Hounsfield units" in answer("pdvnet_lung", "mri_0")
+    assert "must be Hounsfield units" in answer("pdvnet_lung", "mri_0")
     for file, reason in (("model_h.pt", "weights of another network"), ("old.pt", "no such weights")):
         refused = first_start.infer("resunet_mitoem", "em_0", model_filename=file)
         assert refused.status_code == 400

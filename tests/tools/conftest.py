@@ -91,9 +91,9 @@ TRAIN = {
         "trainer": {"_target_": "SupervisedTrainer", "max_epochs": 1, "train_handlers": "@train#handlers"},
     },
     "validate": {
-        "preprocessing": {"_target_": "Compose", "transforms": ["@image_transforms", "%label_transforms"]},
+        "preprocessing": {"_target_": "Compose", "transforms": ["@image_transforms", "@label_transforms"]},
         "dataset": {"_target_": "monai.data.Dataset", "data": [], "transform": "@validate#preprocessing"},
-        "dataloader": {"_target_": "torch.utils.data.DataLoader", "dataset": "@##dataset"},
+        "dataloader": {"_target_": "torch.utils.data.DataLoader", "dataset": "@validate#dataset"},
         "inferer": "@train#inferer",
         "handlers": [],
         "evaluator": {"_target_": "SupervisedEvaluator", "val_handlers": "@validate#handlers"},

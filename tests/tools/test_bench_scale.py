@@ -13,8 +13,8 @@ from tools import REPOSITORY
 from tools.bench.estimates import TEXT, VOLUMES, estimate_table, replace_table
 from tools.bench.measure import times
 from tools.bench.scale import decode_by_blocks, decode_whole, write_probabilities
-from volseg.blockwise.decoding import DEFAULT_BLOCK_SHAPE
-from volseg.blockwise.stored_array import block_chunks, open_array
+from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE
+from volseg.blockwise.zarr_array import block_chunks, open_array
 
 RESULT = REPOSITORY / "docs" / "benchmarks" / "blockwise_decoding.json"
 

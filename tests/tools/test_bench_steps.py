@@ -13,9 +13,10 @@ from monai.transforms import Compose, SpatialPadd
 from PIL import Image
 
 from tools import REPOSITORY
-from tools.bench import lobe_measures, pdvnet, resunet, steps, stopwatch
+from tools.bench import lobe_measures, steps, stopwatch
 from tools.bench.report import table, write_result, write_summary
 from tools.bench.stopwatch import TOTAL, Stopwatch
+from tools.bench.subjects import SUBJECTS
 from volseg.label_maps.case_report import label_measures
 
 FOLDER = REPOSITORY / "docs" / "benchmarks"
@@ -177,15 +178,16 @@ def test_steps_have_a_table_and_a_plot(tmp_path):
 
 def test_steps_of_a_ct(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "")  # put back at the end
-    case = pdvnet.chest_ct(3, shape=(40, 36, 28))
+    subject = SUBJECTS["pdvnet_lung"]
+    case = subject.draw_scan(3, (40, 36, 28))
     (tmp_path / "input").mkdir()
     for name in ("a", "b"):
         nib.save(nib.Nifti1Image(case.image, case.affine), tmp_path / "input" / f"{name}.nii.gz")
     weights = tmp_path / "weights.pt"
-    torch.save(pdvnet.pdvnet(0).state_dict(), weights)
+    torch.save(subject.untrained(0).state_dict(), weights)
     overrides = {"input": str(tmp_path / "input"), "output_dir": str(tmp_path / "out"), "weights": str(weights),
                  "spatial_size": [32, 48, 16]}  # fmt: skip
-    laps = steps.time_case_steps(str(pdvnet.BUNDLE), str(tmp_path / "cache"), overrides)
+    laps = steps.time_case_steps(str(subject.bundle), str(tmp_path / "cache"), overrides)
     assert len(laps) == 2
     for lap in laps:
         total = lap.pop(TOTAL)
@@ -197,9 +199,9 @@ def test_steps_of_a_ct(tmp_path, monkeypatch):
 
 
 STEPS_OF_A_CT = [
-    "LoadImageVolumed", "CheckCTd", "Orientationd", "GridResized", "ScaleIntensityRanged", "MonteCarloDropoutInferer",
+    "LoadImageVolumed", "CheckCTd", "Orientationd", "GridResized", "ScaleIntensityRanged", "SimpleInferer",
     "network", "NativeArgmaxd", "SaveImageSegmentations", "load_volume", "lobe_statistics", "write_segmentation",
-    "save_preview", "write_json",
+    "save_preview",
 ]  # fmt: skip
 
 
@@ -210,10 +212,11 @@ def test_steps_of_electron_microscopy(tmp_path, monkeypatch):
     for z, section in enumerate(sections):
         Image.fromarray(section).save(tmp_path / "input" / f"{z}.png")
     weights = tmp_path / "weights.pt"
-    torch.save(resunet.resunet("R", 0).state_dict(), weights)
+    subject = SUBJECTS["resunet_mitoem_r"]
+    torch.save(subject.untrained(0).state_dict(), weights)
     overrides = {"input": str(tmp_path / "input"), "output_dir": str(tmp_path / "out"), "weights": str(weights),
                  "window": [5, 32, 32], "voxel_size_nm": [30, 8, 8]}  # fmt: skip
-    (lap,) = steps.time_case_steps(str(resunet.BUNDLE), str(tmp_path / "cache"), overrides)
+    (lap,) = steps.time_case_steps(str(subject.bundle), str(tmp_path / "cache"), overrides)
     wanted = ["LoadImageChunkedVolumed", "ScaleGreyValuesd", "BlendedSlidingWindow", "network", "DecodeInstancesd",
               "write_instances", "instance_table", "write_instance_table", "save_instance_preview"]  # fmt: skip
     assert [name for name in lap if name in wanted] == wanted

@@ -20,7 +20,7 @@ from tools import REPOSITORY
 from tools import pack as module
 from tools.pack import pack
 from volseg.errors import UserError
-from volseg.registry.archive import unpack
+from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
 
 NAME = "tiny_segmentation"
@@ -75,7 +75,7 @@ def refused(tmp_path):
         text = str(caught.value)
         assert [word for word in words if word not in text] == [], text
         assert "\n" not in text
-        assert "Received: " in text
+        assert "; " in text
         assert not (tmp_path / "out").is_dir() or not list((tmp_path / "out").iterdir())
 
     return check
@@ -212,7 +212,7 @@ def test_finding_of_the_check_stops_packing(checkout, tiny_bundle, refused, caps
 
 @pytest.mark.parametrize("name", ["other", "", ".", f"../bundles/{NAME}"])
 def test_unknown_name(checkout, refused, name):
-    refused(name, checkout / "out", words=("no such bundle", f"Received: {name}. ", NAME))
+    refused(name, checkout / "out", words=(f"has no bundle {name!r}", NAME))
 
 
 def test_model_that_is_no_weights(checkout, refused, tmp_path):
@@ -249,4 +249,4 @@ def test_full_disk_leaves_nothing_behind(checkout, refused):
 
 def test_outside_of_a_git_checkout(checkout, refused):
     shutil.rmtree(checkout / ".git")
-    refused(NAME, checkout / "out", words=(str(checkout), "no git checkout"))
+    refused(NAME, checkout / "out", words=(str(checkout), "not a git checkout"))

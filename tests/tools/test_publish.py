@@ -115,9 +115,7 @@ def test_a_released_version_is_never_overwritten(registry, tmp_path):
     publish(str(write_zip(tmp_path, "lung_lobes", "0.1.0")), str(registry))
     before = files_of(registry)
     other = write_zip(tmp_path / "other", "lung_lobes", "0.1.0", task="Another one")
-    with pytest.raises(
-        UserError, match=r"lung_lobes_v0\.1\.0 is released and will not be overwritten\. Received: other"
-    ):
+    with pytest.raises(UserError, match=r"lung_lobes_v0\.1\.0 is already released with other contents"):
         publish(str(other), str(registry))
     assert files_of(registry) == before
 
@@ -198,7 +196,7 @@ def test_a_publisher_that_is_killed_at_any_step_leaves_a_whole_registry(registry
         publish(str(new), str(registry))
         assert list(index_of(registry)) == ["lung_lobes_v0.9.0", "lung_lobes_v0.10.0"]
         assert_whole(registry)
-        assert not list(registry.glob("*.publishing"))
+        assert not list(registry.glob("*.unfinished"))
         if status == 0:
             break
         assert status == -signal.SIGKILL
@@ -227,7 +225,7 @@ def test_a_disk_that_is_full_or_a_kill_in_the_middle_of_a_file_leaves_a_whole_re
     status, message = refusal(run)
     assert status == (-signal.SIGXFSZ if is_killed else 0)
     assert is_killed or re.fullmatch(
-        r".*: cannot be written\. Received: File too large\. Check space and rights\.", message
+        r".*: cannot be written: File too large; check the free space and permissions", message
     )
     assert_whole(registry)
     assert files_of(registry)["lung_lobes_v0.9.0.zip"] == before["lung_lobes_v0.9.0.zip"]
@@ -272,17 +270,17 @@ def tampered(folder: Path) -> Path:
 UNREADABLE = [
     (
         lambda folder: folder / "none.zip",
-        r"none\.zip: no such file\. Received: .*Make a zip with `python -m tools pack`",
+        r"none\.zip: no such file; make a zip with `python -m tools pack`",
     ),
-    (not_a_zip, r"lung_lobes_v0\.1\.0\.zip: no zip that can be read"),
-    (renamed, r"lung_lobes_v0\.2\.0\.zip: not named after the bundle inside\. Received: lung_lobes_v0\.1\.0\."),
-    (tampered, r"Get it again|Get the zip again"),
+    (not_a_zip, r"lung_lobes_v0\.1\.0\.zip: cannot be read as a zip"),
+    (renamed, r"lung_lobes_v0\.2\.0\.zip: contains lung_lobes_v0\.1\.0 and must be named after it"),
+    (tampered, r"download or pack it again|get the zip again"),
 ]
 WITHOUT_FACTS = [
-    (of_another_version, r"metadata and manifest differ\. Received: 0\.2\.0, 0\.1\.0"),
-    (without_metadata, r"no bundle\. Received: configs/metadata\.json with FileNotFoundError"),
-    (with_strange_metadata, r"no bundle\. Received: configs/metadata\.json with TypeError"),
-    (with_strange_metrics, r"no bundle\. Received: configs/metadata\.json with ValueError"),
+    (of_another_version, r"is version 0\.2\.0 in its metadata, 0\.1\.0 in its manifest"),
+    (without_metadata, r"configs/metadata\.json is unusable: FileNotFoundError"),
+    (with_strange_metadata, r"configs/metadata\.json is unusable: TypeError"),
+    (with_strange_metrics, r"configs/metadata\.json is unusable: ValueError"),
 ]
 
 
@@ -305,18 +303,18 @@ def test_a_zip_that_is_no_release_is_one_line(layout, make, line, registry, tmp_
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"layout": "gitlab"}, "--layout: no such layout. Received: gitlab. Give one of folder, github, huggingface."),
-        ({"sign": True}, "--sign: no value. Received: nothing. Write one behind it."),
+        ({"layout": "gitlab"}, "--layout must be one of folder, github, huggingface, got gitlab"),
+        ({"sign": True}, "--sign needs a value; write one after it"),
         (
             {"base_url": "example.org"},
-            "--base_url: no address of a web server. Received: example.org. Give https://...",
+            "--base_url must start with http:// or https://, got example.org",
         ),
-        ({"layout": "huggingface", "sign": "key.pem"}, "--layout huggingface: holds no zips. Received: --sign or"),
+        ({"layout": "huggingface", "sign": "key.pem"}, "--layout huggingface holds no zips; omit --sign and"),
         (
             {"layout": "github", "registry": "s3://bucket"},
-            "--layout github: writes a tree to upload. Received: s3://bucket.",
+            "--layout github writes a tree to upload, so --registry must be a folder, got s3://bucket",
         ),
-        ({"registry": "http://localhost/"}, "http://localhost/: a web server is read from, not written to."),
+        ({"registry": "http://localhost/"}, "http://localhost/: web servers cannot be written to;"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_one_line(options, line, registry, tmp_path):
@@ -344,7 +342,7 @@ def test_a_folder_without_permission_is_one_line(layout, tmp_path):
     status, message = refusal(run)
     assert status == 0
     assert re.fullmatch(
-        rf"{locked}\S*: cannot be written\. Received: Permission denied\. Check space and rights\.", message
+        rf"{locked}\S*: cannot be written: Permission denied; check the free space and permissions", message
     )
     assert list(locked.iterdir()) == []
 
@@ -359,7 +357,7 @@ def test_a_mistake_at_the_keyboard_is_one_line_without_a_traceback(tmp_path):
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stdout == ""
-    assert run.stderr.splitlines()[-1].startswith("error: none.zip: no such file.")
+    assert run.stderr.splitlines()[-1].startswith("error: none.zip: no such file;")
     assert "Traceback" not in run.stderr
 
 
@@ -393,7 +391,7 @@ class TestSigned:
         path = write_zip(tmp_path, "lung_lobes", "0.1.0")
         publish(str(path), str(registry))
         before = files_of(registry)
-        with pytest.raises(UserError, match=r"lung_lobes_v0\.1\.0 is released, and not signed\. Received: --sign\."):
+        with pytest.raises(UserError, match=r"lung_lobes_v0\.1\.0 is already released without a signature; omit"):
             publish(str(path), str(registry), sign=str(keys / "private.pem"))
         assert files_of(registry) == before
 
@@ -409,7 +407,7 @@ class TestSigned:
     def test_a_key_that_cannot_sign_is_one_line(self, keys, key, registry, tmp_path):
         (keys / "text.pem").write_text("no key")
         path = write_zip(tmp_path, "lung_lobes", "0.1.0")
-        with pytest.raises(UserError, match=rf"{key}: no key that can sign\. Received: ") as error:
+        with pytest.raises(UserError, match=rf"{key}: cannot be used as a private key: ") as error:
             publish(str(path), str(registry), sign=str(keys / key))
         assert "\n" not in str(error.value)
         assert not registry.exists()
@@ -459,6 +457,6 @@ class TestHuggingface:
             publish(str(path), str(registry), layout="huggingface")
         (registry / file).parent.mkdir(parents=True, exist_ok=True)
         (registry / file).write_text("mine")
-        with pytest.raises(UserError, match="lung_lobes: holds more than an unpacked bundle and will not be replaced"):
+        with pytest.raises(UserError, match="lung_lobes: is not an unchanged unpacked bundle and will not be replaced"):
             publish(str(path), str(registry), layout="huggingface")
         assert (registry / file).read_text() == "mine"

@@ -51,14 +51,15 @@ def test_instances_are_scored(tmp_path, monkeypatch):
     truth[:, 2:8, 3:10], truth[1:3, 12:18, 12:22] = 1, 2
     half_missed = np.where(truth == 1, truth, 0).astype(np.uint16)
 
-    def infer(config, source, output_dir):
-        assert config == "inference"
+    def infer(bundle, configs, overrides):
+        assert configs == ["inference"]
+        output_dir = overrides["output_dir"]
         for name, labels in (("a", truth), ("b", half_missed)):
             write(output_dir / f"{name}_instances.ome.zarr", labels)
         cases = [{"instances": f"{name}_instances.ome.zarr"} for name in "ab"]
         (output_dir / "statistics.json").write_text(json.dumps(cases))
 
-    monkeypatch.setattr(restoration, "_run", infer)
+    monkeypatch.setattr(restoration, "run_bundle", infer)
     scores = restoration._score_instances(tmp_path, tmp_path / "out", [truth, truth])
     voxels = [np.sum(truth == index) for index in (1, 2)]
     dice = 2 * voxels[0] / (2 * voxels[0] + voxels[1])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 import torch
@@ -26,6 +27,16 @@ def test_weights_come_back(tmp_path):
     load_weights(path, loaded)
     torch.testing.assert_close(loaded.state_dict(), saved.state_dict(), rtol=0, atol=0)
     assert set(torch.load(path, weights_only=True)) == set(saved.state_dict())
+
+
+def test_half_the_bytes(tmp_path):
+    saved, loaded = network(0), network(1)
+    save_weights(tmp_path / "model.pt", saved, {}, torch.float16)
+    dtypes = {k: v.dtype for k, v in torch.load(tmp_path / "model.pt", weights_only=True).items()}
+    assert dtypes["0.weight"] == torch.float16 and dtypes["1.num_batches_tracked"] == torch.int64
+    load_weights(tmp_path / "model.pt", loaded)
+    assert loaded[0].weight.dtype == torch.float32
+    torch.testing.assert_close(loaded.state_dict(), saved.state_dict(), rtol=1e-3, atol=0)
 
 
 def test_record(tmp_path):
@@ -69,3 +80,14 @@ def test_damaged_weights(tmp_path, damage):
         path.write_bytes(content[damage])
     with pytest.raises(UserError, match=r"model\.pt: no weights of Sequential"):
         load_weights(path, network(0))
+
+
+def test_disk_that_is_full(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"model\.pt: cannot be written\."):
+            save_weights(tmp_path / "model.pt", nn.Linear(100, 100), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(tmp_path.iterdir()) == []

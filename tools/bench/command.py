@@ -4,53 +4,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tools import REPOSITORY
-from tools.bench import (
-    augmentation,
-    decoding,
-    lobe_measures,
-    pdvnet,
-    phantoms,
-    resunet,
-    scale,
-    steps,
-    training_profile,
-    vnet,
-)
+from tools.bench.augmentation import bench_bspline_deform, bench_histogram_match
+from tools.bench.decoding import bench_instance_decoding
+from tools.bench.end_to_end import bench_end_to_end
+from tools.bench.lobe_measures import bench_lobe_measures
+from tools.bench.networks import bench_checkpointing, bench_network
 from tools.bench.report import write_result, write_summary
+from tools.bench.scale import bench_decoding, bench_prediction
+from tools.bench.steps import bench_em_steps, bench_scan_steps
+from tools.bench.subjects import SUBJECTS
+from tools.bench.training_profile import PROFILES
 from volseg.errors import UserError
 
 __all__ = ["BENCHMARKS", "bench"]
 
-# each makes NAME.json; the second entry bounds the repetitions of what takes minutes
-BENCHMARKS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]] = {
-    "pdvnet_lung_network": (pdvnet.bench_network, None),
-    "pdvnet_lung_end_to_end": (pdvnet.bench_end_to_end, 3),
-    "pdvnet_lung_steps": (steps.bench_pdvnet_lung, 3),
-    "pdvnet_lung_training": (pdvnet.bench_training, 3),
-    "chest_ct_phantom": (phantoms.bench_chest_ct, None),
-    "vnet_prostate_network": (vnet.bench_network, None),
-    "vnet_prostate_end_to_end": (vnet.bench_end_to_end, 3),
-    "vnet_prostate_steps": (steps.bench_vnet_prostate, None),
-    "vnet_prostate_training": (vnet.bench_training, 1),
-    "resunet_mitoem_r_network": (resunet.bench_network_r, None),
-    "resunet_mitoem_h_network": (resunet.bench_network_h, None),
-    "resunet_mitoem_steps": (steps.bench_resunet_mitoem, 1),
-    "resunet_mitoem_training": (resunet.bench_training, 3),
-    "prostate_mri_phantom": (phantoms.bench_prostate_mri, None),
-    "lobe_measures": (lobe_measures.bench_lobe_measures, None),
-    "instance_decoding": (decoding.bench_instance_decoding, 3),
-    **{name: (profile, 4) for name, profile in training_profile.PROFILES.items()},
-    "bspline_deform": (augmentation.bench_bspline_deform, None),
-    "histogram_match": (augmentation.bench_histogram_match, None),
+# each makes NAME.json; the second entry limits the repetitions of what takes minutes
+Benchmarks = dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]]
+BENCHMARKS: Benchmarks = {
+    **{f"{name}_network": (partial(bench_network, subject=name), None) for name in SUBJECTS},
+    "pdvnet_lung_end_to_end": (partial(bench_end_to_end, subject="pdvnet_lung"), 3),
+    "vnet_prostate_end_to_end": (partial(bench_end_to_end, subject="vnet_prostate"), 3),
+    "pdvnet_lung_steps": (partial(bench_scan_steps, subject="pdvnet_lung"), 3),
+    "vnet_prostate_steps": (partial(bench_scan_steps, subject="vnet_prostate"), None),
+    "resunet_mitoem_steps": (bench_em_steps, 1),
+    "pdvnet_lung_training": (bench_checkpointing, 3),
+    **{name: (profile, 4) for name, profile in PROFILES.items()},
+    "lobe_measures": (bench_lobe_measures, None),
+    "instance_decoding": (bench_instance_decoding, 3),
+    "bspline_deform": (bench_bspline_deform, None),
+    "histogram_match": (bench_histogram_match, None),
 }
 # `make bench-scale`: an hour, some tens of GB
-SCALE_BENCHMARKS: dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]] = {
-    "blockwise_decoding": (scale.bench_decoding, 1),
-    "blockwise_prediction": (scale.bench_prediction, 1),
+SCALE_BENCHMARKS: Benchmarks = {
+    "blockwise_decoding": (bench_decoding, 1),
+    "blockwise_prediction": (bench_prediction, 1),
 }
 
 
@@ -58,24 +50,22 @@ def bench(*names: str, output_dir: str | None = None, repetitions: int = 5, seed
     """Measure networks, pipelines and transforms; write results, table and plots.
 
     Args:
-        names: benchmarks to run, called like the results files in ``docs/benchmarks``; if none is given, all but those
-            of ``make bench-scale``.
-        output_dir: folder to write to; ``docs/benchmarks`` of the checkout if not given.
-        repetitions: timed runs of each way, after one that is not timed. Pipelines and trainings run at most 3
-            times, that of V-Net once.
-        seed: number of the phantom, one that no training sees; seed of noise, and of weights where there are no trained
-            ones.
+        names: benchmarks, named like the results files in ``docs/benchmarks``; by default all except those of
+            ``make bench-scale``.
+        output_dir: folder for the results; by default ``docs/benchmarks`` of the checkout.
+        repetitions: timed runs per row, after one untimed run. Benchmarks that take minutes repeat less often.
+        seed: number of the phantom, one that no training sees; also the seed of noise and random weights.
 
     Raises:
-        UserError: no such benchmark, or no repetition.
+        UserError: unknown benchmark, or no repetition.
     """
     known = BENCHMARKS | SCALE_BENCHMARKS
     chosen = [str(name) for name in names] or list(BENCHMARKS)
     for name in chosen:
         if name not in known:
-            raise UserError(f"No such benchmark. Received: {name}. Choose from: {', '.join(known)}.")
+            raise UserError(f"unknown benchmark {name}; choose from {', '.join(known)}")
     if repetitions < 1:
-        raise UserError(f"Every benchmark is repeated at least once. Received: {repetitions}. Raise --repetitions.")
+        raise UserError(f"repetitions must be an integer >= 1, got {repetitions}")
     folder = Path(output_dir) if output_dir else REPOSITORY / "docs" / "benchmarks"
     for name in chosen:
         run, most = known[name]

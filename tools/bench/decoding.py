@@ -9,12 +9,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from skimage.measure import label
@@ -23,12 +25,15 @@ from skimage.segmentation import watershed
 
 from tools.bench.measure import circumstances, duration, say, summary, times
 from tools.bench.processes import in_fresh_process, peak_memory_mb
-from tools.bench.scale import FOREGROUND_THRESHOLD, MIN_SIZE, TILE, make_tile
 from volseg.instances.decoding import Decoding, DecodingMethod, decode_instances, seed_map
+from volseg.phantoms.electron_microscopy import electron_microscopy
 
 __all__ = ["bench_instance_decoding", "decode", "matched_share"]
 
 METHODS: tuple[DecodingMethod, ...] = ("connected_components", "watershed")
+TILE = (100, 512, 512)
+FOREGROUND_THRESHOLD = 0.85
+MIN_SIZE = 128
 PEER, OURS = "scikit-image", "decode_instances"
 WINDOW = (1, 7, 7)
 
@@ -112,6 +117,15 @@ def decode_with_scikit_image(
         labels = label(seeds, connectivity=1)
         labels = np.where(labels == 0, dilation(labels, np.ones(WINDOW)), labels)
     return remove_small_objects(labels, max_size=MIN_SIZE - 1)
+
+
+def make_tile(seed: int, shape: Sequence[int]) -> NDArray[np.uint8]:
+    """Probabilities (2, D, H, W) of mask and boundary of a phantom, as bytes, as smooth as a network's."""
+    depth, height, width = shape
+    targets = import_module("resunet_mitoem.targets")
+    truth = targets.widen_boundaries(electron_microscopy(seed, (depth, height, width)).label)
+    channels = [targets.mask_target(truth), targets.boundary_target(truth)]
+    return np.stack([ndimage.gaussian_filter(255.0 * channel, (0.5, 1, 1)).astype(np.uint8) for channel in channels])
 
 
 def matched_share(labels: NDArray[np.integer], reference: NDArray[np.integer]) -> float:

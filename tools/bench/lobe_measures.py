@@ -6,13 +6,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
-from tools.bench.measure import circumstances, duration, say, times
+from tools.bench.measure import circumstances, duration, say, spread, times
 from volseg.label_maps.case_report import label_measures
 from volseg.phantoms.chest_ct import chest_ct
 
@@ -73,17 +72,7 @@ def bench_lobe_measures(
         "compute_hausdorff_distance, compute_average_surface_distance and compute_surface_dice of one lobe after the "
         f"other. Largest relative difference of a value: {largest_difference(measured, expected):.1e}",
         **circumstances(),
-        "rows": [
-            {
-                "mode": mode,
-                "median_s": round(median(runs), 4),
-                "min_s": round(min(runs), 4),
-                "max_s": round(max(runs), 4),
-                "n": len(runs),
-                "ratio": round(monai_s / median(runs), 2),
-            }
-            for mode, runs in rows.items()
-        ],
+        "rows": [{"mode": mode, **spread(runs, monai_s)} for mode, runs in rows.items()],
         "largest_relative_difference": largest_difference(measured, expected),
     }
 

@@ -15,7 +15,7 @@ import torch
 
 from tools.machine import describe_machine
 
-__all__ = ["circumstances", "duration", "interleave", "say", "summary", "times"]
+__all__ = ["circumstances", "duration", "interleave", "say", "spread", "summary", "times"]
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 
@@ -37,14 +37,18 @@ def interleave(steps: Mapping[str, Callable[[], object]], repetitions: int) -> d
 
 
 def summary(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
-    """Median, extremes and number of the runs after the warm-up; ``ratio`` is how many times faster than reference."""
-    runs = seconds[1:]
+    """The :func:`spread` of the runs after the warm-up."""
+    return spread(seconds[1:], median(reference[1:]))
+
+
+def spread(runs: Sequence[float], reference_s: float) -> dict[str, float]:
+    """Median, extremes and number of runs; ``ratio`` is how many times faster they are than the reference."""
     return {
         "median_s": round(median(runs), 4),
         "min_s": round(min(runs), 4),
         "max_s": round(max(runs), 4),
         "n": len(runs),
-        "ratio": round(median(reference[1:]) / median(runs), 2),
+        "ratio": round(reference_s / max(median(runs), 1e-6), 2),
     }
 
 

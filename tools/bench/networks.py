@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks of all bundles' networks have in common: ways to run, weights, forward passes, inference.
+"""The bundles' networks alone, in every way to run them, beside MONAI's; a training step of PDV-Net.
 
 A way is a mode of :func:`volseg.runtime.accelerate.accelerate` on the CPU, the same on a GPU (``"CUDA, cuda_amp"``),
 or the name of a peer. The rows of GPUs appear where PyTorch finds one.
@@ -7,80 +7,101 @@ or the name of a peer. The rows of GPUs appear where PyTorch finds one.
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import nibabel as nib
 import psutil
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tools import REPOSITORY
-from tools.bench.measure import interleave, summary
-from tools.bench.peers import Peer, build_peer
-from tools.bench.processes import MEGABYTE, peak_memory_mb, peak_memory_of_command_mb
+from tools.bench.measure import circumstances, interleave, say, summary, times
+from tools.bench.peers import Peer, build_peer, describe_peers
+from tools.bench.processes import MEGABYTE, in_fresh_process, peak_memory_mb
+from tools.bench.subjects import SUBJECTS
 from volseg.runtime.accelerate import accelerate
-from volseg.weights import load_weights
 
-__all__ = [
-    "agreement",
-    "build_way",
-    "count_operations",
-    "first_forward",
-    "load_trained",
-    "make_importable",
-    "most_likely",
-    "rows_of_ways",
-    "size_note",
-    "time_forwards",
-    "time_inference",
-    "time_steps",
-    "trained_weights",
-    "ways_here",
-    "weights_source",
-]
+__all__ = ["agreement", "bench_checkpointing", "bench_network", "count_operations", "rows_of_ways", "time_forwards",
+           "ways_here"]  # fmt: skip
 
+MODES = ("eager", "channels_last", "bf16", "openvino", "compile", "auto")
 CUDA = "CUDA, "
 CUDA_MODES = ("eager", "cuda_amp", "compile")
 GIGA = 1e9
-Build = Callable[[str, str], nn.Module]
-"""Makes the network for a way, given the folder for converted networks; equal weights at every call."""
 
 
-def make_importable(bundle: Path) -> None:
-    """Let the package of a bundle be imported; a bundle is no installed package."""
-    if str(bundle) not in sys.path:
-        sys.path.insert(0, str(bundle))
+def bench_network(
+    repetitions: int, seed: int, subject: str, size: Sequence[int] | None = None, modes: Sequence[str] = MODES
+) -> dict[str, Any]:
+    """Measure seconds, memory and agreement with plain PyTorch, in each mode and of MONAI's networks.
+
+    Args:
+        repetitions: timed runs of each way.
+        seed: of the phantom, and of random weights.
+        subject: one of :data:`tools.bench.subjects.SUBJECTS`.
+        size: of the input; the subject's if not given.
+        modes: on the CPU, that which ratios refer to first.
+    """
+    network = SUBJECTS[subject]
+    size, peers = tuple(size or network.size), network.peers
+    ways = ways_here(modes, peers)
+    memory = {}
+    for way in ways:
+        say(f"{way}: memory in its own process")
+        memory[way] = in_fresh_process(first_forward, subject, way, size)
+    say(f"draw a phantom for {times(size)}")
+    image = network.draw(seed, size)
+    seconds, labels, ran = time_forwards(
+        partial(build_way, subject, seed=seed), ways, image, repetitions, network.decide
+    )
+    # a peer is another network with weights of its own
+    columns = {way: agreement(labels[way], labels[ways[0]]) for way in ways if way not in peers}
+    operations = {way: count_operations(build_peer(peer, seed), image.shape) for way, peer in peers.items()}
+    operations[ways[0]] = count_operations(network.trained(seed), image.shape)
+    found = labels[ways[0]] > 0
+    return {
+        "title": f"{network.name}, {times(size)}: the network alone",
+        "input": f"phantom {seed}, {network.input}, as {times((1, 1, *size))}",
+        "weights": f"{network.describe_weights(seed)}; MONAI's: random",
+        "note": f"{ways[0]} finds {int(found.sum())} of {found.numel()} labels above 0. "
+        f"The network is {operations[ways[0]] / GIGA:.0f} GFLOP. "
+        f"{describe_peers(network.name, network.parameters, network.field, peers)}",
+        **circumstances(),
+        "rows": rows_of_ways(seconds, memory, columns, operations, ran),
+    }
 
 
-def trained_weights(bundle: Path, name: str = "model.pt") -> Path | None:
-    """The weights that a bundle has, if any; first those that learnt at the paper's size, in ``models/full_size``."""
-    paths = (bundle / "models" / "full_size" / name, bundle / "models" / name)
-    return next((path for path in paths if path.exists()), None)
+def bench_checkpointing(repetitions: int, seed: int, size: Sequence[int] = (512, 512, 64)) -> dict[str, Any]:
+    """Measure forward and backward pass of PDV-Net for one case, each way in its own process."""
+    steps = {}
+    for mode in ("plain", "checkpointing"):
+        say(f"training, {mode}: {repetitions + 1} steps in their own process")
+        steps[mode] = in_fresh_process(training_steps, mode == "checkpointing", tuple(size), repetitions + 1, seed)
+    return {
+        "title": f"PDV-Net, {times(size)}: one training step",
+        "input": f"noise, as {times((1, 1, *size))}; three outputs, Dice, float32, channels-last",
+        "weights": "random",
+        **circumstances(),
+        "rows": [
+            {"mode": mode, **summary(step["seconds"], steps["plain"]["seconds"]), "peak_mb": step["peak_mb"]}
+            for mode, step in steps.items()
+        ],
+    }
 
 
-def weights_source(bundle: Path, seed: int, name: str = "model.pt") -> str:
-    """Where the weights of :func:`load_trained` are from."""
-    path = trained_weights(bundle, name)
-    return str(path.relative_to(REPOSITORY)) if path else f"random, seed {seed}"
+def training_steps(checkpointing: bool, size: Sequence[int], steps: int, seed: int) -> dict[str, Any]:
+    """Seconds of forward and backward passes of PDV-Net, and the peak memory of this process."""
+    from monai.losses import DeepSupervisionLoss, DiceLoss  # noqa: PLC0415 (a quarter of the start-up time)
 
-
-def load_trained(network: nn.Module, bundle: Path, name: str = "model.pt") -> nn.Module:
-    """The network in evaluation mode, with the bundle's weights of that name where it has some."""
-    if path := trained_weights(bundle, name):
-        load_weights(path, network)
-    return network.eval()
-
-
-def most_likely(output: torch.Tensor) -> torch.Tensor:
-    """The class with the largest value, ``(B, C, ...)`` to ``(B, ...)``."""
-    return output.argmax(1)
+    loss = DeepSupervisionLoss(DiceLoss(softmax=True, squared_pred=True), weight_mode="same")
+    network = SUBJECTS["pdvnet_lung"].untrained(seed, checkpointing=checkpointing).train()
+    network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    image, target = torch.randn(1, 1, *size), torch.rand(1, 6, *(n // 2 for n in size))
+    seconds = interleave({"step": lambda: loss(list(network(image)), target).backward()}, steps - 1)["step"]
+    return {"seconds": seconds, "peak_mb": round(peak_memory_mb())}
 
 
 def ways_here(modes: Sequence[str], peers: Mapping[str, Peer], cuda: bool | None = None) -> tuple[str, ...]:
@@ -95,29 +116,27 @@ def ways_here(modes: Sequence[str], peers: Mapping[str, Peer], cuda: bool | None
     return (*modes, *peers, *(f"{CUDA}{mode}" for mode in CUDA_MODES if cuda))
 
 
-def build_way(
-    way: str, cache: str, network: Callable[[], nn.Module], peers: Mapping[str, Peer], seed: int
-) -> nn.Module:
-    """The network as it runs in a way, or the peer of that name.
+def build_way(subject: str, way: str, cache: str, seed: int = 0) -> nn.Module:
+    """The network as it runs in a way, or the peer of that name; equal weights at every call.
 
     Args:
+        subject: one of :data:`tools.bench.subjects.SUBJECTS`.
         way: see the module's text.
         cache: folder for converted networks.
-        network: makes the bundle's network, with its weights.
-        peers: by their names.
-        seed: of a peer's weights.
+        seed: of random weights.
     """
-    if way in peers:
-        return build_peer(peers[way], seed)
-    return accelerate(network(), _device(way), way.removeprefix(CUDA), cache)
+    network = SUBJECTS[subject]
+    if way in network.peers:
+        return build_peer(network.peers[way], seed)
+    return accelerate(network.trained(seed), _device(way), way.removeprefix(CUDA), cache)
 
 
 def time_forwards(
-    build: Build,
+    build: Callable[[str, str], nn.Module],
     ways: Sequence[str],
     image: torch.Tensor,
     repetitions: int,
-    decide: Callable[[torch.Tensor], torch.Tensor] = most_likely,
+    decide: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[dict[str, list[float]], dict[str, torch.Tensor], dict[str, str]]:
     """Measure the forward passes of each way, taking turns.
 
@@ -182,23 +201,22 @@ def count_operations(network: nn.Module, shape: Sequence[int]) -> int:
     return counter.get_total_flops()
 
 
-def size_note(operations: int) -> str:
-    """A sentence on the work of one forward pass, as :func:`count_operations` finds it."""
-    return f"The network is {operations / GIGA:.0f} GFLOP"
-
-
 def agreement(labels: torch.Tensor, reference: torch.Tensor) -> dict[str, float]:
-    """Which part of the voxels have the reference's label."""
-    return {"agreement": round(float((labels == reference).float().mean()), 6)}
+    """Which part of the voxels have the reference's label; where the reference has labels above 0, also their Dice."""
+    found, true = labels > 0, reference > 0
+    columns = {"agreement": round(float((labels == reference).float().mean()), 6)}
+    if true.any():
+        columns["dice"] = round(2 * int((found & true).sum()) / int(found.sum() + true.sum()), 6)
+    return columns
 
 
-def first_forward(build: Build, way: str, shape: Sequence[int]) -> dict[str, float]:
+def first_forward(subject: str, way: str, size: Sequence[int]) -> dict[str, float]:
     """What the first forward in this process takes: seconds, peak memory, and what that adds to before.
 
     On a GPU also the peak of its memory.
     """
     with tempfile.TemporaryDirectory() as cache, torch.no_grad():
-        network, image = build(way, cache), torch.randn(*shape, device=_device(way))
+        network, image = build_way(subject, way, cache), torch.randn(1, 1, *size, device=_device(way))
         before_mb = psutil.Process().memory_info().rss / MEGABYTE
         start = time.perf_counter()
         network(image)
@@ -218,55 +236,3 @@ def _device(way: str) -> str:
 def _wait_for(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def time_steps(step: Callable[[], object], steps: int) -> dict[str, Any]:
-    """The seconds of each of several steps, and the peak memory of this process after them."""
-    seconds = interleave({"step": step}, steps - 1)["step"]
-    return {"seconds": seconds, "peak_mb": round(peak_memory_mb())}
-
-
-def time_inference(
-    bundle: Path, case: Any, network: nn.Module, settings: Mapping[str, str], repetitions: int
-) -> list[dict[str, Any]]:
-    """Rows for ``monai.bundle run`` from a volume on disk to segmentations on disk, start of Python included.
-
-    Args:
-        bundle: whose ``configs/inference.json`` runs, with its trained weights or those of ``network``.
-        case: written as compressed NIfTI.
-        network: as the config builds it.
-        settings: further overrides of the config.
-        repetitions: timed runs after the warm-up.
-    """
-    peaks: dict[str, list[float]] = {"eager": [], "auto": []}
-    with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
-        nib.save(nib.Nifti1Image(case.image, case.affine), work / "image.nii.gz")
-        weights = trained_weights(bundle)
-        if weights is None:
-            weights = work / "weights.pt"
-            torch.save(network.state_dict(), weights)
-        overrides = {
-            "config_file": bundle / "configs" / "inference.json",
-            "input": work / "image.nii.gz",
-            "output_dir": work / "output",
-            "weights": weights,
-            **settings,
-        }
-        arguments = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
-        command = [sys.executable, "-m", "monai.bundle", "run", *arguments]
-        environment = {**os.environ, "XDG_CACHE_HOME": str(work / "cache")}
-
-        def step(mode: str) -> Callable[[], None]:
-            return lambda: peaks[mode].append(peak_memory_of_command_mb([*command, "--runtime", mode], environment))
-
-        seconds = interleave({mode: step(mode) for mode in peaks}, repetitions)
-    return [
-        {
-            "mode": mode,
-            **summary(seconds[mode], seconds["eager"]),
-            "first_s": round(seconds[mode][0], 2),
-            "peak_mb": round(max(peaks[mode])),
-        }
-        for mode in peaks
-    ]

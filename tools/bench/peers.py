@@ -15,7 +15,7 @@ from torch import nn
 
 from tools.bench.measure import times
 
-__all__ = ["PDVNET_PEERS", "RESUNET_PEERS", "VNET_PEERS", "Peer", "build_peer", "describe_peers", "receptive_field"]
+__all__ = ["PDVNET_PEERS", "RESUNET_PEERS", "VNET_PEERS", "Peer", "build_peer", "describe_peers"]
 
 Field = tuple[int, int, int]
 
@@ -27,7 +27,7 @@ class Peer:
     build: Callable[[], nn.Module]
     parameters: int
     field: Field
-    """Receptive field of the central voxel, see :func:`receptive_field`."""
+    """Receptive field of the central voxel."""
 
 
 def _vnet() -> nn.Module:
@@ -98,43 +98,3 @@ def describe_peers(name: str, parameters: int, field: Field, peers: Mapping[str,
     return "Receptive fields and parameters: " + "; ".join(
         f"{who} {times(sees)}, {count / 1e6:.2f} million" for who, (sees, count) in sizes.items()
     )
-
-
-def receptive_field(network: nn.Module, reach: int, across: int = 16) -> Field:
-    """Voxels of the input that the central voxel of the output depends on, along each axis.
-
-    Found by gradients of the network with all weights positive and alike, so that none cancels.
-    Normalisations are taken out: those that look at the whole volume would make the field infinite.
-
-    Args:
-        network: takes one channel; changed. Make it float64 where float32 would round small shares to nothing, as those
-            of long ways through dense blocks.
-        reach: size of the input along the axis that is looked at; more than the field.
-        across: size along the other two.
-
-    Raises:
-        ValueError: the field ends outside the input.
-    """
-    network.eval()
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.InstanceNorm3d | nn.BatchNorm3d):
-                setattr(module, name, nn.Identity())
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.fill_(1 / parameter[0].numel() if parameter.ndim == 5 else 0.25)
-    found = []
-    for axis in range(3):
-        shape = [across] * 3
-        shape[axis] = reach
-        image = torch.ones(1, 1, *shape, dtype=next(network.parameters()).dtype, requires_grad=True)
-        output = network(image)
-        centre = output[(0, 0, *(size // 2 for size in output.shape[2:]))]
-        (gradient,) = torch.autograd.grad(centre, image)
-        others = [other for other in range(3) if other != axis]
-        seen = gradient[0, 0].ne(0).any(others[1]).any(others[0]).nonzero().flatten()
-        first, last = int(seen[0]), int(seen[-1])
-        if first == 0 or last == reach - 1:
-            raise ValueError(f"the field ends outside the input along axis {axis}. Received: reach {reach}")
-        found.append(last - first + 1)
-    return found[0], found[1], found[2]

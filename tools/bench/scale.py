@@ -9,33 +9,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib import import_module
 from math import prod
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from dask.system import CPU_COUNT
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.measure import label
-from skimage.morphology import remove_small_objects
-from skimage.segmentation import watershed
 
 from tools import REPOSITORY
-from tools.bench.measure import circumstances, duration, say, times
-from tools.bench.networks import make_importable
+from tools.bench.decoding import FOREGROUND_THRESHOLD, MIN_SIZE, TILE, decode_with_scikit_image, make_tile
+from tools.bench.measure import circumstances, duration, say, spread, times
 from tools.bench.processes import peak_memory_of_command_mb
-from volseg.blockwise.block_grid import BlockGrid
+from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE, BlockGrid
 from volseg.blockwise.cluster import connect
-from volseg.blockwise.decoding import DEFAULT_BLOCK_SHAPE, decode_blockwise
-from volseg.blockwise.pipeline import predict_blockwise
-from volseg.blockwise.stored_array import open_array, open_or_create_array
+from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_prediction import VolumePrediction, predict_blockwise
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.blockwise.zarr_array import open_array, open_or_create_array
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.inferers.sliding_window import BlendedSlidingWindow
-from volseg.instances.decoding import DEFAULT_HALO, Decoding, seed_map
+from volseg.instances.decoding import DEFAULT_HALO, Decoding
 from volseg.phantoms.electron_microscopy import electron_microscopy
 
 __all__ = ["bench_decoding", "bench_prediction"]
@@ -44,11 +40,8 @@ SHAPE = (100, 4096, 4096)
 DEEP_SECTIONS = 400
 # what fits into memory whole, with the 40 bytes a voxel of scikit-image's watershed
 CROP_PIXELS = 1024
-TILE = (100, 512, 512)
 CHUNK = (16, 256, 256)
 BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
-FOREGROUND_THRESHOLD = 0.85
-MIN_SIZE = 128
 OUTPUT = "OUTPUT"  # stands for the folder that a run gets
 # dotted name, weights, arguments
 RES_UNET_R: tuple[str, str, dict[str, Any]] = ("resunet_mitoem.network.ResUNetR", f"{BUNDLE}/models/model.pt", {})
@@ -141,16 +134,6 @@ def bench_prediction(
     }
 
 
-def make_tile(seed: int, shape: Sequence[int]) -> NDArray[np.uint8]:
-    """Probabilities (2, D, H, W) of mask and boundary of a phantom, as bytes, as smooth as a network's."""
-    depth, height, width = shape
-    make_importable(BUNDLE)
-    targets = import_module("resunet_mitoem.targets")
-    truth = targets.widen_boundaries(electron_microscopy(seed, (depth, height, width)).label)
-    channels = [targets.mask_target(truth), targets.boundary_target(truth)]
-    return np.stack([ndimage.gaussian_filter(255.0 * channel, (0.5, 1, 1)).astype(np.uint8) for channel in channels])
-
-
 def write_probabilities(folder: str, tile: NDArray[np.uint8], shape: Sequence[int]) -> None:
     """Fill ``mask.zarr`` and ``boundary.zarr`` with mirrored copies of a tile, some chunks at a time."""
     for name, channel in zip(("mask", "boundary"), tile, strict=True):
@@ -172,12 +155,11 @@ def predict_as_one_block(
     with connect(workers=1) as client:
         start = time.perf_counter()
         predict_blockwise(
-            VolumeOpener(volume),
+            VolumePrediction(
+                VolumeOpener(volume), on_worker, BlendedSlidingWindow(window), VolumeOpener(volume).source().shape
+            ),
             output,
-            on_worker,
-            BlendedSlidingWindow(window),
-            VolumeOpener(volume).source().shape,
-            client=client,
+            client,
             progress=False,
         )
         seconds = time.perf_counter() - start
@@ -213,10 +195,7 @@ def decode_whole(report: str, probabilities: str) -> None:
     """Decode with scikit-image, all at once, and write the seconds that it took, without those of reading."""
     mask, boundary = (open_array(f"{probabilities}/{name}.zarr")[:] for name in ("mask", "boundary"))
     start = time.perf_counter()
-    markers = label(seed_map(mask, boundary), connectivity=3)
-    foreground = mask > int(255 * FOREGROUND_THRESHOLD)
-    labels = watershed(np.negative(mask, dtype=np.int16), markers, mask=foreground)
-    labels = remove_small_objects(labels, max_size=MIN_SIZE - 1)
+    labels = decode_with_scikit_image(mask, boundary, "watershed")
     seconds = time.perf_counter() - start
     instances = int(np.count_nonzero(np.bincount(labels.ravel())[1:]))
     Path(report).write_text(json.dumps({"seconds": seconds, "instances": instances}))
@@ -234,15 +213,12 @@ def _row(mode: str, size: Sequence[int], repetitions: int, function: str, *argum
             peaks.append(peak_memory_of_command_mb([sys.executable, "-c", code], environment))
             found = json.loads(Path(report).read_text())
             runs.append(found.pop("seconds"))
-    median = sorted(runs)[len(runs) // 2]
-    rate = prod(size) / median / 1e6
-    say(f"{mode}: {duration(median)}, {rate:.2f} million voxels/s, {max(peaks) / 1000:.2f} GB, {found}")
+    middle = median(runs)
+    rate = prod(size) / middle / 1e6
+    say(f"{mode}: {duration(middle)}, {rate:.2f} million voxels/s, {max(peaks) / 1000:.2f} GB, {found}")
     return {
         "mode": mode,
-        "median_s": round(median, 4),
-        "min_s": round(min(runs), 4),
-        "max_s": round(max(runs), 4),
-        "n": len(runs),
+        **spread(runs, middle),
         "peak_mb": round(max(peaks)),
         "megavoxels_per_s": round(rate, 3),
         "voxels": prod(size),

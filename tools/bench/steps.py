@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,21 +17,16 @@ from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
-import torch
-from torch import nn
 
-from tools import REPOSITORY
-from tools.bench import pdvnet, resunet, vnet
-from tools.bench.measure import circumstances, duration, say, times
-from tools.bench.networks import make_importable, trained_weights, weights_source
+from tools.bench.measure import circumstances, duration, say, spread, times
 from tools.bench.processes import in_fresh_process
 from tools.bench.stopwatch import TOTAL, Stopwatch
+from tools.bench.subjects import BINNING, SUBJECTS, Subject
+from tools.bundle_command import run_bundle
 from volseg.data.ome_zarr import create_ome_zarr
-from volseg.phantoms.chest_ct import chest_ct
 from volseg.phantoms.electron_microscopy import electron_microscopy
-from volseg.phantoms.prostate_mri import prostate_mri
 
-__all__ = ["NETWORK", "REST", "bench_pdvnet_lung", "bench_resunet_mitoem", "bench_vnet_prostate", "time_case_steps"]
+__all__ = ["NETWORK", "REST", "bench_em_steps", "bench_scan_steps", "time_case_steps"]
 
 NETWORK = "network"
 REST = "engine, batches, steps below 1 ms"
@@ -45,39 +38,39 @@ SHORTEST_S = 0.001
 START_RUNS = 3
 
 
-def bench_pdvnet_lung(repetitions: int, seed: int, shape: Sequence[int] = pdvnet.CT_SHAPE) -> dict[str, Any]:
-    """Seconds of each step from a CT on disk to lobes, statistics and picture on disk."""
-    say(f"draw a phantom of {times(shape)}")
-    ct = chest_ct(seed, shape=(shape[0], shape[1], shape[2]))
+def bench_scan_steps(repetitions: int, seed: int, subject: str) -> dict[str, Any]:
+    """Measure each step from a scan on disk to labels, statistics and picture on disk.
+
+    Args:
+        repetitions: cases after the first one.
+        seed: number of the phantom.
+        subject: one of :data:`tools.bench.subjects.SUBJECTS` that has a scan.
+    """
+    network = SUBJECTS[subject]
+    say(f"draw a phantom of {times(network.scan_shape)}")
+    scan = network.draw_scan(seed, network.scan_shape)
+    with tempfile.TemporaryDirectory() as folder:
+        first = Path(folder, "input", "case_0.nii.gz")
+        first.parent.mkdir()
+        nib.save(nib.Nifti1Image(scan.image, scan.affine), first)
+        for number in range(1, repetitions + 1):
+            first.with_name(f"case_{number}.nii.gz").hardlink_to(first)
+        measured = _bench(network, Path(folder), seed, network.grid)
     return {
-        "title": f"PDV-Net bundle, CT of {times(shape)}: step by step",
-        "input": f"phantom chest CT {seed}, int16, NIfTI, compressed; segmented at {times(pdvnet.SIZE)}",
-        "weights": weights_source(pdvnet.BUNDLE, seed),
-        **_bench_nifti(pdvnet.BUNDLE, ct, pdvnet.pdvnet(seed), {"spatial_size": list(pdvnet.SIZE)}, repetitions),
+        "title": f"{network.name} bundle, {network.scan.split()[-1]} of {times(network.scan_shape)}: step by step",
+        "input": f"phantom {network.scan} {seed}, int16, NIfTI, compressed; segmented at {times(network.size)}",
+        **measured,
     }
 
 
-def bench_vnet_prostate(repetitions: int, seed: int, shape: Sequence[int] = vnet.MRI_SHAPE) -> dict[str, Any]:
-    """Seconds of each step from an MRI on disk to mask, statistics and picture on disk."""
-    say(f"draw a phantom of {times(shape)}")
-    mri = prostate_mri(seed, (shape[0], shape[1], shape[2]))
-    grid = {"spacing_mm": list(vnet.SPACING_MM), "spatial_size": list(vnet.SIZE)}
-    return {
-        "title": f"V-Net bundle, MRI of {times(shape)}: step by step",
-        "input": f"phantom prostate MRI {seed}, int16, NIfTI, compressed; segmented at {times(vnet.SIZE)}",
-        "weights": vnet.describe_weights(seed),
-        **_bench_nifti(vnet.BUNDLE, mri, vnet.vnet(seed), grid, repetitions),
-    }
-
-
-def bench_resunet_mitoem(
+def bench_em_steps(
     repetitions: int,
     seed: int,
     shape: Sequence[int] = EM_SHAPE,
     tile_shape: Sequence[int] = EM_TILE_SHAPE,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Seconds of each step from a volume of electron microscopy on disk to instances, table and picture on disk.
+    """Measure each step from a volume of electron microscopy on disk to instances, table and picture on disk.
 
     Args:
         repetitions: cases, each of which takes minutes; of several the first one stands apart.
@@ -88,19 +81,18 @@ def bench_resunet_mitoem(
     """
     depth, height, width = tile_shape
     say(f"draw a phantom of {times(tile_shape)}")
-    tile = electron_microscopy(seed, (depth, height, width), binning=resunet.BINNING).image
+    tile = electron_microscopy(seed, (depth, height, width), binning=BINNING).image
     volume = np.pad(tile, [(0, n - m) for n, m in zip(shape, tile.shape, strict=True)], mode="symmetric")
     with tempfile.TemporaryDirectory() as folder:
         for number in range(repetitions):
             path = Path(folder, "input", f"case_{number}.ome.zarr")
             with create_ome_zarr(path, volume.shape, volume.dtype, EM_VOXEL_SIZE_NM) as voxels:
                 voxels[:] = volume
-        measured = _bench(resunet.BUNDLE, Path(folder), resunet.resunet("R", seed), settings or {})
+        measured = _bench(SUBJECTS["resunet_mitoem_r"], Path(folder), seed, settings or {})
     return {
         "title": f"Res-UNet-R bundle, EM of {times(shape)}: step by step",
         "input": f"phantom electron microscopy {seed}, 8 bits, OME-Zarr, {times(EM_VOXEL_SIZE_NM)} nm, "
         f"mirrored copies of {times(tile_shape)}",
-        "weights": weights_source(resunet.BUNDLE, seed),
         **measured,
     }
 
@@ -123,7 +115,6 @@ def time_case_steps(bundle: str, cache: str, overrides: Mapping[str, Any]) -> li
     from monai.bundle import ConfigWorkflow  # noqa: PLC0415
 
     os.environ["XDG_CACHE_HOME"] = cache
-    make_importable(Path(bundle))
     config = Path(bundle, "configs")
     workflow = ConfigWorkflow(
         config_file=str(config / "inference.json"),
@@ -195,40 +186,18 @@ def summarise(laps: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     rows = []
     for name, runs in seconds.items():
         counted = runs[-len(later) :]
-        row: dict[str, Any] = {
-            "mode": name,
-            "median_s": round(median(counted), 4),
-            "min_s": round(min(counted), 4),
-            "max_s": round(max(counted), 4),
-            "n": len(counted),
-            "ratio": round(reference_s / median(counted), 2),
-            "share": round(median(counted) / total_s, 4),
-        }
+        row = {"mode": name, **spread(counted, reference_s), "share": round(median(counted) / total_s, 4)}
         rows.append({**row, "first_s": round(runs[0], 2)} if len(laps) > 1 else row)
-        say(f"{name}: {duration(row['median_s'])}, {row['share']:.1%}")
+        say(f"{name}: {duration(median(counted))}, {row['share']:.1%}")
     return {"reference": NETWORK, "total_s": round(total_s, 2), "rows": rows}
 
 
-def _bench_nifti(
-    bundle: Path, case: Any, network: nn.Module, settings: Mapping[str, Any], repetitions: int
-) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        first = Path(folder, "input", "case_0.nii.gz")
-        first.parent.mkdir()
-        nib.save(nib.Nifti1Image(case.image, case.affine), first)
-        for number in range(1, repetitions + 1):
-            first.with_name(f"case_{number}.nii.gz").hardlink_to(first)
-        return _bench(bundle, Path(folder), network, settings)
-
-
-def _bench(bundle: Path, work: Path, network: nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _bench(network: Subject, work: Path, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Time the cases of ``work/input``, and the start of the command."""
-    weights = trained_weights(bundle)
-    if weights is None:
-        weights = work / "weights.pt"
-        torch.save(network.state_dict(), weights)
-    overrides = {"input": str(work / "input"), "output_dir": str(work / "output"), "weights": str(weights), **settings}
-    say(f"{bundle.name}: cases in a process of their own")
+    weights = str(network.weights_for_config(seed, work))
+    overrides = {"input": str(work / "input"), "output_dir": str(work / "output"), "weights": weights, **settings}
+    bundle = network.bundle
+    say(f"{bundle.name}: cases in their own process")
     result = summarise(in_fresh_process(time_case_steps, str(bundle), str(work / "cache"), overrides))
     start_s = median(_start_seconds(bundle, overrides) for _ in range(START_RUNS))
     say(f"start: {duration(start_s)}")
@@ -239,15 +208,17 @@ def _bench(bundle: Path, work: Path, network: nn.Module, settings: Mapping[str, 
         f"of it the network, and a process {start_s:.1f} s before its first case, to start Python, import and build "
         "the pipeline"
     )
-    return {"note": note, "start_s": round(start_s, 2), **circumstances(), **result}
+    return {
+        "weights": network.describe_weights(seed),
+        "note": note,
+        "start_s": round(start_s, 2),
+        **circumstances(),
+        **result,
+    }
 
 
 def _start_seconds(bundle: Path, overrides: Mapping[str, Any]) -> float:
     """Wall clock of ``monai.bundle run`` up to where the first case would begin."""
-    settings = {"config_file": bundle / "configs" / "inference.json", **overrides, "run": "['$@evaluator']"}
-    arguments = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", *arguments], cwd=REPOSITORY, capture_output=True, check=True
-    )
+    run_bundle(bundle, ["inference"], {**overrides, "run": "['$@evaluator']"}, quiet=True)
     return time.perf_counter() - start

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from tools import REPOSITORY
-from tools.bench.measure import circumstances, duration, say, times
-from tools.bench.networks import make_importable
+from tools.bench.measure import circumstances, duration, say, spread, times
 from tools.bench.processes import in_fresh_process, peak_memory_mb
 from tools.bench.stopwatch import TOTAL, Stopwatch
 
@@ -128,7 +127,6 @@ def profile_training(
     from monai.utils import set_determinism  # noqa: PLC0415
 
     folder = REPOSITORY / "bundles" / bundle
-    make_importable(folder)
     with tempfile.TemporaryDirectory() as work:
         cases = {"training": iterations * VOLUMES[bundle] if bundle in VOLUMES else 1, "validation": 1, "test": 1}
         given = {**settings, "phantom_dir": phantom_dir, "phantom_cases": cases, "phantom_seed": seed}
@@ -155,7 +153,7 @@ def profile_training(
         set_determinism(seed=item("seed"))
         return {
             **_train(item("train#trainer")),
-            "batches": _load(item("train#dataset"), item("batch_size"), item("num_workers"), iterations),
+            "batches": _load(item("train#dataloader").dataset, item("batch_size"), item("num_workers"), iterations),
             "peak_mb": round(peak_memory_mb()),
             **{name: item(name) for name in ("batch_size", "spatial_size")},
             "workers": item("num_workers"),
@@ -183,16 +181,7 @@ def rows_of_profile(plain: Mapping[str, Any], amp: Mapping[str, Any]) -> list[di
 
 
 def _row(name: str, seconds: Sequence[float], iteration_s: float) -> dict[str, Any]:
-    middle = median(seconds)
-    return {
-        "mode": name,
-        "median_s": round(middle, 5),
-        "min_s": round(min(seconds), 5),
-        "max_s": round(max(seconds), 5),
-        "n": len(seconds),
-        "ratio": round(iteration_s / max(middle, 1e-6), 2),
-        "share": round(middle / iteration_s, 4),
-    }
+    return {"mode": name, **spread(seconds, iteration_s), "share": round(median(seconds) / iteration_s, 4)}
 
 
 def _train(trainer: Any) -> dict[str, Any]:

@@ -79,8 +79,7 @@ class Bundle:
                 found = names(sorted(self.documents))
                 self.problems.append(Finding(path, what, found, f"Rename it by the rule {OVERLAY_RULE}."))
             return
-        folders = (self.checkout, self.root, self.root / "configs")
-        self.workflows.append(build_workflow(path, self.documents[path], base, folders))
+        self.workflows.append(build_workflow(path, self.documents[path], base))
 
 
 def read_json(root: Path, path: str, problems: list[Finding]) -> Any:

@@ -21,7 +21,7 @@ class Finding:
 
     def line(self, folder: str) -> str:
         """The finding as one line; ``folder`` is how the bundle's folder is called, e.g. ``bundles/pdvnet_lung``."""
-        text = f"{folder}/{self.path}: {self.what}. Received: {self.received}. {self.advice}"
+        text = f"{folder}/{self.path}: {self.what}; found: {self.received}. {self.advice}"
         return " ".join(text.split())
 
 

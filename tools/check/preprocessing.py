@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,24 +13,25 @@ from monai.bundle.utils import EXPR_KEY, ID_REF_KEY
 
 from tools.check.bundle import Bundle
 from tools.check.finding import Finding, shown
-from tools.check.workflow import Workflow, look_up, look_up_or_none
+from tools.check.workflow import Workflow, look_up_or_none
 
 IMAGE = "image"
 TRAIN, INFER = "train::preprocessing", "preprocessing"
-# Random transforms without Rand in their names.
-RANDOM_CHOICES = ("OneOf", "SomeOf", "RandomOrder")
-# Transforms that change the container of an image, not the image.
-CONTAINERS = ("EnsureTyped",)
-# A reader of whole volumes and its random counterpart. Training cuts that one's crop smaller once it was turned.
-CHUNKED_READER, CHUNKED_CROP, SMALLER_CROP = "LoadImageChunkedVolumed", "RandLoadImageCropd", "CenterSpatialCropd"
+# random without Rand in the name; a change of container only; the reader whose counterpart in training is random
+SILENT = ("OneOf", "SomeOf", "RandomOrder", "EnsureTyped", "LoadImageChunkedVolumed")
+# Training reads a random crop, and makes it smaller after turning it.
+CHUNKED_CROP, SMALLER_CROP = "RandLoadImageCropd", "CenterSpatialCropd"
 # How a config takes a value that training recorded beside its weights.
 RECORDED = "$@recorded['"
 # Arguments that say nothing about what happens to the image; blank only tells inference where there is no tissue.
-SILENT_ARGUMENTS = ("_requires_", "_desc_", "_disabled_", "allow_missing_keys", "blank")
+SILENT_ARGUMENTS = ("_desc_", "_disabled_", "allow_missing_keys", "blank")
 # Arguments that take one value per key: reduced to the image's value.
 PER_KEY_ARGUMENTS = (
     "mode", "padding_mode", "align_corners", "dtype", "anti_aliasing", "anti_aliasing_sigma", "device"
 )  # fmt: skip
+REFERENCE = rf"{ReferenceResolver.id_matcher.pattern}(\.transforms)?"
+# "@a", "$@a + @b" or "$[*@a.transforms, @b]"
+JOINED = re.compile(rf"\$?\[?\*?{REFERENCE}(\s*[+,]\s*\*?{REFERENCE})*\]?")
 
 
 def check_preprocessing(bundle: Bundle) -> Iterator[Finding]:
@@ -48,26 +49,16 @@ def check_preprocessing(bundle: Bundle) -> Iterator[Finding]:
 
 
 def normalise(preprocessing: Any, config: Mapping[str, Any], kept: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """What a preprocessing does to the image, as plain transforms that can be compared.
+    """What a preprocessing does to the image, as plain transforms that can be compared; nothing is built.
 
-    A pure function of the text: nothing is built. References (``@id``) are replaced by what they refer to, sums and
-    lists of lists (``$@a + @b``, ``$[*@a.transforms, @b]``) are concatenated, ``Compose`` is taken apart. Then
-
-    - ``EnsureTyped``, which changes the container and not the image, is dropped;
-    - ``LoadImageChunkedVolumed`` is dropped, as its counterpart in training, ``RandLoadImageCropd``, is random; beside
-      that one ``CenterSpatialCropd`` is dropped, too;
-    - random transforms (``Rand*``, ``OneOf``, ``SomeOf``, ``RandomOrder``) are dropped;
-    - transforms whose ``keys`` leave the image out, and those disabled by a literal ``true``, are dropped;
-    - ``keys`` is reduced to ``["image"]`` and the arguments that take a value per key to the image's value;
-    - class names lose their module;
-    - ``_requires_``, ``_desc_``, ``_disabled_``, ``allow_missing_keys`` and ``blank`` are dropped.
-
-    References to the ids in ``kept`` stay as they are.
+    References and lists of them (``$@a + @b``, ``$[*@a.transforms, @b]``) are replaced by what they refer to, except
+    those to the ids in ``kept``. What is random, disabled, not for the image or a mere change of container is dropped,
+    and so are the chunked reader, whose counterpart in training is random, and the crop that follows that one.
+    Arguments with a value per key are reduced to the image's, and class names lose their module.
     """
     items = _flat(preprocessing, config, kept)
-    if any(_is_a(CHUNKED_CROP, item) for item in items):
-        items = [item for item in items if not _is_a(SMALLER_CROP, item)]
-    return [simple for item in items for simple in _simplified(item)]
+    smaller_crop = (SMALLER_CROP,) if any(_class_name(item) == CHUNKED_CROP for item in items) else ()
+    return [_simplified(item) for item in items if not _is_silent(item, (*SILENT, *smaller_crop))]
 
 
 def _compare(workflow: Workflow, reference: Workflow) -> Iterator[Finding]:
@@ -98,46 +89,16 @@ def _brief(item: dict[str, Any]) -> str:
 
 
 def _flat(node: Any, config: Mapping[str, Any], seen: tuple[str, ...]) -> list[Any]:
-    """The transforms of a list, a ``Compose``, a reference or a sum of such, in order, their arguments resolved."""
+    """The transforms of a list, a ``Compose`` or joined references, in order, their arguments resolved."""
     if isinstance(node, list):
         return [item for child in node for item in _flat(child, config, seen)]
-    if isinstance(node, str):
-        parts = _summands(node)
-        if parts is None or any(part in seen for part in parts):
-            return [node]
-        return [item for part in parts for item in _referred(part, config, (*seen, part))]
     if isinstance(node, dict) and _class_name(node) == "Compose":
         return _flat(node.get("transforms", []), config, seen)
-    return [_with_values(node, config, seen)] if node is not None else []
-
-
-def _referred(item_id: str, config: Mapping[str, Any], seen: tuple[str, ...]) -> list[Any]:
-    try:
-        return _flat(look_up(config, item_id), config, seen)
-    except KeyError:
-        return [ID_REF_KEY + item_id]  # rule `references` reports it
-
-
-def _summands(text: str) -> list[str] | None:
-    """The ids in ``@a``, ``$@a + @b`` or ``$[*@a.transforms, @b]``, ``None`` for any other text."""
-    if not text.startswith(EXPR_KEY):
-        return list(ReferenceResolver.match_refs_pattern(text)) or None
-    plain = ReferenceResolver.normalize_id(text[len(EXPR_KEY) :])
-    try:
-        tree = ast.parse(ReferenceResolver.id_matcher.sub("_", plain).strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        return None
-    if not all(_joins_references(node) for node in ast.walk(tree)):
-        return None
-    return [match.removeprefix(ID_REF_KEY) for match in ReferenceResolver.id_matcher.findall(plain)]
-
-
-def _joins_references(node: ast.AST) -> bool:
-    if isinstance(node, ast.Attribute):
-        return node.attr == "transforms"
-    if isinstance(node, ast.Name):
-        return node.id == "_"
-    return isinstance(node, ast.BinOp | ast.Add | ast.List | ast.Starred | ast.Load)
+    if isinstance(node, str) and JOINED.fullmatch(text := ReferenceResolver.normalize_id(node)):
+        ids = [match.removeprefix(ID_REF_KEY) for match in ReferenceResolver.id_matcher.findall(text)]
+        if not any(item_id in seen or look_up_or_none(config, item_id) is None for item_id in ids):
+            return [item for i in ids for item in _flat(look_up_or_none(config, i), config, (*seen, i))]
+    return [] if node is None else [node if isinstance(node, str) else _with_values(node, config, seen)]
 
 
 def _with_values(node: Any, config: Mapping[str, Any], seen: tuple[str, ...]) -> Any:
@@ -148,49 +109,43 @@ def _with_values(node: Any, config: Mapping[str, Any], seen: tuple[str, ...]) ->
         return [_with_values(value, config, seen) for value in node]
     if not isinstance(node, str):
         return node
-    alone = _summands(node)
-    if alone and len(alone) == 1 and alone[0] not in seen:
-        value = look_up_or_none(config, alone[0])
-        return node if value is None else _with_values(value, config, (*seen, alone[0]))
-    if not node.startswith(EXPR_KEY):
-        return node
-    return ReferenceResolver.id_matcher.sub(
-        lambda match: _as_text(match.group(0), config, seen), ReferenceResolver.normalize_id(node)
+    text, matcher = ReferenceResolver.normalize_id(node), ReferenceResolver.id_matcher
+    if text.startswith(EXPR_KEY):
+        return matcher.sub(lambda match: _as_text(_with_values(match.group(0), config, seen)), text)
+    item_id = text.removeprefix(ID_REF_KEY)
+    value = look_up_or_none(config, item_id) if matcher.fullmatch(text) and item_id not in seen else None
+    return node if value is None else _with_values(value, config, (*seen, item_id))
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) and value.startswith(ID_REF_KEY) else json.dumps(value, sort_keys=True)
+
+
+def _is_silent(item: Any, names: tuple[str, ...]) -> bool:
+    """Whether a transform does nothing to the image, or what it does is left out of the comparison."""
+    keys = item.get("keys") if isinstance(item, dict) else None
+    return isinstance(item, dict) and (
+        _class_name(item).startswith("Rand")
+        or _class_name(item) in names
+        or (isinstance(keys, list) and IMAGE not in keys)
+        or (isinstance(keys, str) and keys != IMAGE)
+        or item.get("_disabled_") in (True, "true", "True")
     )
 
 
-def _as_text(reference: str, config: Mapping[str, Any], seen: tuple[str, ...]) -> str:
-    value = _with_values(reference, config, seen)
-    return json.dumps(value, sort_keys=True) if value != reference else reference
-
-
-def _simplified(item: Any) -> Iterator[dict[str, Any]]:
-    """The transform as far as it concerns the image; nothing if it does not."""
+def _simplified(item: Any) -> dict[str, Any]:
+    """The transform as far as it concerns the image."""
     if not isinstance(item, dict) or "_target_" not in item:
-        yield {"_target_": shown(item)}  # opaque: equal only to the same text
-        return
-    name = _class_name(item)
+        return {"_target_": shown(item)}  # opaque: equal only to the same text
     keys = item.get("keys")
     keys = [keys] if isinstance(keys, str) else keys
-    label_only = isinstance(keys, list) and IMAGE not in keys
-    if (
-        name.startswith("Rand")
-        or name in (*RANDOM_CHOICES, *CONTAINERS, CHUNKED_READER)
-        or label_only
-        or item.get("_disabled_") in (True, "true", "True")
-    ):
-        return
     position, count = (keys.index(IMAGE), len(keys)) if isinstance(keys, list) else (0, 1)
     simple = {key: value for key, value in item.items() if key not in SILENT_ARGUMENTS}
     for key in PER_KEY_ARGUMENTS:
         if isinstance(simple.get(key), list) and len(simple[key]) in (1, count):
             simple[key] = simple[key][min(position, len(simple[key]) - 1)]
-    yield {**simple, "_target_": name, **({"keys": [IMAGE]} if isinstance(keys, list) else {})}
+    return {**simple, "_target_": _class_name(item), **({"keys": [IMAGE]} if isinstance(keys, list) else {})}
 
 
-def _is_a(name: str, item: Any) -> bool:
-    return isinstance(item, dict) and _class_name(item) == name
-
-
-def _class_name(item: dict[str, Any]) -> str:
-    return str(item.get("_target_")).rpartition(".")[2]
+def _class_name(item: Any) -> str:
+    return str(item.get("_target_")).rpartition(".")[2] if isinstance(item, dict) else ""

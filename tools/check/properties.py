@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from monai.bundle import ReferenceResolver
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 from monai.bundle.utils import EXPR_KEY, ID_REF_KEY, ID_SEP_KEY
 from monai.utils import BundleProperty, BundlePropertyConfig
@@ -53,6 +54,7 @@ def _misplaced(workflow: Workflow, name: str, described: dict) -> Iterator[Findi
         place = f"ValidationHandler{ID_SEP_KEY}{reference_id}"
     else:
         used, place = look_up_or_none(workflow.config, reference_id), reference_id
+    used = ReferenceResolver.normalize_id(used) if isinstance(used, str) else used
     expression = isinstance(used, str) and used.startswith(EXPR_KEY)
     if used is not None and not expression and used != ID_REF_KEY + item_id:
         advice = f'Move the content to {item_id} and refer to it as "@{item_id}".'

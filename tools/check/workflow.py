@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A config as ``monai.bundle run`` would see it: overlays merged on their base, includes and relative ids resolved."""
+"""A config as ``monai.bundle run`` would see it: overlays merged on their base."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver
-from monai.bundle.utils import ID_SEP_KEY, MACRO_KEY, MERGE_KEY, merge_kv
+from monai.bundle.utils import ID_SEP_KEY, MERGE_KEY, merge_kv
 
 from tools.check.finding import Finding, shown
 
@@ -23,12 +22,11 @@ OVERLAY_RULE = (
 
 @dataclass(frozen=True)
 class Workflow:
-    """One config file, alone (``own``), merged on its base (``raw``) and with includes resolved (``config``)."""
+    """One config file, alone (``own``) and merged on its base (``config``)."""
 
     path: str
     base: Workflow | None
     own: dict[str, Any]
-    raw: dict[str, Any]
     config: dict[str, Any]
     problems: tuple[Finding, ...]
 
@@ -49,12 +47,21 @@ def base_name(name: str) -> str | None:
     return None
 
 
-def build_workflow(path: str, own: dict[str, Any], base: Workflow | None, folders: Sequence[Path]) -> Workflow:
-    """Merge a config on its base and resolve it; ``folders`` are where ``%file.json`` includes are looked up."""
-    raw, merge_problems = _merged(path, own, base)
-    resolver = _Resolver(path, raw, folders)
-    config = {key: resolver.resolve(value, key) for key, value in raw.items()}
-    return Workflow(path, base, own, raw, config, (*merge_problems, *resolver.problems))
+def build_workflow(path: str, own: dict[str, Any], base: Workflow | None) -> Workflow:
+    """Merge a config on its base, key by key as MONAI merges; what cannot be merged becomes a problem."""
+    parser = ConfigParser(config=deepcopy(base.config) if base else {}, globals=False)
+    problems = []
+    for key, value in deepcopy(own).items():
+        try:
+            if key.startswith(MERGE_KEY) and key[1:] not in parser:
+                raise KeyError(key[1:])
+            merge_kv(parser, key, value)
+        except (KeyError, IndexError, TypeError, ValueError):
+            on = base.path if base else "an empty config"
+            advice = f"Name an id of the base, or name the file as an overlay of the right config ({OVERLAY_RULE})."
+            problems.append(Finding(path, f"the key {key} cannot be merged on {on}", shown(value), advice))
+    config: dict[str, Any] = parser.config if isinstance(parser.config, dict) else {}
+    return Workflow(path, base, own, config, tuple(problems))
 
 
 def walk(node: Any, item_id: str = "") -> Iterator[tuple[str, Any]]:
@@ -108,69 +115,3 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
     if isinstance(node, dict):
         return list(node.items())
     return list(enumerate(node)) if isinstance(node, list) else []
-
-
-def _merged(path: str, own: dict[str, Any], base: Workflow | None) -> tuple[dict[str, Any], list[Finding]]:
-    """The overlay on its base, key by key as MONAI merges, and what could not be merged."""
-    parser = ConfigParser(config=deepcopy(base.raw) if base else {}, globals=False)
-    problems = []
-    for key, value in deepcopy(own).items():
-        try:
-            if key.startswith(MERGE_KEY) and key[1:] not in parser:
-                raise KeyError(key[1:])
-            merge_kv(parser, key, value)
-        except (KeyError, IndexError, TypeError, ValueError):
-            on = base.path if base else "an empty config"
-            advice = f"Name an id of the base, or name the file as an overlay of the right config ({OVERLAY_RULE})."
-            problems.append(Finding(path, f"the key {key} cannot be merged on {on}", shown(value), advice))
-    return parser.config if isinstance(parser.config, dict) else {}, problems
-
-
-class _Resolver:
-    """Replaces ``%`` includes by what they include and relative ids (``@##x``) by absolute ones."""
-
-    def __init__(self, path: str, raw: dict[str, Any], folders: Sequence[Path]) -> None:
-        self.path, self.raw, self.folders = path, raw, folders
-        self.problems: list[Finding] = []
-
-    def resolve(self, node: Any, item_id: str, seen: tuple[str, ...] = ()) -> Any:
-        """A copy of ``node``, resolved; ``seen`` are the includes that led here."""
-        if isinstance(node, dict):
-            return {
-                key: value if key == "_desc_" else self.resolve(value, join_id(item_id, key), seen)
-                for key, value in node.items()
-            }
-        if isinstance(node, list):
-            return [self.resolve(value, join_id(item_id, key), seen) for key, value in enumerate(node)]
-        return self._resolve_text(node, item_id, seen) if isinstance(node, str) else node
-
-    def _resolve_text(self, text: str, item_id: str, seen: tuple[str, ...]) -> Any:
-        try:
-            value = ConfigParser.resolve_relative_ids(item_id, text)
-        except ValueError:
-            self._tell(f"{item_id} has a relative id that leads above the config", text, "Use fewer # after the @.")
-            return None
-        return self._include(value, item_id, seen) if value.startswith(MACRO_KEY) else value
-
-    def _include(self, text: str, item_id: str, seen: tuple[str, ...]) -> Any:
-        file, target_id = ConfigParser.split_path_id(text[len(MACRO_KEY) :])
-        try:
-            # MONAI leaves an include inside an included file as it is: a string.
-            if text in seen or any(ConfigParser.split_path_id(outer)[0] for outer in seen):
-                raise ValueError(text)
-            source = ConfigParser.load_config_file(self._find(file)) if file else self.raw
-            target = look_up(source, target_id) if target_id else source
-        except (OSError, KeyError, ValueError):
-            advice = "Include an id of this config, or FILE.json::ID from a file without includes of its own."
-            self._tell(f"{item_id} includes what does not exist", text, advice)
-            return None
-        return self.resolve(target, target_id if not file else item_id, (*seen, text))
-
-    def _find(self, file: str) -> Path:
-        for folder in self.folders:
-            if (folder / file).is_file():
-                return folder / file
-        raise FileNotFoundError(file)
-
-    def _tell(self, what: str, received: str, advice: str) -> None:
-        self.problems.append(Finding(self.path, what, shown(received), advice))

@@ -11,8 +11,8 @@ from pathlib import Path
 from tools import REPOSITORY
 from tools.check.files import bundle_files
 from tools.pack import pack
-from volseg.registry.archive import unpack
-from volseg.storage.replacement import replacement
+from volseg.registry.bundle_zip import unpack
+from volseg.storage.files import replacement
 
 __all__ = ["known_models", "prepare_application"]
 

@@ -50,13 +50,13 @@ def label(
     """
     folder = Path(str(studies)).expanduser().resolve()
     if not folder.is_dir():
-        raise UserError(f"studies: no such folder. Received: {studies}. Give a folder with images, or an empty one.")
+        raise UserError(f"studies: {studies} is not a folder; give a folder with images, or an empty one")
     names = _names(models) or known_models()
     for name in [*names, *_names(epistemic_model)]:
         if name not in known_models():
-            raise UserError(f"models: no such bundle. Received: {name}. Give some of {', '.join(known_models())}.")
+            raise UserError(f"models: no bundle named {name}; choose from {', '.join(known_models())}")
     if epistemic_model and epistemic_model not in names:
-        raise UserError(f"epistemic_model: not served. Received: {epistemic_model}. Add it to --models.")
+        raise UserError(f"epistemic_model: {epistemic_model} is not served; add it to --models")
     check_port(str(host), port)
     python = ensure_environment(_absolute(environment or REPOSITORY / ENVIRONMENT))
     app = _absolute(application or REPOSITORY / APPLICATION)
@@ -77,7 +77,7 @@ def label(
     except KeyboardInterrupt:
         print("MONAI Label has stopped.", flush=True)
         return
-    raise UserError(f"label: MONAI Label's server ended. Received: exit status {status}. The lines above say why.")
+    raise UserError(f"label: MONAI Label's server ended with exit status {status}; the lines above say why")
 
 
 def _names(text: str | tuple[str, ...]) -> list[str]:

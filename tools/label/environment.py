@@ -54,11 +54,10 @@ def ensure_environment(folder: Path) -> Path:
     if sys.version_info[:2] not in PYTHONS:
         known = " or ".join(f"{major}.{minor}" for major, minor in PYTHONS)
         raise UserError(
-            f"label: MONAI Label's packages exist for Python {known}. Received: {sys.version.split()[0]}. "
-            f"Run this command with one of these."
+            f"label: MONAI Label needs Python {known}, got {sys.version.split()[0]}; run this command with one of these"
         )
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
-        raise UserError(f"{folder}: no environment. Received: a folder with other files. Name another --environment.")
+        raise UserError(f"{folder}: holds other files, not an environment; name another --environment")
     print(f"environment: building {folder}, some minutes and 4 GB (8 GB where PyTorch comes with CUDA)", flush=True)
     start = time.monotonic()
     _build(folder)
@@ -109,4 +108,4 @@ def _run(command: Sequence[str], what: str, advice: str, environment: Mapping[st
     if process.returncode:
         lines = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
         said = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "nothing")
-        raise UserError(f"environment: {what}. Received: {said} {advice}")
+        raise UserError(f"environment: {what}: {said} {advice}")

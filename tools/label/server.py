@@ -87,8 +87,8 @@ class LabelServer:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise UserError(
-                    f"label: MONAI Label's server did not start. Received: exit status {process.returncode}. "
-                    "The lines above say why."
+                    f"label: MONAI Label's server did not start, its exit status is {process.returncode}; "
+                    "the lines above say why"
                 )
             try:
                 with urllib.request.urlopen(f"{self.address}/info/", timeout=POLL_S * 50) as answer:
@@ -96,7 +96,7 @@ class LabelServer:
                 return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(POLL_S)
-        raise UserError(f"label: MONAI Label's server does not answer. Received: nothing in {START_LIMIT_S} s.")
+        raise UserError(f"label: MONAI Label's server did not answer within {START_LIMIT_S} s")
 
 
 def check_port(host: str, port: int) -> None:
@@ -106,7 +106,7 @@ def check_port(host: str, port: int) -> None:
         UserError: it is not, or there is no such address.
     """
     if not 1 <= port <= 65535:  # the system would take it modulo 65536
-        raise UserError(f"label: no port. Received: --port {port}. Give a number from 1 to 65535.")
+        raise UserError(f"label: port must be from 1 to 65535, got {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as trial:
@@ -114,7 +114,7 @@ def check_port(host: str, port: int) -> None:
             trial.bind(address)
     except OSError as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"label: cannot listen at {host}:{port}. Received: {reason}. Give another --port.") from error
+        raise UserError(f"label: cannot listen at {host}:{port}: {reason}; give another --port") from error
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

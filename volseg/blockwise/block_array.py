@@ -13,7 +13,7 @@ __all__ = ["BlockArray"]
 
 
 class BlockArray:
-    """A Zarr array that is read and written like itself, and knows how a damaged chunk of it is mended.
+    """A Zarr array that is read and written as usual, and knows how to mend a damaged chunk.
 
     Can be pickled.
 
@@ -39,8 +39,8 @@ class BlockArray:
         damaged = [block for block in self.grid.intersecting(region) if not self._is_readable(block.core)]
         files = ", ".join(self.finished.file(self.stage, block) for block in damaged)
         return (
-            f"Remove {files or f'{self.finished.folder}/{self.stage}'} and run again: the block is then done anew. Do "
-            "not remove the chunk alone: what is missing reads as zero."
+            f"remove {files or f'{self.finished.folder}/{self.stage}'} and run again to process the block again; do "
+            "not remove only the chunk: a missing chunk reads as zero"
         )
 
     def _is_readable(self, region: Region) -> bool:

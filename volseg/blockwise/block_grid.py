@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeAlias
 
-__all__ = ["Block", "BlockGrid", "Position", "Region", "inner_region"]
+__all__ = ["DEFAULT_BLOCK_SHAPE", "Block", "BlockGrid", "Position", "Region", "inner_region"]
 
 Position: TypeAlias = tuple[int, int, int]
 Region: TypeAlias = tuple[slice, slice, slice]
+
+DEFAULT_BLOCK_SHAPE = (64, 512, 512)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Block:
 
 
 class BlockGrid:
-    """Blocks that tile a volume, the last along each axis as small as it comes out.
+    """Blocks that tile a volume, the last along each axis cut to what is left.
 
     Args:
         shape: voxels of the volume (D, H, W).
@@ -53,13 +55,13 @@ class BlockGrid:
         counts: blocks along z, y, x.
 
     Raises:
-        ValueError: not three whole numbers above 0 each.
+        ValueError: a shape is not three integers >= 1.
     """
 
     def __init__(self, shape: Sequence[int], block_shape: Sequence[int]) -> None:
         for name, lengths in (("shape", shape), ("block_shape", block_shape)):
             if len(lengths) != 3 or any(int(length) != length or length < 1 for length in lengths):
-                raise ValueError(f"{name} must be three whole numbers above 0. Received: {tuple(lengths)}")
+                raise ValueError(f"{name} must be three integers >= 1, got {tuple(lengths)}")
         depth, height, width = (int(length) for length in shape)
         self.shape: Position = (depth, height, width)
         depth, height, width = (int(min(block, n)) for block, n in zip(block_shape, self.shape, strict=True))
@@ -77,7 +79,7 @@ class BlockGrid:
     def __getitem__(self, number: int) -> Block:
         """The block of a number; IndexError where there is none."""
         if not 0 <= number < len(self):
-            raise IndexError(f"blocks are numbered from 0 to {len(self) - 1}. Received: {number}")
+            raise IndexError(f"block numbers are from 0 to {len(self) - 1}, got {number}")
         rest, x = divmod(number, self.counts[2])
         z, y = divmod(rest, self.counts[1])
         return self.at((z, y, x))

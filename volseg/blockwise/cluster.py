@@ -39,8 +39,8 @@ def connect(scheduler: str = "", workers: int | None = None, gpus: bool = False)
         gpus: give each worker on this machine one GPU, as ``CUDA_VISIBLE_DEVICES`` says to it.
 
     Raises:
-        UserError: there is no scheduler at the address, or it or its workers lack this package; a number of workers
-            below 0, or above that of GPUs.
+        UserError: there is no scheduler at the address, or it or its workers lack this package; ``workers`` is below 0
+            or above the number of GPUs.
     """
     # what each connection does is of no interest; of deaths of workers it warns
     logging.getLogger("distributed").setLevel(logging.WARNING)
@@ -53,10 +53,10 @@ def connect(scheduler: str = "", workers: int | None = None, gpus: bool = False)
         return
     devices = visible_gpus() if gpus else []
     if workers is not None and workers < 0:
-        raise UserError(f"workers: none below 0. Received: {workers}. Leave it out for one a core or GPU.")
+        raise UserError(f"workers must be an integer >= 0, got {workers}; leave it out for one per core or GPU")
     if devices and workers is not None and workers > len(devices):
         raise UserError(
-            f"workers: one a GPU runs the network. Received: {workers} for {len(devices)} GPUs. Give no more than that."
+            f"workers must be at most the number of GPUs, {len(devices)}, got {workers}: each runs the network"
         )
     with _local(workers, devices) as cluster, Client(cluster) as client:
         logger.info("%d worker(s), dashboard: %s", len(cluster.workers), client.dashboard_link)
@@ -93,8 +93,8 @@ def _running(scheduler: str) -> Iterator[Client]:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"scheduler: no Dask scheduler there. Received: {scheduler}: {reason}. Give the address that it printed, "
-            "tcp://HOST:8786, or leave it empty for this machine."
+            f"scheduler: no Dask scheduler at {scheduler} ({reason}); give the address that it printed, such as "
+            "tcp://HOST:8786, or leave it empty to use this machine"
         ) from error
     with client:
         logger.info("scheduler %s, dashboard: %s", scheduler, client.dashboard_link)
@@ -106,13 +106,13 @@ def _check_packages(client: Client) -> None:
     """Refuse a cluster that could not read a task: Dask answers with many tracebacks, or not at all."""
     workers = client.run(find_spec, PACKAGE)
     if not workers:
-        logger.info("no worker is there yet: waiting for the first")
+        logger.info("waiting for the first worker")
     found = {client.scheduler.address: client.run_on_scheduler(find_spec, PACKAGE), **workers}
     lacking = [address for address, package in found.items() if package is None]
     if lacking:
         raise UserError(
-            f"scheduler: its processes must find the package {PACKAGE}. Received: none at {', '.join(lacking)}. "
-            f"Install it there, or start scheduler and workers with PYTHONPATH=CHECKOUT."
+            f"scheduler: its processes must find the package {PACKAGE}, missing at {', '.join(lacking)}; install it "
+            "there, or start scheduler and workers with PYTHONPATH=CHECKOUT"
         )
 
 
@@ -125,7 +125,7 @@ def _wait_for(scheduler_file: Path) -> None:
     while not scheduler_file.exists():
         if time.monotonic() > deadline:
             raise UserError(
-                f"scheduler: no such file. Received: {scheduler_file}, which nothing wrote in {CONNECT_TIMEOUT_S} s. "
-                "Give the file that dask scheduler --scheduler-file writes, or the scheduler's address."
+                f"scheduler: nothing wrote {scheduler_file} within {CONNECT_TIMEOUT_S} s; give the file that dask "
+                "scheduler --scheduler-file writes, or the scheduler's address"
             )
         time.sleep(0.1)

@@ -83,8 +83,7 @@ def merge_components(grid: BlockGrid, finished: FinishedBlocks, components: str,
     count, groups = connected_components(graph, directed=False)
     if count > MAX_ID:
         raise UserError(
-            f"{finished.folder}: too many seeds. Received: {count} components. Expected: at most {MAX_ID}; raise the "
-            "mask's threshold."
+            f"{finished.folder}: {count} connected seeds, at most {MAX_ID} can be numbered; raise mask_threshold"
         )
     first = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(first, groups, np.concatenate(first_parts))

@@ -14,7 +14,7 @@ import numpy as np
 from distributed import Client
 
 from volseg.blockwise.block_array import BlockArray
-from volseg.blockwise.block_grid import BlockGrid
+from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE, BlockGrid
 from volseg.blockwise.component_merge import SharedVoxels, merge_components
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.global_components import GlobalComponents
@@ -31,7 +31,7 @@ from volseg.blockwise.local_components import LocalComponents
 from volseg.blockwise.seeded_watershed import SeededWatershed
 from volseg.blockwise.size_filter import filter_sizes
 from volseg.blockwise.stages import BlockFunction, run_stage
-from volseg.blockwise.stored_array import (
+from volseg.blockwise.zarr_array import (
     VoxelArray,
     array_name,
     block_chunks,
@@ -45,9 +45,7 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances.decoding import PAPER, Decoding
 
-__all__ = ["DEFAULT_BLOCK_SHAPE", "BlockwiseInstances", "decode_blockwise"]
-
-DEFAULT_BLOCK_SHAPE = (64, 512, 512)
+__all__ = ["BlockwiseInstances", "decode_blockwise"]
 
 _COMPONENTS, _PAIRS, _IDS, _LABELS, _SIZES = "components", "pairs", "ids", "labels", "sizes"
 
@@ -63,7 +61,7 @@ class BlockwiseInstances:
         csv: table of the instances.
         parquet: the same table.
         statistics: ``instances``, ``removed_below_min_size``, ``blocks``, ``blocks_done_now`` (all stages together);
-            for watershed ``cut_pieces`` (each counted once a block), ``blocks_with_cut_pieces`` and
+            for watershed ``cut_pieces`` (each counted once per block), ``blocks_with_cut_pieces`` and
             ``voxels_in_cut_pieces``, see :class:`volseg.blockwise.seeded_watershed.SeededWatershed`.
     """
 
@@ -91,17 +89,17 @@ def decode_blockwise(
     components, for watershed wherever the halo covers the connected pieces of foreground; where it does not, this is
     counted and warned of, and :class:`volseg.blockwise.seeded_watershed.SeededWatershed` says what may differ.
 
-    A run that ended at any moment goes on when it is called again with the same arguments; the result is the same, bit
-    for bit. ``OUTPUT/decoding`` holds what that takes, and can be removed afterwards.
+    A run that ended at any moment resumes when it is called again with the same arguments; the result is the same, bit
+    for bit. ``OUTPUT/decoding`` holds what resuming takes, and can be removed afterwards.
 
-    Memory of each worker: 12 bytes a voxel of the block for uint8, 18 for float32; for watershed 19 and 22 of block and
-    halo, and 40 to 80 bytes a voxel of the box of the largest connected piece of foreground therein. To this come
-    about 50 MB of chunks that are packed or unpacked at once, and 130 MB of Python. The process that calls takes about
-    60 bytes for each component of each block, and 250 for each object.
+    Memory of each worker: 12 bytes per voxel of the block for uint8, 18 for float32; for watershed 19 and 22 of block
+    and halo, and 40 to 80 bytes per voxel of the box of its largest connected piece of foreground. Add about 50 MB of
+    chunks that are packed or unpacked at once, and 130 MB of Python. The calling process takes about 60 bytes per
+    component of each block, and 250 per object.
 
     Args:
         mask: probability of being inside an object (D, H, W), floating point or uint8 for 255 times it: an array that
-            is read by slices and can be pickled (Zarr, :class:`volseg.blockwise.stored_array.ArrayChannel` of one), a
+            is read by slices and can be pickled (Zarr, :class:`volseg.blockwise.zarr_array.ArrayChannel` of one), a
             file or folder that :func:`volseg.data.chunked_volume.open_chunked_volume` opens, or the URL of a Zarr
             array.
         boundary: probability of being on an outline, as ``mask``.
@@ -139,7 +137,7 @@ def decode_blockwise(
         **decoding.parameters(),
         "voxel_size_nm": None if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm],
     }
-    with stages.finished.run(parameters):
+    with stages.finished.lock(parameters):
         components = stages.components(mask, boundary, decoding)
         labels = stages.array(_LABELS)
         function: BlockFunction
@@ -244,11 +242,11 @@ def _check_probabilities(mask: VoxelArray, boundary: VoxelArray) -> None:
         dtype = np.dtype(array.dtype)
         if len(array.shape) != 3 or (dtype != np.uint8 and dtype.kind != "f"):
             raise UserError(
-                f"{array_name(array)}: no probabilities ({name}). Received: {dtype} of shape {tuple(array.shape)}. "
-                "Expected: uint8 or floating point (D, H, W)."
+                f"{array_name(array)}: {name} must be uint8 or floating point (D, H, W), got {dtype} of shape "
+                f"{tuple(array.shape)}"
             )
     if tuple(mask.shape) != tuple(boundary.shape):
         raise UserError(
-            f"{array_name(boundary)}: boundary and mask must be alike. Received: shape {tuple(boundary.shape)}. "
-            f"Expected: {tuple(mask.shape)}, that of {array_name(mask)}."
+            f"{array_name(boundary)}: boundary must have the shape of the mask, got {tuple(boundary.shape)}, and "
+            f"{tuple(mask.shape)} in {array_name(mask)}"
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,8 +16,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from volseg.blockwise.block_grid import Block
-from volseg.blockwise.stored_array import local_folder
+from volseg.blockwise.zarr_array import local_folder
 from volseg.errors import UserError
+from volseg.storage.files import atomic_path, remove_leftovers, writing
 from volseg.storage.location import open_storage
 
 __all__ = ["FinishedBlocks"]
@@ -48,12 +48,11 @@ class FinishedBlocks:
         self.folder = str(self.local or folder).rstrip("/")
 
     @contextmanager
-    def run(self, parameters: Mapping[str, Any]) -> Iterator[None]:
-        """Have the folder to oneself for a run, and see that it holds no run with other parameters.
+    def lock(self, parameters: Mapping[str, Any]) -> Iterator[None]:
+        """Lock the folder for a run, and check that it holds no run with other parameters.
 
-        On a local folder a lock refuses a second run, and is free again as soon as the process ends, however it does.
-        Other storages have no locks: there two runs on one folder must be avoided by who starts them. (They would write
-        the same bytes.)
+        On a local folder the lock refuses a second run, and is released when the process ends, however it does. Other
+        storages have no locks: whoever starts runs must avoid two on one folder. (They would write the same bytes.)
 
         Args:
             parameters: all that the results depend on, as JSON holds it.
@@ -63,18 +62,16 @@ class FinishedBlocks:
         """
         with ExitStack() as held:
             if self.local is not None:
-                try:
+                with writing(self.folder):
                     self.local.mkdir(parents=True, exist_ok=True)
-                    held.enter_context(FileLock(self.local / LOCK, timeout=0))
-                    for left_behind in self.local.rglob(".*.partial"):
-                        left_behind.unlink(missing_ok=True)
-                except Timeout as error:
-                    raise UserError(
-                        f"{self.folder}: another run is at work there. Received: a lock that is held. Wait for its "
-                        "end, or choose another folder."
-                    ) from error
-                except OSError as error:
-                    raise self._not_written(self.folder, error) from error
+                    try:
+                        held.enter_context(FileLock(self.local / LOCK, timeout=0))
+                    except Timeout as error:
+                        raise UserError(
+                            f"{self.folder}: another run is using this folder; wait for it to end, or choose "
+                            "another folder"
+                        ) from error
+                    remove_leftovers(self.local)
             self._check_parameters(parameters)
             yield
 
@@ -91,9 +88,7 @@ class FinishedBlocks:
         except FileNotFoundError:
             return set()
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be read. Received: {error.strerror or error}. Check your rights."
-            ) from error
+            raise UserError(f"{self.folder}: cannot be read ({error.strerror or error}); check permissions") from error
         stems = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
         return {int(stem) for stem in stems if stem.isdecimal()}
 
@@ -127,18 +122,31 @@ class FinishedBlocks:
         except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
             raise self._damaged(file, block, " ".join(str(error).split()) or type(error).__name__) from error
 
-    def remove(self, stage: str, block: Block) -> None:
-        """Count a block as not finished.
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The object of a JSON file beside the blocks; None where there is no such file.
 
         Raises:
-            UserError: its file cannot be removed.
+            UserError: the file is damaged.
         """
-        file_system, folder = open_storage(self.folder)
         try:
-            if file_system.exists(f"{folder}/{_file(stage, block)}"):
-                file_system.rm_file(f"{folder}/{_file(stage, block)}")
-        except OSError as error:
-            raise self._not_written(self.file(stage, block), error) from error
+            found = json.loads(self._get(name))
+            if not isinstance(found, dict):
+                raise ValueError("not a JSON object")
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(
+                f"{self.folder}/{name}: damaged ({error}); remove the folder {self.folder} and run again"
+            ) from error
+        return found
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write an object as a JSON file beside the blocks.
+
+        Raises:
+            UserError: the disk is full, or the storage fails.
+        """
+        self._put(name, (json.dumps(content, indent=4) + "\n").encode())
 
     def file(self, stage: str, block: Block) -> str:
         """Path or URL of the file that counts a block as finished."""
@@ -147,23 +155,15 @@ class FinishedBlocks:
     def _check_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Write the run's parameters, or compare them with those that are there."""
         wanted = json.loads(json.dumps(parameters))  # tuples come back as lists
-        path = f"{self.folder}/{PARAMETERS}"
-        try:
-            found = json.loads(self._get(PARAMETERS))
-            if not isinstance(found, dict):
-                raise ValueError("no JSON object")
-        except FileNotFoundError:
-            self._put(PARAMETERS, (json.dumps(wanted, indent=4) + "\n").encode())
+        found = self.read_json(PARAMETERS)
+        if found is None:
+            self.write_json(PARAMETERS, wanted)
             return
-        except ValueError as error:
-            raise UserError(
-                f"{path}: damaged. Received: {error}. Remove the folder {self.folder} and run again."
-            ) from error
         for key in dict.fromkeys((*wanted, *found)):
             if found.get(key) != wanted.get(key):
                 raise UserError(
-                    f"{path}: the folder holds a run with other parameters. Received: {key} {wanted.get(key)!r}. "
-                    f"Expected: {found.get(key)!r}. Remove the folder, or choose another."
+                    f"{self.folder}/{PARAMETERS}: another run with {key} {found.get(key)!r} is stored here, got "
+                    f"{wanted.get(key)!r}; remove the folder, or choose another"
                 )
 
     def _get(self, file: str) -> bytes:
@@ -172,34 +172,19 @@ class FinishedBlocks:
 
     def _put(self, file: str, content: bytes) -> None:
         """Write a file whole or not at all."""
-        try:
+        with writing(f"{self.folder}/{file}"):
             if self.local is None:  # object stores take an object whole
                 file_system, folder = open_storage(self.folder)
                 file_system.makedirs(f"{folder}/{file}".rpartition("/")[0], exist_ok=True)
                 file_system.pipe_file(f"{folder}/{file}", content)
                 return
-            path = self.local / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # a name of its own: two workers may come to do one block, with one process id on two machines
-            temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
-            try:
+            with atomic_path(self.local / file) as temporary:
                 temporary.write_bytes(content)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._not_written(f"{self.folder}/{file}", error) from error
 
-    def _damaged(self, file: str, block: Block, received: str) -> UserError:
+    def _damaged(self, file: str, block: Block, found: str) -> UserError:
         return UserError(
-            f"{self.folder}/{file}: damaged, of {block}. Received: {received}. Remove this file and run again: the "
-            "block is then done anew."
-        )
-
-    @staticmethod
-    def _not_written(path: str, error: OSError) -> UserError:
-        return UserError(
-            f"{path}: cannot be written. Received: {error.strerror or error}. Check space and rights, and run again."
+            f"{self.folder}/{file}: damaged file of {block} ({found}); remove this file and run again to process the "
+            "block again"
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from volseg.blockwise.block_grid import BlockGrid, Region, inner_region
 from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.stored_array import read_region
+from volseg.blockwise.zarr_array import read_region
 
 __all__ = ["GlobalComponents"]
 
@@ -19,7 +19,7 @@ __all__ = ["GlobalComponents"]
 class GlobalComponents:
     """``components[region]``: ids of the whole volume, uint32 (D, H, W), 0 for no component.
 
-    Memory: 4 bytes a voxel of the region, and 12 of its part in one block at a time.
+    Memory: 4 bytes per voxel of the region, and 12 of its part in one block at a time.
 
     Args:
         grid: the blocks.

@@ -33,10 +33,9 @@ class GreyRange:
     finds_blank: bool = False
 
     def __call__(self, voxels: NDArray[Any]) -> torch.Tensor:
-        """float32 of the shape of ``voxels``."""
+        """float32 of the shape of ``voxels``, which stay as they are."""
         values = torch.from_numpy(np.array(voxels, dtype=np.float32))
-        if voxels.dtype.kind == "f":
-            values = torch.nan_to_num(values, nan=self.low, posinf=self.low, neginf=self.low)
+        values = values.nan_to_num_(nan=self.low, posinf=self.low, neginf=self.low)
         values = values.sub_(self.low).div_((self.high - self.low) or 1.0)
         return values.clamp_(0, 1) if self.clipped else values
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from volseg.blockwise.stored_array import local_folder
+from volseg.blockwise.zarr_array import local_folder
 from volseg.errors import UserError
 from volseg.instances.table import NM3_PER_UM3, Extents, instances, write_instance_table
 from volseg.storage.files import atomic_path
@@ -71,5 +71,5 @@ def local_file(location: str) -> Iterator[Path]:
             file_system.put_file(str(path), target)
         except OSError as error:
             raise UserError(
-                f"{location}: cannot be written. Received: {error.strerror or error}. Check space and rights."
+                f"{location}: cannot be written: {error.strerror or error}; check the free space and permissions"
             ) from error

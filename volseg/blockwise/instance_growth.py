@@ -11,7 +11,7 @@ import numpy as np
 
 from volseg.blockwise.block_grid import Block, BlockGrid, inner_region
 from volseg.blockwise.global_components import GlobalComponents
-from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
+from volseg.blockwise.zarr_array import VoxelArray, read_region, write_region
 from volseg.instances.decoding import blank_voxels, grow_instances
 from volseg.instances.table import extents
 
@@ -22,7 +22,7 @@ __all__ = ["InstanceGrowth"]
 class InstanceGrowth:
     """Grows as the whole volume would, since each block is looked at with a halo of half the window.
 
-    Memory: 12 bytes a voxel of block and halo.
+    Memory: 12 bytes per voxel of block and halo.
 
     Args:
         grid: the blocks.

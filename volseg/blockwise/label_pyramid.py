@@ -17,7 +17,7 @@ import numpy as np
 from volseg.blockwise.block_grid import Block, BlockGrid, Position
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.size_filter import remove_ids
-from volseg.blockwise.stored_array import (
+from volseg.blockwise.zarr_array import (
     VoxelArray,
     block_chunks,
     node_store,
@@ -25,15 +25,12 @@ from volseg.blockwise.stored_array import (
     read_region,
     write_region,
 )
-from volseg.data.ome_zarr import transformations
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.ome_zarr import AXES, axes_and_levels, create_multiscale_group
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
 
 __all__ = ["CoarserLevel", "FinalLabels", "PyramidLevel", "create_level", "pyramid_levels", "write_pyramid_metadata"]
 
-AXES = ("z", "y", "x")
-VERSION = "0.5"
 SMALLEST_PIXELS = 256
 
 
@@ -43,8 +40,8 @@ class PyramidLevel:
 
     Attributes:
         shape: (D, H, W).
-        step: voxels of the level before for one of this, along z, y, x.
-        scale: voxels of the full resolution for one of this, along z, y, x.
+        step: voxels of the previous level per voxel of this one, along z, y, x.
+        scale: voxels of the full resolution per voxel of this one, along z, y, x.
     """
 
     shape: Position
@@ -84,16 +81,16 @@ def pyramid_levels(
 
 
 def create_level(location: str, number: int, grid: BlockGrid, is_begun: bool) -> Any:
-    """The array of a level for writing by the blocks of a grid; one that exists is gone on with.
+    """The array of a level for writing by the blocks of a grid; one that exists is continued.
 
     Args:
         location: path or URL of the pyramid.
         number: of the level.
         grid: its blocks.
-        is_begun: blocks of it are finished already, so that it must exist.
+        is_begun: blocks of it are already finished, so it must exist.
 
     Raises:
-        UserError: another array stands there, or it cannot be written.
+        UserError: another array exists there, or it cannot be written.
     """
     return open_or_create_array(
         f"{location}/{number}", grid.shape, np.uint32, block_chunks(grid.block_shape), is_begun, dimension_names=AXES
@@ -104,7 +101,7 @@ def create_level(location: str, number: int, grid: BlockGrid, is_begun: bool) ->
 class FinalLabels:
     """Writes the full resolution: labels without the objects that :func:`filter_sizes` removed.
 
-    Memory: 9 bytes a voxel of the block.
+    Memory: 9 bytes per voxel of the block.
 
     Args:
         labels: before the removal, uint32 (D, H, W).
@@ -128,9 +125,9 @@ class FinalLabels:
 
 @dataclass(frozen=True)
 class CoarserLevel:
-    """Writes a level from the one before: of every few voxels the first, so that ids stay ids.
+    """Writes a level from the one before: the first of every few voxels, so that ids stay ids.
 
-    Memory: 6 bytes a voxel of the block.
+    Memory: 6 bytes per voxel of the block.
 
     Args:
         finer: the Zarr array of the level before.
@@ -158,39 +155,21 @@ def write_pyramid_metadata(
     is_labels: bool = False,
     origin_nm: Sequence[float] | None = None,
 ) -> None:
-    """Make the folder of the levels an OME-Zarr image; written last, so that an unfinished one is none.
+    """Make the folder of the levels an OME-Zarr image; call it last, so that an unfinished one does not count.
 
     Args:
         location: path or URL.
         levels: all of them.
         voxel_size_nm: along z, y, x; None writes scales without a unit.
-        is_labels: the voxels are ids, which viewers then colour each by itself.
+        is_labels: the voxels are ids, which viewers then colour individually.
         origin_nm: where the first voxel, of each level, lies (z, y, x).
 
     Raises:
         UserError: it cannot be written.
     """
-    edges = [1.0] * 3 if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm]
-    unit = {} if voxel_size_nm is None else {"unit": "nanometer"}
-    datasets = [
-        {
-            "path": str(number),
-            "coordinateTransformations": transformations(
-                [edge * by for edge, by in zip(edges, level.scale, strict=True)], voxel_size_nm, origin_nm
-            ),
-        }
-        for number, level in enumerate(levels)
-    ]
-    multiscale = {
-        "name": Path(location).name,
-        "axes": [{"name": name, "type": "space", **unit} for name in AXES],
-        "datasets": datasets,
-        "type": "nearest",
-    }
-    ome: dict[str, Any] = {"version": VERSION, "multiscales": [multiscale]}
-    if is_labels:
-        ome["image-label"] = {"version": VERSION}
+    scales = [level.scale for level in levels]
+    multiscale = axes_and_levels(voxel_size_nm, scales, origin_nm) | {"type": "nearest"}
     try:
-        optional_module("zarr").open_group(node_store(location), mode="a", zarr_format=3, attributes={"ome": ome})
+        create_multiscale_group(node_store(location), Path(location).name, multiscale, is_labels)
     except ZARR_ERRORS as error:
-        raise UserError(f"{location}: cannot be written. Received: {error}. Check space and rights.") from error
+        raise UserError(f"{location}: cannot be written: {error}; check the free space and permissions") from error

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from volseg.blockwise.block_grid import Block, BlockGrid
-from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
+from volseg.blockwise.zarr_array import VoxelArray, read_region, write_region
 from volseg.instances.decoding import Decoding
 
 __all__ = ["LocalComponents", "first_voxels"]
@@ -28,7 +28,7 @@ class LocalComponents:
     edge or a corner, then lie together in the block that holds the lowest z, y and x of them, so that joining what two
     blocks call one voxel joins all that belongs together.
 
-    Memory: 12 bytes a voxel of the block for probabilities as uint8, 18 for float32.
+    Memory: 12 bytes per voxel of the block for probabilities as uint8, 18 for float32.
 
     Args:
         grid: the blocks.

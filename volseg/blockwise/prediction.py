@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from volseg.blockwise.block_grid import Region
 from volseg.blockwise.grey_range import BYTES, GreyRange
-from volseg.blockwise.stored_array import VoxelArray, read_region
+from volseg.blockwise.zarr_array import VoxelArray, read_region
 from volseg.data.blank import find_blank_in
 from volseg.inferers.sliding_window import BLANK_GREY, BlendedSlidingWindow, WindowAxis, gaussian_blend_weight
 
@@ -50,7 +50,7 @@ def predict_block(
     Outputs of the network are blended and then activated; with test-time augmentation, the mean of the activated
     predictions is taken.
 
-    Memory: the block and the windows around it as they are stored, ``4 (K + 1)`` bytes a voxel of the block, twice
+    Memory: the block and the windows around it as they are stored, ``4 (K + 1)`` bytes per voxel of the block, twice
     ``4 K`` with test-time augmentation, and what the network takes for a window.
 
     Args:
@@ -70,7 +70,7 @@ def predict_block(
         UserError: the volume cannot be read.
     """
     if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}. Received: {activation!r}")
+        raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     axes = windows.axes(volume.shape)
     source = _WindowSource(volume, axes, core, windows, grey_range)
     mean: torch.Tensor | None = None

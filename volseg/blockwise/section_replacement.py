@@ -13,11 +13,10 @@ import numpy as np
 from distributed import Client
 
 from volseg.blockwise.block_grid import Block, BlockGrid
-from volseg.blockwise.replaced_sections import RESTORATION, Replacements
 from volseg.blockwise.stages import run_stage
-from volseg.blockwise.stored_array import write_region
-from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_opener import RESTORATION, Replacements, VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.blockwise.zarr_array import write_region
 
 __all__ = ["replace_sections"]
 
@@ -32,7 +31,7 @@ def replace_sections(
     client: Client | None = None,
     progress: bool = True,
 ) -> VolumeOpener:
-    """Make some sections of a volume anew, each from two others, and store these alone.
+    """Make some sections of a volume again, each from two others, and store only these.
 
     A section is one block: memory is that of three sections.
 
@@ -64,7 +63,7 @@ def replace_sections(
         "arguments": dict(arguments),
         **network.parameters(),
     }
-    with finished.run(parameters):
+    with finished.lock(parameters):
         array = replacements.open_or_create(volume, bool(finished.numbers(RESTORATION)))
         stage = _SectionStage(open_volume, network, function, dict(arguments), replacements, array)
         run_stage(client, RESTORATION, stage, grid, finished, progress)

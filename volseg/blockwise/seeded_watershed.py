@@ -11,7 +11,7 @@ import numpy as np
 
 from volseg.blockwise.block_grid import Block, BlockGrid, Region, inner_region
 from volseg.blockwise.global_components import GlobalComponents
-from volseg.blockwise.stored_array import VoxelArray, read_region, write_region
+from volseg.blockwise.zarr_array import VoxelArray, read_region, write_region
 from volseg.instances.decoding import Decoding, flood_piece, foreground_pieces
 from volseg.instances.table import extents
 
@@ -30,8 +30,8 @@ class SeededWatershed:
       that reaches it lies beyond the halo;
     - two blocks may decide differently, so that the border of two objects may follow the border of the blocks.
 
-    Memory: 19 bytes a voxel of block and halo for probabilities as uint8, 22 for float32, and 40 to 80 bytes a voxel of
-    the bounding box of the largest piece.
+    Memory: 19 bytes per voxel of block and halo for probabilities as uint8, 22 for float32, and 40 to 80 bytes per
+    voxel of the bounding box of the largest piece.
 
     Args:
         grid: the blocks.
@@ -86,7 +86,7 @@ class SeededWatershed:
         return counted._asdict() | {"cut": np.array([cut_pieces, cut_voxels])}
 
     def _is_cut(self, box: Region, region: Region) -> bool:
-        """Whether a piece touches a face of the region that is none of the volume's."""
+        """Whether a piece touches a face of the region that is not one of the volume."""
         return any(
             (part.start == 0 and along.start > 0) or (part.stop == along.stop - along.start and along.stop < n)
             for part, along, n in zip(box, region, self.grid.shape, strict=True)

@@ -43,7 +43,7 @@ def run_stage(
         function: writes the block's chunks and returns what later stages need of it; empty if nothing. Must be what can
             be pickled: a function of a module, a :func:`functools.partial` of one, or an object with ``__call__``.
         grid: the blocks.
-        finished: the manifest; it must be this run's, see :meth:`FinishedBlocks.run`.
+        finished: the manifest; it must be this run's, see :meth:`FinishedBlocks.lock`.
         progress: show a bar of the blocks with their rate and the time left.
 
     Returns:
@@ -122,15 +122,14 @@ def _check(future: Future, stage: str, block: Block) -> None:
     """Raise what a block's task raised."""
     if future.status == "cancelled":
         raise UserError(
-            f"{stage}, {block}: was not done. Received: no connection to the scheduler any more. Start the cluster and "
-            "run again: finished blocks are kept."
+            f"{stage}, {block}: lost the connection to the scheduler; start the cluster and run again, finished blocks "
+            "are kept"
         )
     error = future.exception()
     if isinstance(error, KilledWorker):
         raise UserError(
-            f"{stage}, {block}: each worker that had it died, of it or of one beside it. Received: "
-            f"{error.allowed_failures + 1} deaths. Give workers more memory or take smaller blocks, and run again: "
-            "finished blocks are kept."
+            f"{stage}, {block}: {error.allowed_failures + 1} workers died while they had this block; give workers more "
+            "memory or use smaller blocks, and run again, finished blocks are kept"
         ) from error
     if error is not None:
         error.add_note(f"{stage}, {block}")

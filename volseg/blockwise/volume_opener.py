@@ -1,18 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A volume that travels to workers as its path and is opened once in each."""
+"""A volume that travels to workers as its path and is opened once in each, some of its sections replaced."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from volseg.blockwise.replaced_sections import ReplacedSections, Replacements
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from volseg.blockwise.block_array import BlockArray
+from volseg.blockwise.block_grid import BlockGrid
+from volseg.blockwise.finished_blocks import FinishedBlocks
+from volseg.blockwise.zarr_array import VoxelArray, open_array, open_or_create_array, read_region
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.volume_formats.zarr_volume import ZarrVolume
 
-__all__ = ["VolumeOpener"]
+__all__ = ["RESTORATION", "ReplacedSections", "Replacements", "VolumeOpener"]
+
+RESTORATION = "restoration"  # the stage that makes the sections, each of them a block
+
+_CHUNK = (1, 512, 512)
+
+
+@dataclass(frozen=True)
+class Replacements:
+    """Sections to replace, and where the new ones are stored.
+
+    Attributes:
+        plan: of each its index along z and those of the two sections that it is made from.
+        location: Zarr array (number of sections, H, W); the manifest is ``finished`` beside it.
+    """
+
+    plan: tuple[tuple[int, int, int], ...]
+    location: str
+
+    @property
+    def finished(self) -> FinishedBlocks:
+        """The manifest of the new sections."""
+        return FinishedBlocks(f"{self.location.rpartition('/')[0]}/finished")
+
+    def open(self) -> BlockArray:
+        """The new sections, for reading."""
+        array = open_array(self.location)
+        return BlockArray(array, BlockGrid(array.shape, (1, *array.shape[1:])), self.finished, RESTORATION)
+
+    def open_or_create(self, volume: VoxelArray, is_begun: bool) -> Any:
+        """The array, for writing; ``is_begun``: sections of it are finished already."""
+        shape = (len(self.plan), *volume.shape[1:])
+        chunks = tuple(min(chunk, n) for chunk, n in zip(_CHUNK, shape, strict=True))
+        return open_or_create_array(self.location, shape, volume.dtype, chunks, is_begun)
+
+
+class ReplacedSections:
+    """A volume (D, H, W) that is read by slices, with sections from another array in place of its own.
+
+    Args:
+        volume: the original.
+        sections: indices of the replaced ones along z.
+        replaced: array (number of sections, H, W) of the new ones.
+    """
+
+    def __init__(self, volume: VoxelArray, sections: Sequence[int], replaced: VoxelArray) -> None:
+        self._volume, self._sections, self._replaced = volume, sections, replaced
+        self.shape: tuple[int, ...] = tuple(volume.shape)
+        self.dtype: DTypeLike = volume.dtype
+
+    def __getitem__(self, region: tuple[slice, slice, slice]) -> NDArray[Any]:
+        z, y, x = region
+        voxels = np.array(self._volume[region])
+        for number, section in enumerate(self._sections):
+            if z.start <= section < z.stop:
+                voxels[section - z.start] = read_region(self._replaced, (slice(number, number + 1), y, x))[0]
+        return voxels
 
 
 @dataclass(frozen=True)

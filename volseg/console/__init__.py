@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: start commands, check options, print errors of one line."""
+"""Command line: start commands, check options, print one-line errors."""

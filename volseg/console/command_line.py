@@ -1,47 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Add to ``python -m monai.bundle`` what it lacks: errors of one line and a check of overrides."""
+"""Extend ``python -m monai.bundle`` with one-line errors and a check of overrides."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import logging
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import torch
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 from monai.bundle import run as bundle_run
+from monai.bundle.reference_resolver import ReferenceResolver
 from tqdm import tqdm
 
 from volseg.errors import UserError
 
 __all__ = ["find_user_error", "prepare", "unknown_overrides"]
 
-# a UserError from a data loader's worker, as it reads in the message that reaches the main process
+# a UserError of a data loading worker, as it appears in the error of the main process
 WORKER_ERROR = re.compile(rf"{re.escape(UserError.__module__)}\.{UserError.__qualname__}: (.*)")
+# what PyTorch says when the system gives it no memory
+NO_MEMORY = re.compile("can't allocate memory: you tried to allocate (.*?)\\.")
+OPTION = re.compile("--|-[a-zA-Z]")
+# these begin an expression, a reference and a macro of MONAI's configs
+CONFIG_SIGNS = ("$", "@", "%")
 
 
 def prepare() -> None:
-    """Called by every config at the head of ``run``: errors of one line, known overrides, code from beside the config.
+    """Set up one-line errors, and check overrides and code; every config calls this at the head of ``run``.
 
-    The first two are for ``python -m monai.bundle run`` alone.
+    Errors, overrides and paths concern only ``python -m monai.bundle run``. Names of files and folders are taken as
+    they were typed, where MONAI and Fire would read numbers, lists, expressions and references.
 
     Raises:
-        UserError: an override on the command line names no item of the config, or the bundle's code was imported from
-            another copy of the bundle.
+        UserError: an override does not name an item of the config or has another type, a path is empty, or the bundle's
+            code was imported from another copy of the bundle.
     """
     if Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py"):
-        _set_up_errors_of_one_line()
+        _set_up_one_line_errors()
         if len(sys.argv) > 1 and sys.argv[1] == "run":
             unknown_overrides(sys.argv[2:])
-    # where ConfigWorkflow.run of MONAI puts the folder of the bundle whose config it runs
+            _take_paths_as_text(_options(sys.argv[2:]))
+    # MONAI's ConfigWorkflow.run puts the folder of the running bundle there
     _check_code_is_beside_configs(Path(sys.path[1]))
 
 
-def _set_up_errors_of_one_line() -> None:
+def _set_up_one_line_errors() -> None:
     sys.excepthook = _print_user_error
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_traceback)
@@ -56,7 +69,7 @@ def unknown_overrides(arguments: Sequence[str]) -> None:
     """Refuse overrides of unknown items: MONAI adds them silently, so ``--max_epoch 5`` would change nothing.
 
     Args:
-        arguments: what follows ``python -m monai.bundle run``.
+        arguments: arguments after ``python -m monai.bundle run``.
 
     Raises:
         UserError: names the override and the closest item.
@@ -76,6 +89,8 @@ def unknown_overrides(arguments: Sequence[str]) -> None:
             close = difflib.get_close_matches(item, [k for k in parser.get() if k != "_meta_"], n=1)
             hint = f"Did you mean --{close[0]}?" if close else f"See the top of {files[0]} for its hyperparameters."
             raise UserError(f"{files[-1]} has no item for --{name}. {hint}")
+        if item in parser:
+            _check_type(name, parser[item], overrides[name])
 
 
 def find_user_error(error: BaseException | None) -> str | None:
@@ -87,6 +102,10 @@ def find_user_error(error: BaseException | None) -> str | None:
             return found[-1]
         if isinstance(error, UserError):
             return str(error)
+        refused = NO_MEMORY.search(str(error))
+        if refused or isinstance(error, MemoryError | torch.OutOfMemoryError):
+            size = refused[1] if refused else " ".join(str(error).split())
+            return f"not enough memory ({size}); use a smaller volume, batch_size or spatial_size"
         error = error.__cause__ or error.__context__
     return None
 
@@ -122,14 +141,65 @@ def _check_code_is_beside_configs(bundle: Path) -> None:
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:
-    """Return the ``--key value`` and ``--key=value`` pairs."""
+    """Return the ``--key value`` and ``--key=value`` pairs; an option without a value has an empty one."""
     options = {}
     for i, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            key, equals, value = argument[2:].partition("=")
+        if OPTION.match(argument):
+            key, equals, value = argument.lstrip("-").partition("=")
             following = arguments[i + 1] if i + 1 < len(arguments) else ""
-            options[key] = value if equals else following
+            options[key] = value if equals else "" if OPTION.match(following) else following
     return options
+
+
+def _check_type(name: str, default: Any, text: str) -> None:
+    """Refuse an override of another type than the numbers and switches that a config spells out."""
+    value = DefaultParseValue(text) if text else True  # as Fire reads it
+    if isinstance(value, str) and value.startswith(CONFIG_SIGNS):
+        return
+    if isinstance(default, bool):
+        is_valid, expected = value in (True, False), "True or False"
+    elif _is_number(default):
+        is_valid, expected = _is_number(value), f"a number such as {default}"
+    elif isinstance(default, list) and default and all(_is_number(n) for n in default):
+        # one number may stand for all
+        is_valid = all(_is_number(n) for n in (value if isinstance(value, list | tuple) else [value]))
+        expected = f"numbers such as {str(default).replace(' ', '')}"
+    else:
+        return
+    if not is_valid:
+        raise UserError(f"{name} must be {expected}, got {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _take_paths_as_text(options: Mapping[str, str]) -> None:
+    """Put the names of files and folders into the running config as they were typed.
+
+    Raises:
+        UserError: one is empty.
+    """
+    resolver = _running_resolver()
+    for name, text in options.items():
+        if name not in ("input", "weights") and not name.endswith(("_dir", "_weights")):
+            continue
+        if not text.strip():
+            raise UserError(f"--{name} needs a file or folder, got {text!r}; leave the option out for its default")
+        # --weights may be an expression
+        if resolver and (name == "input" or not text.startswith(CONFIG_SIGNS) or Path(text).exists()):
+            resolver.resolved_content[name] = text
+
+
+def _running_resolver() -> ReferenceResolver | None:
+    """The resolver of the config that called :func:`prepare`; MONAI offers no other way to it."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, ReferenceResolver):
+            return caller
+        frame = frame.f_back
+    return None
 
 
 def _print_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -22,7 +22,7 @@ def run(commands: Mapping[str, Callable[..., None]], name: str) -> None:
 
     Args:
         commands: functions by name.
-        name: how the program is started, for its help.
+        name: how to start the program, shown in its help.
     """
     arguments = sys.argv[1:]
     try:

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check options before hours of work; an invalid one is an error of one line."""
+"""Check options before hours of work, and report an invalid one in one line."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, TypeGuard
 
 import numpy as np
+import torch
 
 from volseg.errors import UserError
+from volseg.storage.files import check_folder
 
-__all__ = ["check_training", "number", "three_parts", "three_whole_numbers", "whole_number"]
+__all__ = ["check_options", "check_training", "number", "three_parts", "three_whole_numbers", "whole_number"]
 
 
 def number(name: str, value: object, low: float, high: float) -> float:
@@ -37,20 +40,25 @@ def whole_number(name: str, value: object, least: int) -> int:
     return int(float(value))
 
 
-def three_whole_numbers(name: str, values: object, least: int, example: str) -> tuple[int, int, int]:
-    """Return three integers >= ``least`` along z, y, x.
+def three_whole_numbers(
+    name: str, values: object, least: int, example: str, axes: str = "z, y, x"
+) -> tuple[int, int, int]:
+    """Return three integers >= ``least``.
 
     Args:
         name: of the option.
         values: a list, tuple or array.
         least: the lowest value allowed.
         example: a valid value, for the error.
+        axes: along which they are.
 
     Raises:
         UserError: they are not three such integers.
     """
-    z, y, x = _three(name, values, f"integers >= {least}", example, lambda value: _is_whole(value, least))
-    return int(z), int(y), int(x)
+    first, second, third = _three(
+        name, values, f"integers >= {least}", example, lambda value: _is_whole(value, least), axes
+    )
+    return int(first), int(second), int(third)
 
 
 def three_parts(name: str, values: object, example: str, below_one: bool = False) -> tuple[float, float, float]:
@@ -71,12 +79,15 @@ def three_parts(name: str, values: object, example: str, below_one: bool = False
     return float(z), float(y), float(x)
 
 
-def check_training(max_epochs: object, val_interval: object, batch_size: object, num_workers: object) -> None:
+def check_training(
+    max_epochs: object, val_interval: object, batch_size: object, num_workers: object, **options: object
+) -> None:
     """Refuse invalid training options before anything is written; every ``train.json`` calls this first.
 
     Args:
         max_epochs, val_interval, batch_size: integers >= 1.
         num_workers: data loading processes beside this one, >= 0.
+        options: see :func:`check_options`.
 
     Raises:
         UserError: names the option that is invalid.
@@ -85,14 +96,75 @@ def check_training(max_epochs: object, val_interval: object, batch_size: object,
     whole_number("val_interval", val_interval, 1)
     whole_number("batch_size", batch_size, 1)
     whole_number("num_workers", num_workers, 0)
+    check_options(**options)
+
+
+def check_options(**options: object) -> None:
+    """Refuse invalid options before any work.
+
+    Args:
+        options: by name, any of those that :data:`OPTIONS` knows; ``None`` passes.
+
+    Raises:
+        UserError: names the option that is invalid.
+    """
+    for name, value in options.items():
+        if value is not None:
+            OPTIONS[name](name, value)
+
+
+def _check_device(name: str, value: object) -> None:
+    known = ["cpu", *(["mps"] if torch.backends.mps.is_available() else [])]
+    if torch.cuda.is_available():
+        known += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if str(value) not in known:
+        raise UserError(f"{name} must be one of {', '.join(known)}, got {str(value)!r}")
+
+
+def _check_size(name: str, value: object) -> None:
+    size = three_whole_numbers(name, value, 1, "[128,128,64]", "x, y, z")
+    needed = math.prod(size) * BYTES_PER_VOXEL
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"{name} of {'x'.join(map(str, size))} needs {needed / 1e9:.0f} GB or more, "
+            f"and this machine has {memory / 1e9:.0f}; choose a smaller one"
+        )
+
+
+def _check_spacing(name: str, value: object) -> None:
+    low, high = SPACING_MM
+    expected = f"numbers from {low:g} to {high:g}"
+    _three(name, value, expected, "[1,1,1.5]", lambda length: _is_between(length, low, high), "x, y, z")
+
+
+# what a network's first layer takes at least: 16 channels of float32
+BYTES_PER_VOXEL = 64
+SPACING_MM = (0.1, 20.0)
+OPTIONS: dict[str, Callable[[str, Any], object]] = {
+    "device": _check_device,
+    "dropout": lambda name, value: number(name, value, 0, math.nextafter(1, 0)),
+    "learning_rate": lambda name, value: number(name, value, math.ulp(0), 100),
+    "seed": lambda name, value: whole_number(name, value, 0),
+    "spacing_mm": _check_spacing,
+    "spatial_size": _check_size,
+    "weight_decay": lambda name, value: number(name, value, 0, 100),
+    "output_dir": lambda name, value: check_folder(value),
+    "ckpt_dir": lambda name, value: check_folder(value),
+}
 
 
 def _three(
-    name: str, values: object, expected: str, example: str, is_valid: Callable[[object], bool]
+    name: str,
+    values: object,
+    expected: str,
+    example: str,
+    is_valid: Callable[[object], bool],
+    axes: str = "z, y, x",
 ) -> tuple[Any, ...]:
     values = values.tolist() if isinstance(values, np.ndarray) else values
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(is_valid(value) for value in values):
-        raise UserError(f"{name} must be three {expected} along z, y, x such as {example}, got {values}")
+        raise UserError(f"{name} must be three {expected} along {axes} such as {example}, got {values}")
     return tuple(values)
 
 

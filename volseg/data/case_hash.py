@@ -14,7 +14,7 @@ __all__ = ["case_hash"]
 def case_hash(case: Mapping[str, str]) -> bytes:
     """Hash a case for ``PersistentDataset`` by its paths and the size and modification time of its files.
 
-    MONAI's own hash uses the paths alone: after an annotator corrects a label, training would keep using the old one.
+    MONAI's own hash uses only the paths: after an annotator corrects a label, training would keep using the old one.
     """
     found = {}
     for key, value in case.items():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from volseg.data.volume_formats.chunked import ChunkedVolume
+from volseg.data.volume_formats.base import ChunkedVolume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES, MrcVolume
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES, NiftiVolume
@@ -53,7 +53,7 @@ def open_chunked_volume(path: str | Path, cache_bytes: int = SECTION_CACHE_BYTES
     if not path.exists() and (named := _HDF5_DATASET.fullmatch(str(path))):
         path, dataset = Path(named[1]), named[2]
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder. Received: {path.name}. Check the path.")
+        raise UserError(f"{path}: no such file or folder; check the path")
     if path.is_dir():
         if any((path / name).is_file() for name in ZARR_METADATA_FILES):
             return ZarrVolume(path)
@@ -70,6 +70,6 @@ def open_chunked_volume(path: str | Path, cache_bytes: int = SECTION_CACHE_BYTES
         if path.name.lower().endswith(suffixes):
             return open_file()
     raise UserError(
-        f"{path}: unsupported volume format. Received: {path.name}. Use a folder of sections, .json, .tif, .h5, "
-        ".zarr, .ome.zarr, .nii, .nii.gz, .mrc or .png."
+        f"{path}: not a supported volume format; use a folder of sections, .json, .tif, .h5, "
+        ".zarr, .ome.zarr, .nii, .nii.gz, .mrc or .png"
     )

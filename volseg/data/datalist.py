@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +100,19 @@ def check_not_empty(cases: Sequence[Mapping[str, str]]) -> None:
         )
 
 
+def rank_cases(case_ids: Iterable[str], seed: int) -> list[str]:
+    """Sort cases by the hash of seed and id, the same on every machine and in every order."""
+    return sorted(case_ids, key=lambda case_id: hashlib.sha256(f"{seed}:{case_id}".encode()).hexdigest())
+
+
 def split_cases(
     case_ids: Sequence[str], seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.2
 ) -> dict[str, list[str]]:
-    """Assign cases to the three splits by the hash of seed and id, the same on every machine and in every order.
+    """Assign cases to the three splits in the order of :func:`rank_cases`.
 
     With three or more cases no split is empty; one or two cases all go to training.
     """
-    ids = sorted(set(case_ids))
-    ranked = sorted(ids, key=lambda case_id: hashlib.sha256(f"{seed}:{case_id}".encode()).hexdigest())
+    ranked = rank_cases(set(case_ids), seed)
     n_validation = n_test = 0
     if len(ranked) >= len(SPLITS):
         n_validation = max(1, round(validation_fraction * len(ranked)))

@@ -24,7 +24,7 @@ from volseg.errors import UserError
 if TYPE_CHECKING:  # a run on other formats does without the package
     from pydicom import Dataset
 
-__all__ = ["check_multi_frame", "regular_slices"]
+__all__ = ["check_multi_frame", "is_scout", "is_slice", "regular_slices"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ SPLITTERS = {
     "AcquisitionTime": "acquisition time",
     "ContentTime": "content time",
 }
+# at byte 128 of every DICOM file
+MAGIC = b"DICM"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
@@ -71,7 +73,7 @@ def regular_slices(folder: Path) -> list[Path]:
     slices = [found for path in sorted(folder.iterdir()) if (found := _read(path)) is not None]
     if not slices:
         raise UserError(f"{folder}: no DICOM slices found. Give a folder with one DICOM series.")
-    _refuse_several_series(folder, slices)
+    slices = _without_other_series(folder, slices)
     slices = _without_localizers(folder, slices)
     sizes = {(s.header.get("Rows"), s.header.get("Columns")) for s in slices}
     if len(sizes) > 1:
@@ -110,6 +112,28 @@ def check_multi_frame(path: Path) -> None:
     if len(np.unique(np.round(along / SAME_POSITION_MM))) < len(slices):
         raise UserError(f"{path}: several frames at one position, such as time points. Export one volume.")
     _check_distances(path, _in_order(slices))
+
+
+def is_slice(path: Path) -> bool:
+    """Whether a file is an image in DICOM, judged by its header."""
+    with path.open("rb") as file:
+        if file.read(128 + len(MAGIC))[128:] != MAGIC:
+            return False
+    pydicom = optional_module("pydicom")
+    try:
+        return "Rows" in pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows"])
+    except (OSError, ValueError, KeyError, NotImplementedError, EOFError):
+        return True  # damaged, which is said when it is read
+
+
+def is_scout(paths: Sequence[Path]) -> bool:
+    """Whether a few DICOM files are localizers or screenshots: no frames of a volume."""
+    pydicom = optional_module("pydicom")
+    try:
+        headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths if is_slice(path)]
+    except (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError, NotImplementedError, EOFError):
+        return False
+    return all(int(header.get("NumberOfFrames") or 1) == 1 for header in headers)
 
 
 def _read(path: Path) -> _Slice | None:
@@ -158,21 +182,31 @@ def _check_complete(path: Path, header: Dataset, pixels_at: int) -> None:
         raise UserError(f"{path}: truncated DICOM file, {size} bytes. Copy it again.")
 
 
-def _refuse_several_series(folder: Path, slices: Sequence[_Slice]) -> None:
+def _without_other_series(folder: Path, slices: Sequence[_Slice]) -> list[_Slice]:
+    """The slices of one series; localizers with a series identifier of their own are left out."""
     series = defaultdict(list)
     for found in slices:
         series[found.header.get("SeriesInstanceUID")].append(found)
+    scouts = {uid for uid, group in series.items() if all(_is_localizer(s) for s in group)}
+    if scouts and len(scouts) < len(series):
+        left = [s.path.name for uid in scouts for s in series.pop(uid)]
+        logger.warning("%s: %d localizer(s) left out: %s", folder, len(left), ", ".join(left[:5]))
     if len(series) > 1:
         described = ", ".join(
             f"{s[0].header.get('SeriesDescription') or 'without description'} ({len(s)} slices)"
             for s in series.values()
         )
         raise UserError(f"{folder}: {len(series)} DICOM series: {described}. Give each its own folder.")
+    return next(iter(series.values()))
+
+
+def _is_localizer(found: _Slice) -> bool:
+    return "LOCALIZER" in (found.header.get("ImageType") or ())
 
 
 def _without_localizers(folder: Path, slices: Sequence[_Slice]) -> list[_Slice]:
     """The slices of the most frequent orientation that are no localizers."""
-    images = [s for s in slices if "LOCALIZER" not in (s.header.get("ImageType") or ())] or list(slices)
+    images = [s for s in slices if not _is_localizer(s)] or list(slices)
     orientations: list[list[_Slice]] = []
     for found in images:
         for group in orientations:

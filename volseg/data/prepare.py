@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from volseg.data.datalist import DATALIST_NAME, write_datalist
-from volseg.data.stored_volume import read_nifti
+from volseg.data.image_file import read_nifti
 from volseg.data.voxel_grid import VoxelGrid
 from volseg.errors import UserError
+from volseg.storage.files import atomic_path, remove_leftovers
 
 __all__ = [
     "Case",
@@ -133,6 +133,7 @@ def convert_labels(
     Raises:
         UserError: no case is left, or a file cannot be written.
     """
+    remove_leftovers(output / "labels")
     kept = []
     for case in tqdm(cases, desc="labels", unit="case"):
         target = output / "labels" / f"{case.case_id}.nii.gz"
@@ -168,17 +169,8 @@ def write_nifti(path: Path, image: nib.Nifti1Image) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    # A fixed name lets a new run overwrite what a killed run left; nibabel chooses the format by the ending.
-    temporary = path.with_name(f".partial-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
         nib.save(image, temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; check space and permissions") from error
-    finally:
-        with suppress(OSError):  # if the folder is not a folder, the error above says so
-            temporary.unlink(missing_ok=True)
 
 
 def labelled_entries(cases: Sequence[Case], splits: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, str]]]:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
 import zlib
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,18 +18,20 @@ import torch
 from monai.data import ITKReader, MetaTensor, NibabelReader
 from monai.data.image_reader import ImageReader
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
+from nibabel.wrapstruct import WrapStructError
 
 from volseg.data.dicom_series import check_multi_frame, regular_slices
-from volseg.data.stored_volume import itk_pixel_type, quiet_itk
+from volseg.data.image_file import itk_pixel_type, quiet_itk, unreadable
 from volseg.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["VOLUME_SUFFIXES", "find_volumes", "load_volume", "volume_name"]
+__all__ = ["VOLUME_SUFFIXES", "load_volume", "volume_name"]
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
+NIFTI_SUFFIXES = (".nii.gz", ".nii", ".hdr")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 MM_PER_UNIT = {1: 1e3, 3: 1e-3}  # NIfTI's codes of metres and micrometres
 DICOM_SUFFIX = ".dcm"
 # voxels per copy along the first and last axis: with 512 along the other one, 1 MB of a CT
@@ -37,7 +39,20 @@ BLOCK = 32
 # bytes decompressed at a time, and the most bytes that one compressed byte can yield
 PIECE = 2**20
 DEFLATE_RATIO = 1032
-READ_ERRORS = (ImageFileError, OSError, EOFError, zlib.error, RuntimeError, ValueError)
+GZIP = b"\x1f\x8b"
+NIFTI_2_HEADER = 540  # bytes, as the first number of the file says
+READ_ERRORS = (
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+    OSError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    zlib.error,
+    RuntimeError,
+    ValueError,
+)
 
 
 def load_volume(path: str | Path) -> MetaTensor:
@@ -55,8 +70,23 @@ def load_volume(path: str | Path) -> MetaTensor:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder. Check the path.")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"{path} must be a file or folder, got a device or pipe; copy its content to a file first")
+    voxels, meta = _read(path)
+    affine = np.asarray(meta["affine"])
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise UserError(f"{path}: the affine is not invertible: {affine.tolist()}; repair the header")
+    # like MONAI's LoadImage, without trying all of MONAI's readers
+    volume = MetaTensor.ensure_torch_and_prune_meta(_in_c_order(voxels)[None], meta)  # (1, X, Y, Z)
+    volume.meta["filename_or_obj"] = str(path)
+    volume.meta["original_channel_dim"] = float("nan")
+    return volume
+
+
+def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Real numbers ``(X, Y, Z)`` and what MONAI's readers say of them."""
     slices = [str(name) for name in regular_slices(path)] if path.is_dir() else []
-    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+    is_nifti = path.name.lower().endswith((*NIFTI_SUFFIXES, ".img"))
     if not slices and not path.name.lower().endswith(VOLUME_SUFFIXES):
         check_multi_frame(path)
     try:
@@ -73,27 +103,23 @@ def load_volume(path: str | Path) -> MetaTensor:
             pixel_type = itk_pixel_type(path)
             reader = ITKReader(**({"pixel_type": pixel_type} if pixel_type else {}))
             image = reader.read(str(path))
-        if path.name.lower().endswith(".nii.gz") and find_spec("isal"):
+        if path.name.lower().endswith(".nii.gz") and image.file_map["image"].filename and find_spec("isal"):
             image = _decompressed(path, image)
         voxels, meta = reader.get_data(image)
+    except UserError:
+        raise
     except READ_ERRORS as error:
-        reason = " ".join(str(error).split())[-160:]
-        raise UserError(
-            f"{path}: not readable as a volume, damaged or truncated: {reason}; copy the file again"
-        ) from error
+        raise unreadable(path, error) from error
+    if voxels.dtype.fields:
+        voxels = _grey(path, voxels)
     if voxels.ndim == 4 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
-    if voxels.ndim != 3:
+    if voxels.ndim != 3 or not voxels.size:
         received = "x".join(str(n) for n in voxels.shape)
         raise UserError(f"{path} must be one 3-D volume, got {received}; extract one volume first")
-    affine = np.asarray(meta["affine"])
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UserError(f"{path}: the affine is not invertible: {affine.tolist()}; repair the header")
-    # like MONAI's LoadImage, without trying all of MONAI's readers
-    volume = MetaTensor.ensure_torch_and_prune_meta(_in_c_order(voxels)[None], meta)  # (1, X, Y, Z)
-    volume.meta["filename_or_obj"] = str(path)
-    volume.meta["original_channel_dim"] = float("nan")
-    return volume
+    if voxels.dtype.kind not in "biuf":
+        raise UserError(f"{path} must hold real numbers, got {voxels.dtype}; export its magnitude")
+    return voxels, meta
 
 
 class _NiftiReader(NibabelReader):
@@ -104,53 +130,46 @@ class _NiftiReader(NibabelReader):
 
     def read(self, data: Any, **kwargs: Any) -> Any:
         self.filenames = (data,)
-        return nib.load(data, **kwargs)
+        image = _open_nifti(Path(data))
+        # none in the Analyze format
+        codes = {code: int(image.header[code]) for code in ("sform_code", "qform_code") if code in image.header}
+        # nibabel reads a length of 0 as 1
+        stored = image.file_map.get("header", image.file_map["image"]).get_prepare_fileobj("rb")
+        spacing = type(image.header).from_fileobj(stored, check=False)["pixdim"][1:4]
+        if not codes.get("sform_code") and not spacing.all():
+            raise UserError(f"{data}: spacing is 0 in the header; repair it")
+        if not any(codes.values()):
+            logger.warning(
+                "%s: sform and qform codes are 0, so left and right cannot be known; "
+                "the spacing of the header is the geometry",
+                data,
+            )
+        return image
 
     def _get_affine(self, img: Any) -> np.ndarray:
         affine = np.array(img.affine, float)
         if "xyzt_units" in img.header:
             affine[:3] *= MM_PER_UNIT.get(int(img.header["xyzt_units"]) & 7, 1.0)
-            if int(img.header["sform_code"]) == 0 and int(img.header["qform_code"]) == 0:
-                logger.warning(
-                    "%s: sform and qform codes are 0, so left and right cannot be known; "
-                    "the spacing of the header is the geometry",
-                    self.filenames[0],
-                )
         return affine
 
 
-def find_volumes(source: str | Path) -> list[Path]:
-    """Find the volumes that a user's path refers to.
+def _open_nifti(path: Path) -> Any:
+    """Open a NIfTI file with nibabel, compressed or not, whatever its name says."""
+    with path.open("rb") as file:
+        is_compressed = file.read(len(GZIP)) == GZIP
+    if is_compressed == path.name.lower().endswith(".gz"):
+        return nib.load(path)
+    content = gzip.decompress(path.read_bytes()) if is_compressed else path.read_bytes()
+    is_nifti_2 = NIFTI_2_HEADER in (int.from_bytes(content[:4], order) for order in ("little", "big"))
+    return (nib.Nifti2Image if is_nifti_2 else nib.Nifti1Image).from_bytes(content)
 
-    Args:
-        source: one file; a folder of volume files; a folder with one DICOM series; a folder of such series folders.
 
-    Returns:
-        one path per volume, sorted: files, or folders with one DICOM series each.
-
-    Raises:
-        UserError: the path does not exist or holds no volume.
-    """
-    source = Path(source)
-    if not source.exists():
-        raise UserError(
-            f"{source}: no such file or folder. --input takes a volume, a folder of them or a DICOM series."
-        )
-    if source.is_file():
-        return [source]
-    files = sorted(p for p in source.iterdir() if p.is_file() and not p.name.startswith("."))
-    volumes = [p for p in files if p.name.lower().endswith(VOLUME_SUFFIXES)]
-    if volumes:
-        return volumes
-    if _series_uids(source):
-        return [source]
-    series = [p for p in sorted(source.iterdir()) if p.is_dir() and _series_uids(p)]
-    if not series:
-        raise UserError(
-            f"{source}: no volume found in a folder with {len(files)} files; none is "
-            f"{', '.join(VOLUME_SUFFIXES)} or DICOM"
-        )
-    return series
+def _grey(path: Path, voxels: np.ndarray) -> np.ndarray:
+    """One channel of a colour volume whose red, green and blue are the same."""
+    red, *others = (voxels[name] for name in ("R", "G", "B"))
+    if any((red != other).any() for other in others):
+        raise UserError(f"{path} must hold one grey value per voxel, got colours; export one channel")
+    return red
 
 
 def volume_name(path: str | Path) -> str:
@@ -198,12 +217,3 @@ def _in_c_order(voxels: np.ndarray) -> torch.Tensor:
         for z in range(0, voxels.shape[2], BLOCK):
             copy[x : x + BLOCK, :, z : z + BLOCK] = source[x : x + BLOCK, :, z : z + BLOCK]
     return copy
-
-
-def _series_uids(folder: Path) -> Sequence[str]:
-    """Return the identifiers of the DICOM series in a folder, split as in MONAI's reader."""
-    names = quiet_itk().GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    names.AddSeriesRestriction("0008|0021")
-    names.SetDirectory(str(folder))
-    return names.GetSeriesUIDs()

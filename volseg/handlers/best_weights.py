@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from monai.engines import Trainer
 from torch import nn
@@ -39,13 +40,22 @@ class BestWeights:
         network: whose weights are saved, not wrapped for distributed training.
         record: what the JSON file beside the weights says of them; the epoch and the metric are added.
         installed: where the weights go when the training completes.
+        dtype: of the weights in the file; see :func:`volseg.weights.save_weights`.
     """
 
-    def __init__(self, path: str, network: nn.Module, record: Mapping[str, Any], installed: str) -> None:
+    def __init__(
+        self,
+        path: str,
+        network: nn.Module,
+        record: Mapping[str, Any],
+        installed: str,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.path = Path(path)
         self.network = network
         self.record = dict(record)
         self.installed = Path(installed)
+        self.dtype = dtype
         self.best_metric: float | None = None
         self.best_epoch = 0  # of the weights at ``path``; 0: none were written
         self.epoch = 0
@@ -90,7 +100,7 @@ class BestWeights:
     def _save(self, metric: Mapping[str, float]) -> None:
         self.best_epoch = self.epoch
         if is_first_process():
-            save_weights(self.path, self.network, {**self.record, "epoch": self.epoch, **metric})
+            save_weights(self.path, self.network, {**self.record, "epoch": self.epoch, **metric}, self.dtype)
             what = "best weights so far" if metric else "last weights, none of them validated"
             logger.info("%s: epoch %d, %s", what, self.epoch, self.path)
 

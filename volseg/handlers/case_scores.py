@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 
 from volseg.data.volume_reader import volume_name
 from volseg.label_maps.case_report import CaseReport, mean_and_spread
+from volseg.storage.files import check_folder
 
 __all__ = ["CaseScores"]
 
@@ -48,6 +49,7 @@ class CaseScores:
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
+        engine.add_event_handler(Events.STARTED, lambda: check_folder(self.output_dir))
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._write)
 

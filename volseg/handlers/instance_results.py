@@ -69,7 +69,7 @@ class SaveImageInstances:
         trained_voxel_size_nm: Sequence[float] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.voxel_size_nm = None if voxel_size_nm is None else checked_voxel_size(voxel_size_nm)
+        self.voxel_size_nm = checked_voxel_size(voxel_size_nm)
         self.trained_voxel_size_nm = trained_voxel_size_nm
         self.preview = preview
         self.cases: list[dict[str, Any]] = []
@@ -161,16 +161,16 @@ def free_case_name(path: str, used: Container[str]) -> str:
     return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in used)
 
 
-def checked_voxel_size(sizes: Sequence[float]) -> VoxelSize:
-    """Three lengths in nm along z, y, x.
+def checked_voxel_size(sizes: Sequence[float] | None) -> VoxelSize | None:
+    """Three lengths in nm along z, y, x; None stays None.
 
     Raises:
-        UserError: they are none.
+        UserError: they are invalid.
     """
+    if sizes is None:
+        return None
     if not isinstance(sizes, Sequence) or len(sizes) != 3 or not all(_is_length(size) for size in sizes):
-        raise UserError(
-            f"voxel_size_nm: three lengths in nm are needed, along z, y, x. Received: {sizes}. Give it as [30,8,8]."
-        )
+        raise UserError(f"voxel_size_nm must be three lengths in nm along z, y, x such as [30,8,8], got {sizes}")
     z_nm, y_nm, x_nm = (float(size) for size in sizes)
     return z_nm, y_nm, x_nm
 
@@ -200,8 +200,8 @@ def voxel_warnings(voxel_size_nm: Sequence[float] | None, trained_nm: Sequence[f
     ):
         return []
     return [
-        f"voxels of {_text(voxel_size_nm)} nm, but the weights learnt at {_text(trained_nm)} nm: bring the volume to "
-        "that, or train anew."
+        f"voxels of {_text(voxel_size_nm)} nm, but the weights learnt at {_text(trained_nm)} nm: resample the "
+        "volume, or train again."
     ]
 
 

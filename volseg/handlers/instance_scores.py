@@ -66,7 +66,7 @@ class InstanceScores:
         self.min_size = min_size
         self.matching_thresholds = tuple(matching_thresholds)
         if not self.matching_thresholds:
-            raise UserError("matching_thresholds must hold at least one. Received: none. Give 0.5 or 0.75.")
+            raise UserError("matching_thresholds must hold at least one IoU such as 0.5, got none")
         # wrong options are found now, not when the first case is predicted
         nothing = np.zeros((1, 1, 1), np.uint8)
         self._score(overlap_table(nothing, nothing))

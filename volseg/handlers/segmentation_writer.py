@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 
-from volseg.data.volume_reader import load_volume, volume_name
+from volseg.data.case_statistics import CaseStatistics
+from volseg.data.volume_reader import load_volume
 from volseg.label_maps.picture import save_preview
 from volseg.label_maps.writer import write_segmentation
-from volseg.storage.files import check_folder, write_json
+from volseg.storage.files import check_folder
 
 __all__ = ["SaveImageSegmentations"]
 
@@ -26,8 +28,9 @@ Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], dict[str, Any]]
 class SaveImageSegmentations:
     """After each case write ``NAME_SUFFIX.nii.gz`` and ``NAME_preview.png``, and a line for it in ``statistics.json``.
 
-    Every file appears whole or not at all. Of cases with the same name in different formats, later ones keep their
-    suffix in the name.
+    Every file appears whole or not at all. Names tell the folders of a case below ``inputs``; of cases with the same
+    name in different formats, later ones keep their suffix in it. ``statistics.json`` keeps the entries of earlier
+    runs, and results of other images are never replaced.
 
     Args:
         output_dir: folder of the results.
@@ -37,6 +40,7 @@ class SaveImageSegmentations:
             a list of ``warnings`` and a ``legend`` of the picture, label to text.
         window: intensities drawn black and white in the picture; ``None``: the 1st and 99.5th percentile of each image.
         preview: ``False`` leaves the pictures out.
+        inputs: folder of the images.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class SaveImageSegmentations:
         measure: Measure,
         window: tuple[float, float] | None,
         preview: bool = True,
+        inputs: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.names = {int(value): name for value, name in names.items()}
@@ -54,30 +59,43 @@ class SaveImageSegmentations:
         self.measure = measure
         self.window = window
         self.preview = preview
-        self.cases: list[dict[str, Any]] = []
-        self._used: set[str] = set()
+        self.statistics = CaseStatistics(output_dir, f"_{suffix}.nii.gz", inputs)
+        self.fingerprint: str | None = None  # of the case at hand
+        self.count = 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
-        engine.add_event_handler(Events.STARTED, lambda: check_folder(self.output_dir))
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._report)
 
     def __call__(self, engine: Engine) -> None:
         output: Any = engine.state.output
         for item in output:
-            self.write(item["image"].meta["filename_or_obj"], np.asarray(item["pred"])[0].astype(np.uint8))
+            path, labels = item["image"].meta["filename_or_obj"], np.asarray(item["pred"])[0].astype(np.uint8)
+            self.write(path, labels, getattr(engine, "warnings", ()))
 
-    def write(self, path: str, labels: np.ndarray) -> None:
-        """Write the results of one case, given its image's path and its label map ``(X, Y, Z)``."""
+    def settings(self) -> dict[str, Any]:
+        """What results depend on."""
+        return {"names": self.names, "measure": self.measure, "window": self.window, "preview": self.preview}
+
+    def write(self, path: str, labels: np.ndarray, warnings: Sequence[str] = ()) -> None:
+        """Write the results of one case.
+
+        Args:
+            path: of the image.
+            labels: label map ``(X, Y, Z)``.
+            warnings: of the image, logged already.
+        """
         # read again: the image was brought to the network's grid, and keeping both would double the memory
-        image = load_volume(path)
+        image = _load_quietly(path)
         affine = np.asarray(image.affine, dtype=np.float64)
         voxels = image.numpy()[0]
-        name = self._free_name(path)
+        segmentation = self.statistics.result_name(path)
+        name = segmentation.removesuffix(self.statistics.ending)
         statistics = self.measure(voxels, labels, affine)
         legend = statistics.pop("legend")
-        write_segmentation(self.output_dir / f"{name}_{self.suffix}.nii.gz", labels, affine, self.names)
+        write_segmentation(self.output_dir / segmentation, labels, affine, self.names)
         if self.preview:
             low, high = np.percentile(voxels, (1, 99.5)) if self.window is None else self.window
             save_preview(
@@ -85,15 +103,24 @@ class SaveImageSegmentations:
             )
         for warning in statistics["warnings"]:
             logger.warning("%s: %s", path, warning)
-        self.cases.append({"image": path, "segmentation": f"{name}_{self.suffix}.nii.gz", **statistics})
-        write_json(self.output_dir / "statistics.json", self.cases)
+        statistics["warnings"] = [*warnings, *statistics["warnings"]]
+        fingerprint = {"fingerprint": self.fingerprint} if self.fingerprint else {}
+        self.statistics.add(path, {"segmentation": segmentation, **statistics, **fingerprint})
+        self.count += 1
 
-    def _free_name(self, path: str) -> str:
-        name = volume_name(path)
-        if name in self._used:
-            name = Path(path).name
-        self._used.add(name)
-        return name
+    def _start(self, engine: Engine) -> None:
+        check_folder(self.output_dir)
+        self.statistics.read()
+        self.count = 0
 
     def _report(self, engine: Engine) -> None:
-        logger.info("%d case(s) segmented, results in %s", len(self.cases), self.output_dir.resolve())
+        logger.info("%d case(s) segmented, results in %s", self.count, self.output_dir.resolve())
+
+
+def _load_quietly(path: str) -> MetaTensor:
+    """Load a volume whose warnings were logged when it was first read."""
+    logging.disable(logging.WARNING)
+    try:
+        return load_volume(path)
+    finally:
+        logging.disable(logging.NOTSET)

@@ -34,7 +34,7 @@ class ThresholdTuner:
 
     Writes ``thresholds.csv``, one row per combination, ``thresholds.png``, AP-75 over the thresholds, and
     ``thresholds.json``, the best combination; it is also logged as arguments for the other configs. Probabilities are
-    kept as bytes, 2 a voxel; with true ids of 32 bits a case takes 6 bytes a voxel, and decoding 4 more.
+    kept as bytes, 2 per voxel; with true ids of 32 bits a case takes 6 bytes per voxel, and decoding 4 more.
 
     Args:
         output_dir: folder of the results.
@@ -78,7 +78,7 @@ class ThresholdTuner:
         output: Any = engine.state.output
         for item in output:
             # truncated as in the released code, so that bytes and thresholds mean what decode_instances says;
-            # one channel at a time, because the product takes 4 bytes a voxel
+            # one channel at a time, because the product takes 4 bytes per voxel
             mask, boundary = (np.asarray((channel * 255).to(torch.uint8).cpu()) for channel in item["pred"])
             self.cases.append((mask, boundary, np.asarray(item["label"].cpu())[0]))
 
@@ -89,8 +89,8 @@ class ThresholdTuner:
         scores = sweep_thresholds(self.cases, **self.options)
         if all(math.isnan(score.ap75) for score in scores):
             raise UserError(
-                f"thresholds need cases with true instances. Received: {len(self.cases)} case(s), none with one of "
-                f"{max(1, self.options['min_truth_size'])} voxels or more. Choose others or a lower min_truth_size."
+                f"thresholds need a true instance of at least {max(1, self.options['min_truth_size'])} voxels, found "
+                f"none in {len(self.cases)} case(s); choose other cases or a lower min_truth_size"
             )
         best = best_thresholds(scores)
         found = {"mask_threshold": best.mask_threshold, "boundary_threshold": best.boundary_threshold}

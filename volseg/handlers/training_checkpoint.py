@@ -14,8 +14,7 @@ from ignite.engine import Engine, Events
 
 from volseg.errors import UserError
 from volseg.handlers.training_identity import training_identity
-from volseg.storage.files import atomic_path
-from volseg.weights import UNREADABLE
+from volseg.weights import UNREADABLE, write_state
 
 __all__ = ["TrainingCheckpointLoader", "is_first_process"]
 
@@ -27,7 +26,7 @@ class TrainingCheckpointLoader:
 
     A training is the same if its data and hyperparameters are; the checkpoint of another one is put aside as
     ``checkpoint_aside.pt``. When a
-    training completes, its checkpoint is renamed to ``checkpoint_completed.pt``: the next run begins anew.
+    training completes, its checkpoint is renamed to ``checkpoint_completed.pt``: the next run starts over.
 
     Unlike MONAI's ``CheckpointSaver`` it writes to a temporary name first, so that a kill at any moment leaves the
     previous checkpoint whole.
@@ -36,7 +35,7 @@ class TrainingCheckpointLoader:
         path: of the checkpoint.
         objects: with ``state_dict`` and ``load_state_dict``: network, optimiser, schedules, :class:`BestWeights`.
         seed: of the training.
-        resume: ``False`` begins anew whatever is there.
+        resume: ``False`` starts over whatever is there.
     """
 
     def __init__(self, path: str, objects: Mapping[str, Any], seed: int = 0, resume: bool = True) -> None:
@@ -102,7 +101,7 @@ class TrainingCheckpointLoader:
 
     def _put_aside(self, reason: str) -> None:
         aside = self.path.with_name(f"{self.path.stem}_aside{self.path.suffix}")
-        logger.info("beginning anew, %s is put aside as %s: %s", self.path, aside.name, reason)
+        logger.info("starting over, %s is put aside as %s: %s", self.path, aside.name, reason)
         if is_first_process():
             self.path.replace(aside)
 
@@ -110,8 +109,7 @@ class TrainingCheckpointLoader:
         """Write the state after an epoch."""
         if is_first_process():
             objects = {name: value.state_dict() for name, value in self.objects.items()}
-            with atomic_path(self.path) as temporary:
-                torch.save({"identity": self.identity, "epoch": trainer.state.epoch, "objects": objects}, temporary)
+            write_state(self.path, {"identity": self.identity, "epoch": trainer.state.epoch, "objects": objects})
 
     def complete(self, trainer: Engine) -> None:
         """Put the checkpoint of a completed training aside."""

@@ -128,10 +128,10 @@ class BlendedSlidingWindow(Inferer):
 
     Shapes:
         input ``(B, C, D, H, W)``; logits of the network ``(B, K, D, H, W)``; result: probabilities, float32
-        ``(B, K, D, H, W)`` on the CPU. They are accumulated in float32, at 4 (K + 1) bytes a voxel.
+        ``(B, K, D, H, W)`` on the CPU. They are accumulated in float32, at 4 (K + 1) bytes per voxel.
 
     Raises:
-        UserError: a window, overlap or padding that is none, or another number of augmentations.
+        UserError: an invalid window, overlap or padding, or another number of augmentations.
     """
 
     def __init__(

@@ -124,8 +124,7 @@ class SizeRangeScores:
     def _position(self, iou_threshold: float) -> int:
         if iou_threshold not in self.iou_thresholds:
             raise UserError(
-                f"There is no score at an IoU of {iou_threshold}. Received: iou_thresholds {self.iou_thresholds}."
-                " Add it to them."
+                f"no score at an IoU of {iou_threshold}; add it to iou_thresholds, now {self.iou_thresholds}"
             )
         return self.iou_thresholds.index(iou_threshold)
 
@@ -297,12 +296,12 @@ def average_precision_of_table(
 
 def _check_options(iou_thresholds: Sequence[float], size_ranges: Mapping[str, tuple[float, float]]) -> None:
     if not iou_thresholds or not all(0 < threshold <= 1 for threshold in iou_thresholds):
-        raise UserError(f"iou_thresholds must be above 0 and up to 1. Received: {list(iou_thresholds)}.")
+        raise UserError(f"iou_thresholds must be numbers > 0 and <= 1, got {list(iou_thresholds)}")
     for name, (low, high) in size_ranges.items():
         if name == ALL_SIZES or low >= high:
             raise UserError(
-                f"A size range must have a name other than {ALL_SIZES!r} and a low below its high end."
-                f" Received: {name!r} ({low:g}, {high:g}]."
+                f"size_ranges: a range needs a name other than {ALL_SIZES!r} and low < high, got {name!r} "
+                f"({low:g}, {high:g}]"
             )
 
 
@@ -312,8 +311,8 @@ def _scores(table: OverlapTable, scores: Mapping[int, float] | None) -> np.ndarr
     ids = table.prediction_ids.tolist()
     if missing := [label for label in ids if label not in scores]:
         raise UserError(
-            f"Every predicted instance must have a score. Received: none for {len(missing)} of {len(ids)},"
-            f" the first with id {missing[0]}."
+            f"scores must hold every predicted instance, but {len(missing)} of {len(ids)} are missing, the first with "
+            f"id {missing[0]}"
         )
     return np.array([scores[label] for label in ids], dtype=np.float64)
 

@@ -42,7 +42,7 @@ class InstanceAveragePrecisionMetric(CumulativeIterationMetric):
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         if y is None:
-            raise UserError("The metric must be called with a prediction and a truth. Received: no truth.")
+            raise UserError("the metric must be called with a prediction and a truth, got no truth")
         predictions, truths = _volumes("prediction", y_pred), _volumes("truth", y)
         values = [self._value(prediction, truth) for prediction, truth in zip(predictions, truths, strict=True)]
         # On the device of the prediction, where values of several processes are gathered.
@@ -68,9 +68,7 @@ def _volumes(name: str, batch: torch.Tensor) -> np.ndarray:
     """Integer ids (B, D, H, W) of a batch (B, 1, D, H, W)."""
     ids = batch.detach().cpu()
     if ids.ndim < 4 or ids.shape[1] != 1:
-        raise UserError(
-            f"The {name} must hold instance ids in one channel, (B, 1, D, H, W). Received: {tuple(batch.shape)}."
-        )
+        raise UserError(f"{name} must hold instance ids in one channel, (B, 1, D, H, W), got {tuple(batch.shape)}")
     ids = ids[:, 0]
     if ids.is_floating_point():
         # From 2 / eps on, neighbouring ids fall on one number: 2**24 in float32, 2048 in float16.
@@ -78,8 +76,8 @@ def _volumes(name: str, batch: torch.Tensor) -> np.ndarray:
         whole = ids.to(torch.int64)
         if not (torch.equal(whole.to(ids.dtype), ids) and float(ids.max() if ids.numel() else 0) < highest_id):
             raise UserError(
-                f"The {name} must hold instance ids as whole numbers below {highest_id:.0f}. Received: other values of"
-                f" {ids.dtype}. Keep ids in an integer type."
+                f"{name} must hold instance ids, integers below {highest_id:.0f}, got other values of {ids.dtype}; "
+                "keep ids in an integer type"
             )
         ids = whole
     return ids.numpy()

@@ -70,12 +70,10 @@ class Decoding:
     def __post_init__(self) -> None:
         methods = get_args(DecodingMethod)
         if self.method not in methods:
-            raise UserError(
-                f"decoding: method must be one of {', '.join(methods)}. Received: {self.method!r}. Give one of them."
-            )
+            raise UserError(f"decoding: method must be one of {', '.join(methods)}, got {self.method!r}")
         widths = three_whole_numbers("dilation", self.dilation, 1, "[1,7,7]")
         if any(width % 2 == 0 for width in widths):
-            raise UserError(f"dilation: three odd widths are needed. Received: {widths}. Give it as [1,7,7].")
+            raise UserError(f"dilation must be three odd widths along z, y, x such as [1,7,7], got {widths}")
         for name in ("mask_threshold", "boundary_threshold", "foreground_threshold"):
             object.__setattr__(self, name, number(name, getattr(self, name), 0, 1))
         object.__setattr__(self, "min_size", whole_number("min_size", self.min_size, 0))
@@ -167,10 +165,10 @@ def decode_instances(
     Either way, objects below ``min_size`` are removed last and the others keep the numbers of their seeds, in the order
     of the seeds' first voxels, so that ids may have gaps.
 
-    Memory beside the inputs: 4 bytes a voxel, the result itself, as labelling works in place and growth, counting
-    and removal go section by section (about 10 bytes a pixel of one section). 100 x 4096 x 4096 voxels take 6.7 GB and,
-    for uint8 inputs, 3.4 GB for these. Watershed floods each connected piece of the foreground in its own bounding
-    box, which takes 40 bytes a voxel of the largest box and up to 80 where most of it are seeds; flooding all at once
+    Memory beside the inputs: 4 bytes per voxel, the result itself, as labelling works in place and growth, counting
+    and removal go section by section (about 10 bytes per pixel of one section). 100 x 4096 x 4096 voxels take 6.7 GB,
+    and uint8 inputs of that size 3.4 GB. Watershed floods each connected piece of the foreground in its own bounding
+    box, which takes 40 bytes per voxel of the largest box and up to 80 where most of it are seeds; flooding all at once
     takes that for the whole volume. The result is the same, but where markers meet on voxels of equal probability
     these may go to the other one.
 
@@ -187,7 +185,7 @@ def decode_instances(
     """
     mask, boundary = _probabilities(mask, "mask"), _probabilities(boundary, "boundary")
     if mask.ndim != 3 or mask.shape != boundary.shape:
-        raise ValueError(f"mask and boundary must be alike, (D, H, W). Received: {mask.shape} and {boundary.shape}")
+        raise ValueError(f"mask and boundary must have one shape (D, H, W), got {mask.shape} and {boundary.shape}")
     if decoding.is_watershed:
         return _flood(mask, boundary, decoding)
     labels = np.empty(mask.shape, np.uint32)
@@ -253,7 +251,7 @@ def foreground_pieces(
 
 
 def flood_piece(mask: np.ndarray, markers: np.ndarray, in_piece: np.ndarray, foreground_threshold: float) -> np.ndarray:
-    """Marker watershed of one connected piece in its bounding box; 40 to 80 bytes a voxel of the box.
+    """Marker watershed of one connected piece in its bounding box; 40 to 80 bytes per voxel of the box.
 
     Args:
         mask: probability of being inside an object (D, H, W), floating point or uint8.
@@ -300,7 +298,7 @@ def _first_voxels(seeds: np.ndarray, markers: np.ndarray, box: tuple[slice, ...]
 
 def _renumber(labels: np.ndarray, new_ids: np.ndarray, min_size: int) -> np.ndarray:
     """Give every label its new id, or 0 where it has fewer than ``min_size`` voxels, in place and by sections."""
-    # bincount and indexing make copies of 8 bytes a voxel of what they are given
+    # bincount and indexing make copies of 8 bytes per voxel of what they are given
     sizes = np.zeros(len(new_ids), np.int64)
     for section in labels:
         sizes += np.bincount(section.ravel(), minlength=len(new_ids))
@@ -313,7 +311,7 @@ def _renumber(labels: np.ndarray, new_ids: np.ndarray, min_size: int) -> np.ndar
 def _probabilities(probabilities: np.ndarray | torch.Tensor, name: str) -> np.ndarray:
     array = np.asarray(probabilities.detach().cpu() if hasattr(probabilities, "detach") else probabilities)
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{name} must be uint8 or floating point. Received: {array.dtype}")
+        raise ValueError(f"{name} must be uint8 or floating point, got {array.dtype}")
     return array
 
 

@@ -156,9 +156,7 @@ def match_instances_of_table(table: OverlapTable, iou_threshold: float) -> Insta
 
 def _check_threshold(iou_threshold: float) -> None:
     if not 0.5 <= iou_threshold <= 1:
-        raise UserError(
-            f"iou_threshold must be from 0.5 to 1; below, partners are not unique. Received: {iou_threshold}."
-        )
+        raise UserError(f"iou_threshold must be from 0.5 to 1, so that partners are unique, got {iou_threshold}")
 
 
 def _relations(table: OverlapTable) -> InstanceRelations:

@@ -158,11 +158,11 @@ _NO_COUNTS = _PairCounts(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
 def _check_arrays(prediction: LabelArray, truth: LabelArray) -> None:
     for name, array in (("prediction", prediction), ("truth", truth)):
         if np.dtype(array.dtype).kind not in "biu":
-            raise UserError(f"The {name} must hold integer ids. Received: {array.dtype}. Convert it first.")
+            raise UserError(f"{name} must hold integer ids, got {array.dtype}; convert it first")
     if tuple(prediction.shape) != tuple(truth.shape) or len(truth.shape) < 2:
         raise UserError(
-            f"Prediction and truth must have one shape (D, H, W) or (H, W). Received: {tuple(prediction.shape)} and"
-            f" {tuple(truth.shape)}. Bring both to one grid."
+            f"prediction and truth must have one shape (D, H, W) or (H, W), got {tuple(prediction.shape)} and "
+            f"{tuple(truth.shape)}; bring both to one grid"
         )
 
 
@@ -201,7 +201,7 @@ def _checked_ids(name: str, ids: np.ndarray) -> np.ndarray:
     lowest, highest = int(ids.min()), int(ids.max())
     if lowest < 0 or highest > _MAX_ID:
         wrong = lowest if lowest < 0 else highest
-        raise UserError(f"The {name} must hold ids from 0 to 2**63 - 1. Received: {wrong}. Renumber its instances.")
+        raise UserError(f"{name} must hold ids from 0 to 2**63 - 1, got {wrong}; renumber its instances")
     return ids.astype(np.int64)
 
 

@@ -49,7 +49,7 @@ class Instance:
 def instance_table(labels: np.ndarray, voxel_size_nm: Sequence[float] | None) -> list[Instance]:
     """Measure every instance, in one pass section by section.
 
-    Memory beside the labels: about 2 bytes a pixel of one section and 80 bytes for each instance of each section, which
+    Memory beside the labels: about 2 bytes per pixel of one section and 80 bytes per instance of each section, which
     for 100 x 4096 x 4096 voxels and 10 000 instances is below 0.1 GB.
 
     Args:

@@ -84,7 +84,7 @@ def sweep_thresholds(
         for mask, boundary, foreground in itertools.product(mask_thresholds, boundary_thresholds, foregrounds)
     ]
     if not combinations:
-        raise ValueError("thresholds must hold at least one of each. Received: none")
+        raise ValueError("thresholds must hold at least one value of each kind, got none")
     precisions: list[list[tuple[float, float, float]]] = [[] for _ in combinations]
     instances = [0] * len(combinations)
     for mask, boundary, truth in cases:
@@ -94,7 +94,7 @@ def sweep_thresholds(
             precisions[row].append((score.ap, score.ap50, score.ap75))
             instances[row] += len(score.matches.prediction_ids)
     if not precisions[0]:
-        raise ValueError("cases must hold at least one. Received: none")
+        raise ValueError("cases must hold at least one, got none")
     return [
         ThresholdScore(
             combination.mask_threshold,
@@ -115,7 +115,7 @@ def best_thresholds(scores: Sequence[ThresholdScore]) -> ThresholdScore:
     """
     scored = [score for score in scores if not math.isnan(score.ap75)]
     if not scored:
-        raise ValueError("scores must hold a row with AP-75, from a case with true instances. Received: none")
+        raise ValueError("scores must hold a row with AP-75, from a case with true instances, got none")
     return max(scored, key=lambda score: (score.ap75, score.ap))
 
 

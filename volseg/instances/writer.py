@@ -22,8 +22,7 @@ from volseg.data.volume_formats.section_volume import SectionVolume
 from volseg.data.volume_formats.tiff_stack import TiffStack
 from volseg.data.volume_formats.zarr_volume import ZarrVolume
 from volseg.errors import UserError
-from volseg.storage.atomic_folder import atomic_folder, check_replaceable
-from volseg.storage.files import atomic_path
+from volseg.storage.files import atomic_folder, atomic_path, check_replaceable
 
 __all__ = ["InstanceLabels", "instances_path", "write_instances"]
 
@@ -73,7 +72,7 @@ def write_instances(
     sections at a time.
 
     Args:
-        path_stem: where to write; the format's suffix is added. A file that stands there is replaced, as is an OME-Zarr
+        path_stem: where to write; the format's suffix is added. A file that is there is replaced, as is an OME-Zarr
             image of one level; a folder of sections is not.
         labels: (D, H, W) of an integer type, 0 = background.
         like: the image.
@@ -89,17 +88,14 @@ def write_instances(
     path = instances_path(path_stem, like)
     _, write, max_id = _format(Path(path_stem), like)
     if tuple(labels.shape) != like.shape:
-        raise UserError(
-            f"{path}: labels must have the shape of {like.path}. Received: {tuple(labels.shape)}. "
-            f"Expected: {like.shape}"
-        )
+        raise UserError(f"{path}: labels must have the shape of {like.path}, {like.shape}, got {tuple(labels.shape)}")
     if np.dtype(labels.dtype).kind not in "biu":
-        raise UserError(f"{path}: ids must be integers. Received: type {labels.dtype}. Round or label them first.")
+        raise UserError(f"{path}: ids must be integers, got {labels.dtype}; round or label them first")
     extremes = [(int(slab.min()), int(slab.max())) for _, slab in _slabs(labels)]
     lowest, highest = min(low for low, _ in extremes), max(high for _, high in extremes)
     if lowest < 0 or highest > max_id:
         raise UserError(
-            f"{path}: ids must be from 0 to {max_id}. Received: {lowest if lowest < 0 else highest}. Number them anew."
+            f"{path}: ids must be from 0 to {max_id}, got {lowest if lowest < 0 else highest}; renumber them"
         )
     write(path, labels, like, highest, voxel_size_nm or like.voxel_size_nm)
     return path
@@ -118,17 +114,12 @@ def instances_path(path_stem: str | Path, like: ChunkedVolume) -> Path:
     path, write, _ = _format(Path(path_stem), like)
     image, target = like.file_path.resolve(), path.resolve()
     if image == target or target in image.parents:
-        raise UserError(f"{path}: this is the image itself. Received: the same name for both. Choose another name.")
+        raise UserError(f"{path}: this is the image itself; choose another name")
     if write is _write_sections:
-        check_replaceable(path, _never)
+        check_replaceable(path)  # nothing tells a folder of results from one of images
     elif write is _write_ome_zarr:
         check_replaceable(path, is_one_level)
     return path
-
-
-def _never(path: Path) -> bool:
-    """Sections are not replaced: nothing tells a folder of results from one of images."""
-    return False
 
 
 def _format(stem: Path, like: ChunkedVolume) -> tuple[Path, Any, int]:
@@ -172,7 +163,7 @@ def _write_sections(path: Path, labels: InstanceLabels, like: SectionVolume, hig
     names = like.section_names
     if len(set(names)) != len(names):  # files of one name from several folders, or tiles of one name
         names = [f"{z:0{len(str(len(names) - 1))}d}" for z in range(len(names))]
-    with atomic_folder(path, _never) as folder:
+    with atomic_folder(path) as folder:
         for start, slab in _slabs(labels, np.uint16 if is_png else np.uint32):
             for name, section in zip(names[start:], slab, strict=False):
                 if is_png:

@@ -115,26 +115,28 @@ class CaseReport:
             UserError: if the case was added before, has no measures, or has others than the first case.
         """
         if case_id in self._cases:
-            raise UserError(f"The case {case_id} is in the report already; give every case a name of its own.")
+            raise UserError(f"case {case_id} is already in the report; give every case its own name")
         for reserved in (MEAN_LABEL, CASE_LABEL):
             if reserved in measures:
-                raise UserError(f"A label of case {case_id} is called {reserved!r}, the name of rows in the summary.")
+                raise UserError(
+                    f"case {case_id}: the label name {reserved!r} is reserved for rows of the summary; rename it"
+                )
         if not measures or not all(measures.values()):
-            raise UserError(f"The case {case_id} has no measures.")
+            raise UserError(f"case {case_id} has no measures")
         columns = {label: tuple(values) for label, values in measures.items()}
         expected = self._columns() if self._cases else dict.fromkeys(measures, next(iter(columns.values())))
         if {label: set(names) for label, names in columns.items()} != {k: set(v) for k, v in expected.items()}:
             raise UserError(
-                f"The case {case_id} has the labels and measures {columns}; this report's are {expected}."
-                " Measure all cases with the same labels and tolerance."
+                f"case {case_id} has the labels and measures {columns}, but this report has {expected}; measure all "
+                "cases with the same labels and tolerance"
             )
         case_values = case_values or {}
         expected_values = next(iter(self._case_values.values()), case_values)
         value_names = set(case_values)
         if value_names != set(expected_values) or not value_names.isdisjoint(next(iter(expected.values()))):
             raise UserError(
-                f"The case {case_id} has the case values {list(case_values)}; this report's are"
-                f" {list(expected_values)}. Give all cases the same, none with the name of a measure."
+                f"case {case_id} has the case values {list(case_values)}, but this report has {list(expected_values)}; "
+                "give all cases the same values, none with the name of a measure"
             )
         self._cases[case_id] = {
             label: {name: float(measures[label][name]) for name in names} for label, names in expected.items()
@@ -159,7 +161,7 @@ class CaseReport:
             UserError: if no case was added.
         """
         if not self._cases:
-            raise UserError("The report has no cases; add at least one.")
+            raise UserError("the report has no cases; add at least one")
         columns = self._columns()
         result = {
             label: {name: _statistics(case[label][name] for case in self._cases.values()) for name in names}
@@ -220,16 +222,16 @@ class CaseReport:
 
 def _check_labels(labels: Mapping[int, str]) -> None:
     if not labels or min(labels) < 1:
-        raise UserError(f"labels is {dict(labels)}; name at least one label, numbers from 1 (0 is the background).")
+        raise UserError(f"labels must name at least one label >= 1 (0 is the background), got {dict(labels)}")
     if len(set(labels.values())) != len(labels):
-        raise UserError(f"labels is {dict(labels)}; give every label a name of its own.")
+        raise UserError(f"labels must have different names, got {dict(labels)}")
 
 
 def _check_all_named(counts: np.ndarray, labels: Mapping[int, str]) -> None:
     present = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1)).tolist()
     unnamed = sorted(set(present) - set(labels) - {0})
     if unnamed:
-        raise UserError(f"The label maps hold the labels {unnamed}, which have no name in labels; name or erase them.")
+        raise UserError(f"the label maps hold {unnamed}, which labels does not name; name or erase them")
 
 
 def _joint_boxes(prediction: np.ndarray, truth: np.ndarray, max_label: int) -> dict[int, tuple[slice, ...]]:

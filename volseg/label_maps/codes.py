@@ -39,7 +39,7 @@ def round_labels(label: NDArray[Any], name: str = "label") -> NDArray[Any]:
     if not error.max(initial=0) <= _WHOLE_NUMBER_TOLERANCE:  # negated so that NaN counts as wrong
         wrong = label[~(error <= _WHOLE_NUMBER_TOLERANCE)]
         raise UserError(
-            f"{name}: label codes are not whole numbers. Received: {wrong[0]:g} among them. "
-            "Expected: a label map, resampled with nearest neighbour if at all"
+            f"{name}: label codes are not whole numbers, got {wrong[0]:g}; give a label map, and resample it only with "
+            "nearest neighbour"
         )
     return rounded.astype(np.int32)

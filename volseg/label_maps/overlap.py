@@ -29,7 +29,7 @@ def confusion_counts(prediction: np.ndarray, truth: np.ndarray, num_classes: int
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     for name, label_map in (("prediction", prediction), ("truth", truth)):
         if label_map.dtype.kind not in "biu":
-            raise UserError(f"The {name} is of type {label_map.dtype}; pass an integer label map.")
+            raise UserError(f"{name} must be an integer label map, got {label_map.dtype}")
     if prediction.shape != truth.shape:
         raise UserError(
             f"The prediction has the shape {prediction.shape}, the truth {truth.shape}; bring both to one grid."
@@ -92,4 +92,4 @@ def _check_range(name: str, labels: np.ndarray, num_classes: int) -> None:
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= num_classes:
         wrong = lowest if lowest < 0 else highest
-        raise UserError(f"The {name} has the label {wrong}; expected 0 to {num_classes - 1}. Map its labels first.")
+        raise UserError(f"{name} must hold labels from 0 to {num_classes - 1}, got {wrong}; map its labels first")

@@ -157,10 +157,8 @@ def _check(
     prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float, float], tolerance_mm: float
 ) -> None:
     if prediction.shape != truth.shape or prediction.ndim != 3:
-        raise UserError(
-            f"The masks have the shapes {prediction.shape} and {truth.shape}; pass two (X, Y, Z) masks of one grid."
-        )
+        raise UserError(f"masks must have one shape (X, Y, Z), got {prediction.shape} and {truth.shape}")
     if len(spacing_mm) != 3 or not all(0 < size < math.inf for size in spacing_mm):
-        raise UserError(f"spacing_mm is {spacing_mm}; pass three positive voxel sizes in mm.")
+        raise UserError(f"spacing_mm must be three voxel sizes > 0 in mm, got {spacing_mm}")
     if not 0 <= tolerance_mm < math.inf:
-        raise UserError(f"tolerance_mm is {tolerance_mm}; pass a distance of 0 mm or more.")
+        raise UserError(f"tolerance_mm must be a distance >= 0 in mm, got {tolerance_mm}")

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes phantoms as a data set: a folder of image and label files and a MONAI datalist."""
+"""Write phantoms as a data set: a folder of image and label files with a MONAI data list."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,24 +16,25 @@ from tqdm import tqdm
 from volseg.data.datalist import DATALIST_NAME
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
 from volseg.errors import UserError
+from volseg.storage.files import atomic_folder
 
 
 class Storage(Protocol):
-    """How the cases of a data set lie on disk."""
+    """Layout of the cases of a data set on disk."""
 
     def files(self, split: str, index: int) -> dict[str, str]:
-        """The entry of a case in the datalist: paths of ``image`` and ``label``, relative to the folder."""
+        """Return a case's entry in the data list: paths of ``image`` and ``label``, relative to the folder."""
         ...
 
     def save(self, folder: Path, files: Mapping[str, str], case: Any) -> None:
-        """Write a phantom to the ``files`` of its entry; their folders may not exist yet."""
+        """Write a phantom to the ``files`` of its entry, creating their folders."""
         ...
 
 
 class NiftiPairs:
     """``images/<split>_<i>.nii.gz`` (int16) and ``labels/<split>_<i>.nii.gz`` (uint8).
 
-    For phantoms with ``image`` and ``label`` of one shape (X, Y, Z) and ``affine`` (4, 4) from voxels to RAS mm.
+    Phantoms need ``image`` and ``label`` of one shape (X, Y, Z) and an ``affine`` (4, 4), voxel to RAS in mm.
     """
 
     def files(self, split: str, index: int) -> dict[str, str]:
@@ -50,12 +48,12 @@ class NiftiPairs:
 
 
 class OmeZarrVolumes:
-    """``<split>_<i>.ome.zarr`` with the label inside, chunked as large volumes are.
+    """``<split>_<i>.ome.zarr`` with the label inside, chunked like large volumes.
 
-    For phantoms with ``image`` and ``label`` of one shape (D, H, W) and ``voxel_size_nm`` (z, y, x).
+    Phantoms need ``image`` and ``label`` of one shape (D, H, W) and ``voxel_size_nm`` (z, y, x).
 
     Args:
-        label: name of the label in its image.
+        label: name of the label within its image.
     """
 
     def __init__(self, label: str) -> None:
@@ -82,44 +80,38 @@ def write_dataset(
     parameters: Mapping[str, Any] | None = None,
     storage: Storage | None = None,
 ) -> Path:
-    """Write ``splits[name]`` cases per split below ``folder`` unless they are there already; return the folder.
+    """Write ``splits[name]`` cases per split to ``folder`` unless they are there already, and return the folder.
 
-    ``folder/dataset.json`` lists for each split the files of its cases, those of ``storage`` (:class:`NiftiPairs` if
-    not given), beside name, seed and ``parameters`` (JSON values: whatever else ``make_case`` depends on). A folder
-    made with the same values is left alone, one made with others is replaced. Each case gets its own number, counted
-    through the splits from a start that depends on ``seed``.
+    ``folder/dataset.json`` lists the files of each case, as laid out by ``storage`` (:class:`NiftiPairs` by default),
+    and records name, seed and ``parameters``, the JSON values that ``make_case`` depends on. A folder made with the
+    same values is kept, one made with other values is replaced. Each case gets its own number, counted through the
+    splits from a start that depends on ``seed``.
 
-    All files are written to a sibling folder that is renamed at the end: ``folder`` holds all cases or none, also
-    when the process is killed or two of them start at once. A sibling that a killed process left behind ends in
-    ``.partial`` and may be deleted.
+    ``folder`` holds all cases or none, even if the process is killed or two processes start at once.
 
     Raises:
-        UserError: ``folder`` exists and was not written by this function; nothing is touched then.
+        UserError: ``folder`` exists and was not written by this function; it is left untouched.
     """
     folder = Path(folder)
     storage = storage or NiftiPairs()
     wanted = _datalist(splits, seed, name, parameters or {}, storage)
     if _read(folder) == wanted:
         return folder
-    _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        _write_cases(partial, make_case, wanted, storage)
-        _move_into_place(partial, folder, wanted)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_folder(folder, _is_phantom) as temporary:
+        _write_cases(temporary, make_case, wanted, storage)
     return folder
 
 
 def case_seeds(splits: Mapping[str, int], seed: int) -> dict[str, list[int]]:
-    """The number of each case; no two cases of a data set, nor of data sets with other seeds, share one.
+    """Return the number of each case, unique within a data set and among data sets with different seeds.
 
     Raises:
-        UserError: a split has a negative size, or there are more cases than numbers between two seeds.
+        UserError: a split has a negative size, the seed is negative, or there are more than a million cases.
     """
     if min(splits.values(), default=0) < 0 or sum(splits.values()) > 1_000_000 or seed < 0:
-        raise UserError(f"splits need sizes >= 0, at most a million cases, and a seed >= 0; got {dict(splits)}, {seed}")
+        raise UserError(
+            f"splits must have sizes >= 0, at most a million cases, and a seed >= 0, got {dict(splits)}, {seed}"
+        )
     out, start = {}, seed * 1_000_000
     for split, count in splits.items():
         out[split] = list(range(start, start + count))
@@ -134,28 +126,24 @@ def _datalist(
     header = {"name": name, "source": "phantom", "seed": seed, "parameters": dict(parameters)}
     if clash := set(header) & set(splits):
         raise UserError(
-            f"a split cannot be called {sorted(clash)}: that key of {DATALIST_NAME} is taken; choose another name"
+            f"splits must not be named like other keys of {DATALIST_NAME}, got {sorted(clash)}; choose another name"
         )
     files = {split: [storage.files(split, i) for i in range(count)] for split, count in splits.items()}
-    # Through JSON and back: what is compared later was read from a file.
+    # convert through JSON, because the result is compared with the content of a file
     return json.loads(json.dumps({**header, **files}))
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The datalist of ``folder``, or None where there is none that can be read."""
+    """Return the data list of ``folder``, or None if it cannot be read."""
     try:
         return json.loads((folder / DATALIST_NAME).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Refuse to delete what is not a phantom: a data set of the user's own may be in the way."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
+def _is_phantom(folder: Path) -> bool:
     found = _read(folder)
-    if not isinstance(found, dict) or found.get("source") != "phantom":
-        raise UserError(f"{folder}: exists and holds no phantom data set; move it away or choose another folder")
+    return isinstance(found, dict) and found.get("source") == "phantom"
 
 
 def _write_cases(folder: Path, make_case: Callable[[int], Any], datalist: dict[str, Any], storage: Storage) -> None:
@@ -169,42 +157,11 @@ def _write_cases(folder: Path, make_case: Callable[[int], Any], datalist: dict[s
 
 def _save_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], dtype: type[np.generic]) -> None:
     if array.ndim != 3 or not np.array_equal(array.astype(dtype), array):
-        raise ValueError(f"{path.name}: needs three axes and values that {np.dtype(dtype)} holds; "
-                         f"got shape {array.shape}, {array.dtype}")  # fmt: skip
+        raise ValueError(
+            f"{path.name}: must have three axes and values that fit {np.dtype(dtype)}, got {array.dtype} {array.shape}"
+        )
     image = nib.Nifti1Image(array.astype(dtype), affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     nib.save(image, path)
-
-
-def _move_into_place(partial: Path, folder: Path, wanted: dict[str, Any]) -> None:
-    """Rename ``partial`` to ``folder``; where another process was faster with the same data set, keep that one."""
-    partial.chmod(0o755 & ~_umask())
-    for _ in range(10):
-        try:
-            # Fails unless folder is absent or empty.
-            os.rename(partial, folder)  # noqa: PTH104
-            return
-        except OSError:
-            if _read(folder) == wanted:
-                return
-            _check_replaceable(folder)
-        stale = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-        try:
-            os.rename(folder, stale)  # noqa: PTH104
-            if _read(stale) == wanted:  # another process put it there a moment ago
-                os.rename(stale, folder)  # noqa: PTH104
-                return
-        except OSError:
-            continue  # another process has just moved or replaced it
-        finally:
-            shutil.rmtree(stale, ignore_errors=True)
-    raise UserError(f"{folder}: other processes keep writing other data sets there; give each its own folder")
-
-
-def _umask() -> int:
-    """The process's mask; mkdtemp gives folders to their owner alone, data sets follow the mask."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the phantoms share: grids in a patient frame, painting with soft edges, stored axis orders."""
+"""Shared by the phantoms: grids in a patient frame, painting with soft edges, stored axis orders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Point = NDArray[np.float64] | Triple
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular grid in the patient frame, axes near R, A, S; ``rotation`` turns index axes into patient axes."""
+    """A regular grid in the patient frame with axes close to R, A, S; ``rotation`` maps index axes to patient axes."""
 
     shape: tuple[int, int, int]
     spacing: NDArray[np.float64]
@@ -24,7 +24,7 @@ class Grid:
     rotation: NDArray[np.float64] = field(default_factory=lambda: np.eye(3))
 
     def coordinates(self, start: int, stop: int) -> tuple[Floats, Floats, Floats]:
-        """x, y, z in mm of slices [start, stop): three arrays that broadcast, so an upright grid costs little."""
+        """Return x, y, z in mm of slices [start, stop) as arrays that broadcast, which makes upright grids cheap."""
         axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(self.shape, self.spacing, strict=True)]
         axes[2] = axes[2][start:stop]
         i, j, k = np.ix_(*axes)
@@ -34,12 +34,12 @@ class Grid:
         return x, y, z
 
     def index(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Voxel indices (N, 3) of points (N, 3) in mm."""
+        """Return the voxel indices (N, 3) of points (N, 3) in mm."""
         return (points - self.centre) @ self.rotation / self.spacing + (np.array(self.shape) - 1) / 2
 
     @property
     def softness(self) -> float:
-        """Width in mm over which an edge is blurred by the size of a voxel."""
+        """Width in mm over which the voxel size blurs an edge."""
         return max(0.8, float(np.prod(self.spacing) ** (1 / 3)))
 
     def affine(self) -> NDArray[np.float64]:
@@ -50,28 +50,19 @@ class Grid:
 
 
 def smooth_max(first: Floats, second: Floats, width: float) -> Floats:
-    """Maximum with its crease rounded over about ``width`` mm, so intersections get round edges."""
+    """Return the maximum, with its crease rounded over about ``width`` mm to give intersections round edges."""
     difference = first - second
-    difference *= difference
-    difference += np.float32(width * width)
-    np.sqrt(difference, out=difference)
-    difference += first
-    difference += second
-    difference *= np.float32(0.5)
-    return difference
+    return (np.sqrt(difference * difference + np.float32(width * width)) + first + second) * np.float32(0.5)
 
 
 def paint_over(image: Floats, distance: Floats, value: float | Floats, softness: float) -> None:
-    """Paint ``value`` over ``image`` where ``distance`` is negative, with an edge ``softness`` mm wide."""
-    alpha = distance * np.float32(-1 / softness)
-    alpha += np.float32(0.5)
-    np.clip(alpha, 0, 1, out=alpha)
-    alpha *= np.asarray(value, dtype=np.float32) - image
-    image += alpha
+    """Paint ``value`` into ``image`` where ``distance`` is negative, with an edge ``softness`` mm wide."""
+    alpha = np.clip(distance * np.float32(-1 / softness) + np.float32(0.5), 0, 1)
+    image += alpha * (np.asarray(value, dtype=np.float32) - image)
 
 
 def resize_linear(coarse: Floats, shape: tuple[int, int, int]) -> Floats:
-    """Linear interpolation of a coarse grid to ``shape``, one axis after the other."""
+    """Interpolate a coarse grid linearly to ``shape``, axis by axis."""
     for axis, n in enumerate(shape):
         position = np.linspace(0, coarse.shape[axis] - 1.001, n)
         low = position.astype(int)
@@ -83,7 +74,7 @@ def resize_linear(coarse: Floats, shape: tuple[int, int, int]) -> Floats:
 
 
 def small_rotation(rng: np.random.Generator, largest_deg: float | Triple) -> NDArray[np.float64]:
-    """A rotation about each axis by up to ``largest_deg``, one angle or one per axis R, A, S."""
+    """Draw a rotation about each axis by up to ``largest_deg``, one limit or one per axis R, A, S."""
     largest = np.asarray(largest_deg, dtype=np.float64)
     angles = rng.uniform(-largest, largest, 3)
     rotation = np.eye(3)
@@ -95,7 +86,7 @@ def small_rotation(rng: np.random.Generator, largest_deg: float | Triple) -> NDA
 
 
 def store(array: NDArray, affine: NDArray[np.float64], orientation: str) -> tuple[NDArray, NDArray[np.float64]]:
-    """Turn axes R, A, S into the given ones; the affine follows."""
+    """Reorder and flip the axes R, A, S to an orientation, and adapt the affine."""
     axes, signs = stored_axes(orientation)
     turn = np.zeros((4, 4))
     turn[3, 3] = 1
@@ -108,21 +99,21 @@ def store(array: NDArray, affine: NDArray[np.float64], orientation: str) -> tupl
 
 
 def stored_axes(orientation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """For each stored axis, the R, A, S axis it runs along and its sign."""
+    """Return for each stored axis its R, A or S axis and its sign."""
     axes = tuple(max("RAS".find(c), "LPI".find(c)) for c in orientation)
     return axes, tuple(1 if c in "RAS" else -1 for c in orientation)
 
 
 def in_body_axes(values: tuple, axes: tuple[int, ...]) -> tuple:
-    """Values per stored axis in the order R, A, S."""
+    """Reorder values per stored axis to R, A, S."""
     return tuple(values[axes.index(i)] for i in range(3))
 
 
 class Blob(NamedTuple):
-    """An ellipsoid turned about z, or a tube if ``end`` is given; a rim of other brightness lies inside its surface."""
+    """An ellipsoid rotated about z, or a tube if ``end`` is given; a rim of other brightness may line its surface."""
 
     centre: Triple
-    axes: Triple  # half axes, mm; a tube has three times its radius
+    axes: Triple  # half axes in mm; for a tube, its radius three times
     value: float
     angle_deg: float = 0.0  # from x towards y
     rim: float = 0.0  # brightness of the rim
@@ -130,12 +121,12 @@ class Blob(NamedTuple):
     end: Triple | None = None
 
     def corners(self, spare_mm: float) -> NDArray[np.float64]:
-        """Two corners (2, 3) in mm of a box that holds the shape with ``spare_mm`` around it."""
+        """Return two corners (2, 3) in mm of a box around the shape, with a margin of ``spare_mm``."""
         ends, reach = np.array([self.centre, self.end or self.centre]), max(self.axes) + spare_mm
         return np.stack([ends.min(axis=0) - reach, ends.max(axis=0) + reach])
 
     def distance(self, x: Floats, y: Floats, z: Floats) -> Floats:
-        """Approximate distance in mm to the surface, negative inside, at points in mm that broadcast."""
+        """Return the approximate distance in mm to the surface, negative inside, at broadcasting points in mm."""
         centre, axes = np.array(self.centre, np.float32), np.array(self.axes, np.float32)
         x, y, z = x - centre[0], y - centre[1], z - centre[2]
         if self.end is None:
@@ -151,25 +142,26 @@ class Blob(NamedTuple):
 def blob(
     centre: Point, axes: Point, value: float, angle_deg: float = 0.0, rim: float = 0.0, rim_mm: float = 0.0
 ) -> Blob:
-    """An ellipsoid from centre and half axes in mm."""
+    """Return an ellipsoid with centre and half axes in mm."""
     return Blob(triple(centre), triple(axes), value, angle_deg, rim, rim_mm)
 
 
 def tube(start: Point, end: Point, radius: float, value: float, rim: float | None = None) -> Blob:
-    """A tube between two points in mm; with ``rim`` its outer quarter is a wall of that brightness."""
+    """Return a tube between two points in mm; with ``rim``, its outer quarter is a wall of that brightness."""
     rim_mm = 0.0 if rim is None else max(0.8, 0.25 * radius)
     return Blob(triple(start), (radius, radius, radius), value, 0.0, rim or 0.0, rim_mm, triple(end))
 
 
 def triple(values: Point) -> Triple:
-    """Three plain floats."""
+    """Convert to three plain floats."""
     return (float(values[0]), float(values[1]), float(values[2]))
 
 
 class Canvas:
-    """Slices [start, stop) of an image on an upright grid, all 0 at first.
+    """Slices [start, stop) of an image on an upright grid, initially 0.
 
-    ``uneven`` (shape of the image, mm) is added to distances, so that no outline is exact and neighbours share bends.
+    ``uneven`` (in mm, shape of the image) is added to distances, so that outlines are irregular and neighbours share
+    their bends.
     """
 
     def __init__(self, grid: Grid, start: int, stop: int, uneven: Floats) -> None:
@@ -179,13 +171,13 @@ class Canvas:
         self.uneven = uneven
 
     def box(self, corners: NDArray[np.float64]) -> tuple[slice, slice, slice]:
-        """The part of the image between two corners (2, 3) in mm; it may be empty."""
+        """Return the part of the image between two corners (2, 3) in mm, which may be empty."""
         first = np.array([self.x[0, 0, 0], self.y[0, 0, 0], self.z[0, 0, 0]])
         i, j, k = np.clip(np.ceil((corners - first) / self.spacing).astype(int), 0, self.image.shape).T.tolist()
         return slice(*i), slice(*j), slice(*k)
 
     def fill(self, shape: Blob, within: Floats | None = None) -> None:
-        """Paint a shape; ``within`` is a distance on the whole image that must be negative as well."""
+        """Paint a shape; ``within`` is a distance on the whole image that must also be negative."""
         part = self.box(shape.corners(3.0))
         image = self.image[part]
         if not image.size:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a bundle's cases come from: a data set, files to segment, or phantoms where there is neither."""
+"""Provide a bundle's cases from a data set, from files to segment, or from phantoms if neither is given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.data.datalist import load_datalist
-from volseg.data.volume_reader import find_volumes
+from volseg.data.find_volumes import find_volumes
 from volseg.phantoms.dataset import NiftiPairs, Storage, write_dataset
 
 __all__ = ["PhantomSet"]
@@ -17,14 +17,14 @@ __all__ = ["PhantomSet"]
 
 @dataclass(frozen=True)
 class PhantomSet:
-    """The phantoms of a bundle, which stand in for data where none is given.
+    """The phantoms of a bundle, used when no data are given.
 
     Attributes:
-        name: of the data set, as its ``dataset.json`` and the progress bar call it.
-        make_case: makes the phantom of a seed and a shape along its stored axes.
-        generation: raised whenever the same seed gives another phantom, so that folders made before are made again.
-        storage: how phantoms lie on disk.
-        find: the volumes that a path given by a user stands for.
+        name: name of the data set in ``dataset.json`` and the progress bar.
+        make_case: makes a phantom from a seed and a shape along its stored axes.
+        generation: increased whenever a seed gives a different phantom, so that existing folders are made again.
+        storage: layout of the phantoms on disk.
+        find: returns the volumes that a user's path stands for.
     """
 
     name: str
@@ -42,15 +42,15 @@ class PhantomSet:
         phantom_shape: Sequence[int],
         phantom_seed: int = 0,
     ) -> list[dict[str, str]]:
-        """Cases of a split: of the data set, or of phantoms that are generated at first use if there is no data set.
+        """Return the cases of a split, from the data set or from phantoms generated at first use.
 
         Args:
-            dataset_dir: folder with ``dataset.json``, as ``prepare_data`` writes it; empty for phantoms.
+            dataset_dir: folder with ``dataset.json``, as written by ``prepare_data``; empty for phantoms.
             split: ``"training"``, ``"validation"`` or ``"test"``.
             phantom_dir: folder of the phantoms.
-            phantom_cases: number of phantoms in each split.
+            phantom_cases: number of phantoms per split.
             phantom_shape: voxels of a phantom along its stored axes.
-            phantom_seed: phantoms of different seeds are different phantoms.
+            phantom_seed: different seeds give different phantoms.
 
         Returns:
             ``[{"image": path, "label": path}, ...]``.
@@ -63,13 +63,13 @@ class PhantomSet:
     def inference_list(
         self, input: str | None, phantom_dir: str, phantom_shape: Sequence[int], phantom_seed: int = 0
     ) -> list[dict[str, str]]:
-        """Cases to segment: those that ``input`` stands for, or one phantom if it is empty.
+        """Return the cases to segment: those of ``input``, or one phantom if it is empty.
 
         Returns:
             ``[{"image": path}, ...]``.
         """
         if input:
-            return [{"image": str(path)} for path in self.find(input)]
+            return [{"image": str(path.absolute())} for path in self.find(input)]
         self._write(phantom_dir, {"test": 1}, phantom_shape, phantom_seed)
         return [{"image": case["image"]} for case in load_datalist(phantom_dir, "test")]
 

@@ -13,13 +13,13 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from volseg.errors import UserError
-from volseg.registry.archive import unpack
+from volseg.registry.bundle_zip import unpack
 from volseg.registry.index import Entry, read_index
 from volseg.registry.location import Location, locate
 from volseg.registry.manifest import LOCAL_FOLDERS, MANIFEST, Change, Manifest, sha256
 from volseg.registry.release import Release
 from volseg.registry.signature import check_signature
-from volseg.storage.replacement import complete_replacement, replacement
+from volseg.storage.files import complete_replacement, replacement, writing
 
 __all__ = ["download", "find", "verify"]
 
@@ -39,15 +39,14 @@ def find(entries: list[Entry], bundle: str, registry: str) -> Entry:
     versions = [entry for entry in entries if entry.release.name == name]
     if not versions:
         known = ", ".join(sorted({entry.release.name for entry in entries})) or "nothing"
-        raise UserError(f"{registry}: no bundle of that name. Received: {name}. It holds {known}.")
+        raise UserError(f"{registry}: has no bundle {name!r}; it holds {known}")
     if not has_version:
         return max(versions, key=lambda entry: entry.release.order)
     wanted = Release(name, version)
-    for entry in versions:
-        if entry.release == wanted:
-            return entry
-    known = ", ".join(entry.release.version for entry in versions)
-    raise UserError(f"{registry}: no such version of {name}. Received: {version}. It has {known}.")
+    if wanted not in [entry.release for entry in versions]:
+        known = ", ".join(entry.release.version for entry in versions)
+        raise UserError(f"{registry}: has no version {version} of {name}; choose one of {known}")
+    return next(entry for entry in versions if entry.release == wanted)
 
 
 def download(
@@ -58,36 +57,36 @@ def download(
     force: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Put a bundle into ``bundle_dir/NAME``, whole and checked, or leave what is there as it is.
+    """Put a bundle into ``bundle_dir/NAME``, complete and verified, or leave what is there untouched.
 
-    A download that broke off goes on where it stopped. The SHA-256 of the zip and of every file are checked before
-    anything is put in place. Another version that is there is replaced at once; its folders ``data`` and ``output``,
+    An interrupted download resumes where it stopped. The SHA-256 of the zip and of every file is checked before
+    anything is put in place. Another installed version is replaced in one step; its folders ``data`` and ``output``,
     which running a bundle writes, move to the new one.
 
     Args:
-        bundle: ``NAME`` or ``NAME==VERSION``; without a version the newest, unless a newer one is there already.
+        bundle: ``NAME`` or ``NAME==VERSION``; without a version the newest, unless a newer one is installed.
         registry: folder or URL.
-        bundle_dir: folder of bundles; made if need be.
-        public_key: of the one who signed the zip; a zip without a signature of this key is refused.
-        force: replace whatever is there, also changes of yours and what is no downloaded bundle; they are lost.
-        progress: show a progress bar, if someone sits at the terminal.
+        bundle_dir: folder of bundles, created if absent.
+        public_key: PEM file of the signer; a zip without a signature by this key is rejected.
+        force: replace whatever is there, including your own changes and folders that are not downloaded bundles.
+        progress: show a progress bar on a terminal.
 
     Returns:
         the bundle's folder.
 
     Raises:
-        UserError: as the messages say; ``bundle_dir/NAME`` is as it was.
+        UserError: the bundle cannot be downloaded, verified or written; ``bundle_dir/NAME`` is unchanged.
     """
     location = locate(registry)
     entry = find(read_index(location), bundle, location.name)
     signature = _signature(location, entry) if public_key is not None else b""
     bundle_dir = Path(bundle_dir)
     target = bundle_dir / entry.release.name
-    with _writable(bundle_dir), _alone(bundle_dir, entry.release.name):
+    with writing(bundle_dir), _alone(bundle_dir, entry.release.name):
         complete_replacement(target, LOCAL_FOLDERS)
         if not force and os.path.lexists(target):
             _check_replaceable(target, entry, is_newest="==" not in bundle)
-        # what a signature vouches for is the zip: with a key it is always looked at
+        # a signature vouches for the zip: with a key the zip is always fetched and checked
         if force or public_key is not None or not _is_installed(target, entry):
             zip_path = bundle_dir / f".{entry.release.zip_name}.part"
             _fetch(location, entry, zip_path, progress)
@@ -98,7 +97,7 @@ def download(
                     zip_path.unlink()
                     raise
             _install(zip_path, target, location, entry)
-        # this version's zip, and what broken downloads of other versions left
+        # this version's zip, and what interrupted downloads of other versions left
         for left in bundle_dir.glob(f".{entry.release.name}_v*.zip.part"):
             left.unlink()
     return target
@@ -111,10 +110,10 @@ def verify(path: str | Path) -> tuple[Manifest, list[Change]]:
         path: the bundle's folder.
 
     Returns:
-        the manifest and what differs: files that are missing, changed or added.
+        the manifest and the files that are missing, changed or added.
 
     Raises:
-        UserError: no downloaded bundle, or one that cannot be read.
+        UserError: the folder is not a downloaded bundle, or cannot be read.
     """
     folder = Path(path)
     manifest = Manifest.read(folder)
@@ -122,43 +121,31 @@ def verify(path: str | Path) -> tuple[Manifest, list[Change]]:
         return manifest, manifest.changes(folder)
     except OSError as error:
         raise UserError(
-            f"{error.filename or folder}: cannot be read. Received: {error.strerror or error}. Check your rights."
+            f"{error.filename or folder}: cannot be read: {error.strerror or error}; check the permissions"
         ) from error
 
 
 def _check_replaceable(target: Path, entry: Entry, is_newest: bool) -> None:
-    """Refuse to replace what should not be lost.
-
-    Args:
-        target: it exists.
-        entry: what would be put there.
-        is_newest: the user asked for the newest version rather than for this one.
-
-    Raises:
-        UserError: something else than an unchanged bundle is there, or a newer version than the newest.
-    """
+    """Refuse to replace anything but an unchanged bundle, or a newer version than the registry's newest."""
     if target.is_symlink() or not (target / MANIFEST).is_file():
-        raise UserError(
-            f"{target}: will not be replaced. Received: what is no downloaded bundle. Move it away, or say --force "
-            "to lose it."
-        )
+        raise UserError(f"{target}: exists and is not a downloaded bundle; move it away or give --force to replace it")
     manifest, changes = verify(target)
     if changes:
         count = f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
         first = ", ".join(f"{change.path} ({change.kind})" for change in changes[:3])
         raise UserError(
-            f"{target}: will not be replaced. Received: {count}, {first}"
-            f"{', ...' if len(changes) > 3 else ''}. Move it away, or say --force to lose them."
+            f"{target}: has {count} since its release, {first}{', ...' if len(changes) > 3 else ''}; "
+            "move it away or give --force to discard them"
         )
     if is_newest and manifest.release.order > entry.release.order:
         raise UserError(
-            f"{target}: is newer than the registry's newest. Received: {manifest.release.version}, "
-            f"{entry.release.version}. Give {entry.release.name}=={entry.release.version} to go back to it."
+            f"{target}: version {manifest.release.version} is newer than the registry's newest, "
+            f"{entry.release.version}; give {entry.release.name}=={entry.release.version} to go back to that"
         )
 
 
 def _is_installed(target: Path, entry: Entry) -> bool:
-    """Whether the very release of the entry is there: another registry's may have the same name and version."""
+    """Whether this very release is installed: another registry may use the same name and version."""
     manifest = target / MANIFEST
     return bool(entry.manifest_sha256) and manifest.is_file() and sha256(manifest) == entry.manifest_sha256
 
@@ -168,8 +155,8 @@ def _install(zip_path: Path, target: Path, location: Location, entry: Entry) -> 
         manifest = unpack(zip_path, new)
         if manifest.release != entry.release:
             raise UserError(
-                f"{location.path(entry.source)}: not the bundle that the index says. "
-                f"Received: {manifest.release.key}. Tell those who keep the registry."
+                f"{location.path(entry.source)}: holds {manifest.release.key}, but the index lists it as "
+                f"{entry.release.key}; report this to the registry's maintainers"
             )
 
 
@@ -178,32 +165,19 @@ def _check_space(zip_path: Path, entry: Entry) -> None:
     needed, free = max(entry.size - there, 0) + entry.unpacked_size, shutil.disk_usage(zip_path.parent).free
     if needed > free:
         raise UserError(
-            f"{zip_path.parent}: not enough space. Received: {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB needed. "
-            "Make room."
+            f"{zip_path.parent}: not enough space: needs {needed / 1e6:.0f} MB, has {free / 1e6:.0f} MB; free some"
         )
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """Make the folder; what the system refuses in it becomes one line."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        path, reason = error.filename or folder, error.strerror or error
-        raise UserError(f"{path}: cannot be written. Received: {reason}. Check space and rights.") from error
-
-
-@contextmanager
 def _alone(folder: Path, name: str) -> Iterator[None]:
-    """Keep a second download of the same bundle out; a killed one keeps nobody out."""
+    """Exclude a second download of the same bundle; a killed one excludes nobody."""
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f".{name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(
-            f"{folder / name}: is being written. Received: the lock of another download. Wait for it to end."
-        ) from error
+        raise UserError(f"{folder / name}: another download is writing it; wait for it to end") from error
     try:
         yield
     finally:
@@ -211,7 +185,7 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
 
 
 def _fetch(location: Location, entry: Entry, path: Path, progress: bool) -> None:
-    """Complete ``path`` from what an earlier download left of it, and check it."""
+    """Complete ``path``, which an interrupted download may have begun, and check it."""
     _check_space(path, entry)
     if path.exists() and path.stat().st_size > entry.size:  # of another file
         path.unlink()
@@ -222,19 +196,19 @@ def _fetch(location: Location, entry: Entry, path: Path, progress: bool) -> None
         size = _append(location, entry, path, progress)
     if size < entry.size:
         raise UserError(
-            f"{location.path(entry.source)}: broke off. Received: {size} of {entry.size} bytes. "
-            "The same command again goes on there."
+            f"{location.path(entry.source)}: broke off after {size} of {entry.size} bytes; "
+            "run the same command again to resume"
         )
     if size > entry.size or sha256(path) != entry.sha256:
         path.unlink()
         raise UserError(
-            f"{location.path(entry.source)}: not the zip that the index says. Received: another SHA-256 than "
-            f"{entry.sha256}. Nothing was put in place; tell those who keep the registry."
+            f"{location.path(entry.source)}: does not have the SHA-256 that the index lists, {entry.sha256}; "
+            "nothing was installed; report this to the registry's maintainers"
         )
 
 
 def _append(location: Location, entry: Entry, path: Path, progress: bool) -> int:
-    """Read the rest of a zip; the size in bytes that the file has then."""
+    """Download the rest of a zip and return the resulting size of the file in bytes."""
     path.touch()
     size = path.stat().st_size
     if size == entry.size:
@@ -242,35 +216,39 @@ def _append(location: Location, entry: Entry, path: Path, progress: bool) -> int
     zip_location, name = _beside(location, entry.source)
     with (
         path.open("r+b") as file,
-        # without a terminal the bar would fill a log
         tqdm(
             total=entry.size,
             initial=size,
             desc=entry.release.key,
             unit="B",
             unit_scale=True,
-            disable=None if progress else True,
+            disable=None if progress else True,  # None: no bar in a log
         ) as bar,
+        _listed(zip_location, name),
     ):
-        try:
-            for offset, block in zip_location.blocks(name, size):
-                file.seek(offset)
-                file.truncate()
-                file.write(block)
-                size = offset + len(block)
-                bar.update(size - bar.n)
-                if size > entry.size:  # never more than was announced; it is not that zip
-                    break
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{zip_location.path(name)}: not found. Received: an index that names it. "
-                "Tell those who keep the registry."
-            ) from error
+        for offset, block in zip_location.blocks(name, size):
+            file.seek(offset)
+            file.truncate()
+            file.write(block)
+            size = offset + len(block)
+            bar.update(size - bar.n)
+            if size > entry.size:  # another file: read no more than was announced
+                break
     return size
 
 
+@contextmanager
+def _listed(location: Location, name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{location.path(name)}: not found, although the index lists it; report this to the registry's maintainers"
+        ) from error
+
+
 def _beside(location: Location, source: str) -> tuple[Location, str]:
-    """The location and name of a zip, which lies beside the index or has a URL of its own."""
+    """The location and name of a zip, which is beside the index or has its own URL."""
     if "://" not in source:
         return location, source
     folder, _, name = source.rpartition("/")
@@ -280,13 +258,7 @@ def _beside(location: Location, source: str) -> tuple[Location, str]:
 def _signature(location: Location, entry: Entry) -> bytes:
     if not entry.signature:
         raise UserError(
-            f"{entry.release.key} of {location.name}: cannot be verified. Received: no signature. "
-            "Ask for one, or download it without --key."
+            f"{entry.release.key} of {location.name}: has no signature to verify; ask for one or omit --key"
         )
-    try:
+    with _listed(location, entry.signature):
         return location.read(entry.signature)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{location.path(entry.signature)}: not found. Received: an index that names it. "
-            "Tell those who keep the registry."
-        ) from error

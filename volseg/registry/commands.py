@@ -16,7 +16,7 @@ __all__ = ["COMMANDS"]
 
 
 def list_bundles(registry: str) -> None:
-    """List the bundles of a registry: name, newest version, date, size, licence, other versions.
+    """List the bundles of a registry with newest version, date, size, licence and older versions.
 
     Args:
         registry: folder or URL.
@@ -24,7 +24,7 @@ def list_bundles(registry: str) -> None:
     location = locate(registry)
     entries = read_index(location)
     if not entries:
-        print(f"{location.name}: no bundle yet")
+        print(f"{location.name}: no bundles yet")
         return
     rows = [("NAME", "VERSION", "DATE", "SIZE", "LICENCE", "OLDER VERSIONS")]
     for name in sorted({entry.release.name for entry in entries}):
@@ -38,10 +38,10 @@ def list_bundles(registry: str) -> None:
 
 
 def info(bundle: str, registry: str) -> None:
-    """Say all that a registry's index says of a bundle.
+    """Show everything that a registry's index says about a bundle.
 
     Args:
-        bundle: NAME, for the newest version, or NAME==VERSION.
+        bundle: NAME for the newest version, or NAME==VERSION.
         registry: folder or URL.
     """
     location = locate(registry)
@@ -56,14 +56,14 @@ def info(bundle: str, registry: str) -> None:
 
 
 def download(bundle: str, registry: str, bundle_dir: str, key: str | None = None, force: bool = False) -> None:
-    """Download a bundle into bundle_dir/NAME, checked, whole or not at all; the same again goes on where it broke off.
+    """Download a bundle into bundle_dir/NAME, complete and verified; run it again to resume an interrupted download.
 
     Args:
-        bundle: NAME, for the newest version, or NAME==VERSION.
+        bundle: NAME for the newest version, or NAME==VERSION.
         registry: folder or URL.
         bundle_dir: folder of bundles.
-        key: PEM file of the public key that must have signed the zip.
-        force: replace whatever stands there, also changes of yours and what is no downloaded bundle; they are lost.
+        key: PEM file of the public key; a zip that was not signed with its private key is rejected.
+        force: replace whatever is there, including your own changes and folders that are not downloaded bundles.
     """
     folder = client.download(bundle, registry, bundle_dir, key, force)
     manifest, _ = client.verify(folder)
@@ -71,9 +71,9 @@ def download(bundle: str, registry: str, bundle_dir: str, key: str | None = None
 
 
 def verify(path: str) -> None:
-    """Compare an installed bundle with what was released, and name what changed; exit status 1 if anything did.
+    """Compare an installed bundle with its release and list the changes; exit with status 1 if there are any.
 
-    Folders data and output, which running a bundle writes, and Python's caches are not looked at.
+    The folders data and output, which running a bundle writes, and Python's caches are ignored.
 
     Args:
         path: the bundle's folder.
@@ -84,7 +84,7 @@ def verify(path: str) -> None:
     release = f"{manifest.release.name} {manifest.release.version}"
     if changes:
         count = f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
-        raise UserError(f"{path}: not {release} as released. Received: {count}. Download it again with --force.")
+        raise UserError(f"{path}: {count} since the release of {release}; to undo, download it again with --force")
     print(f"{path}: {release}, {len(manifest.files)} files, all as released")
 
 

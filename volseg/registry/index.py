@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``model_info.json``: what a registry holds, in the format of MONAI's model zoo and beyond."""
+"""``model_info.json``: what a registry holds, in the format of MONAI's model zoo with further fields."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from volseg.errors import UserError
@@ -29,18 +29,18 @@ class Entry:
     Args:
         release: name and version.
         source: name of the zip beside the index, or its URL.
-        checksum: SHA-1 of the zip, which the zoo's tools expect; nothing here relies on it.
+        checksum: SHA-1 of the zip, for the zoo's tools; not used here.
         sha256: of the zip.
         size: of the zip in bytes.
         unpacked_size: of its files in bytes.
         date: of publication, ``YYYY-MM-DD``.
         license: SPDX identifiers.
-        signature: name of the signature beside the index, empty without one.
-        title: name of the bundle for people.
+        signature: name of the signature beside the index, or empty.
+        title: readable name of the bundle.
         task: what it does.
-        metrics: as in its metadata; numbers by name, or such objects.
-        picture: name of a picture beside the index, empty without one.
-        manifest_sha256: of the manifest inside the zip, by which an installed bundle is known again; may be empty.
+        metrics: numbers by name, possibly grouped, as in the bundle's metadata.
+        picture: name of a picture beside the index, or empty.
+        manifest_sha256: of the manifest inside the zip, which identifies an installed bundle; may be empty.
     """
 
     release: Release
@@ -60,24 +60,20 @@ class Entry:
 
     @classmethod
     def parse(cls, key: str, content: Any) -> Entry:
-        """Read the value that an index has for a key; what this version does not know is passed over.
+        """Read the value of a key of an index; fields that this version does not know are ignored.
 
         Raises:
-            ValueError: it is no entry.
+            ValueError: it is not an entry.
         """
         release = Release.parse(key)
         if not isinstance(content, dict):
-            raise ValueError(f"{key} with {type(content).__name__} for an entry")
-        facts: dict[str, Any] = {}
-        for item in fields(cls):
-            if item.name == "release":
-                continue
-            if item.name in content:
-                value = facts[item.name] = content[item.name]
-                if not _fits(value, str(item.type)):
-                    raise ValueError(f"{key} with {item.name} {value!r:.80}")
-            elif item.name in ("source", "checksum", "sha256", "size", "unpacked_size", "date", "license"):
+            raise ValueError(f"{key} is {type(content).__name__}, not an object")
+        facts = {item.name: content[item.name] for item in fields(cls)[1:] if item.name in content}
+        for item in fields(cls)[1:]:
+            if item.name not in facts and item.default is MISSING and item.default_factory is MISSING:
                 raise ValueError(f"{key} without {item.name}")
+            if item.name in facts and not _fits(facts[item.name], str(item.type)):
+                raise ValueError(f"{key} with {item.name} {facts[item.name]!r:.80}")
         entry = cls(release=release, **facts)
         if not SHA256.fullmatch(entry.sha256) or entry.size <= 0 or entry.unpacked_size < 0:
             raise ValueError(f"{key} with sha256 {entry.sha256!r:.80}, {entry.size} and {entry.unpacked_size} bytes")
@@ -94,7 +90,7 @@ class Entry:
 
 
 def _fits(value: Any, kind: str) -> bool:
-    """Whether a value has the type of a field; text that a terminal could obey is none."""
+    """Whether a value has the type of a field; text must hold no control characters."""
     if kind == "str":
         return isinstance(value, str) and value.isprintable()
     if kind == "int":
@@ -112,20 +108,18 @@ def read_index(location: Location) -> list[Entry]:
     """The entries of a registry, by name and from the oldest version to the newest.
 
     Raises:
-        UserError: the registry cannot be reached, has no index, or a broken one.
+        UserError: the registry cannot be reached, or its index is missing or invalid.
     """
     path = location.path(INDEX)
     try:
         text = location.read(INDEX)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: not found. Received: {location.name}. Give the folder or URL of a registry."
-        ) from error
+        raise UserError(f"{path}: not found; give the folder or URL of a registry") from error
     try:
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise ValueError(f"{type(content).__name__} for an object")
+            raise ValueError(f"{type(content).__name__}, not an object")
         entries = [Entry.parse(key, value) for key, value in content.items()]
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no index of a registry. Received: {error}. Publish to the registry again.") from error
+        raise UserError(f"{path}: not a registry index: {error}; publish to the registry again") from error
     return sorted(entries, key=lambda entry: (entry.release.name, entry.release.order))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a registry lies: a folder, a web server or any storage that fsspec knows."""
+"""Read a registry from a folder, a web server or any storage that fsspec supports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import requests
 from fsspec.implementations.local import LocalFileSystem
@@ -22,27 +20,27 @@ __all__ = ["Location", "locate"]
 
 TIMEOUT_S = 30
 ATTEMPTS = 4
-# before the second attempt; doubled before each further one
+# before the second attempt, doubled before each further one
 FIRST_WAIT_S = 0.5
-# what a connection that breaks loses
+# at most so much is lost when a connection breaks
 BLOCK_BYTES = 2**14
 RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
-# an index of ten thousand versions has 10 MB
+# an index of ten thousand versions takes 10 MB
 READ_LIMIT_BYTES = 64 * 2**20
 
 
 class Location(ABC):
-    """Files in one folder that can be read from anywhere within.
+    """Files of one folder, readable from any offset.
 
     Args:
-        name: as the user gave it.
+        name: as given by the user.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name.rstrip("/") or name
 
     def path(self, file: str) -> str:
-        """A file of the folder, for people to read."""
+        """The path or URL of a file, for messages."""
         return f"{self.name}/{file}"
 
     def read(self, file: str) -> bytes:
@@ -50,15 +48,13 @@ class Location(ABC):
 
         Raises:
             FileNotFoundError: there is no such file.
-            UserError: the location cannot be reached, or refuses, or the file is not small.
+            UserError: the location cannot be reached or denies access, or the file is too large.
         """
         content = bytearray()
         for offset, block in self.blocks(file):
             content[offset:] = block
             if len(content) > READ_LIMIT_BYTES:
-                raise UserError(
-                    f"{self.path(file)}: too large. Received: more than {READ_LIMIT_BYTES} bytes. Check the registry."
-                )
+                raise UserError(f"{self.path(file)}: is larger than {READ_LIMIT_BYTES} bytes; check the registry")
         return bytes(content)
 
     @abstractmethod
@@ -66,24 +62,24 @@ class Location(ABC):
         """The content of a file from byte ``start`` on, in pieces.
 
         Yields:
-            the offset of a piece in bytes, and the piece. Each follows the one before, or begins at 0 where the
-            location cannot go on: what was received so far is then to be put away.
+            the offset of a piece in bytes, and the piece. Each piece follows the previous one, or starts at 0 if the
+            location cannot resume: then discard what was received before.
 
         Raises:
             FileNotFoundError: there is no such file.
-            UserError: the location cannot be reached, or refuses.
+            UserError: the location cannot be reached or denies access.
         """
 
 
 def locate(registry: str | Path) -> Location:
-    """The location for a path of a folder or a URL.
+    """The location for a folder or URL.
 
     Args:
-        registry: a path, ``file://``, ``http://`` or ``https://``, or a URL of another storage whose fsspec package is
-            installed, such as ``s3://bucket/folder`` with s3fs.
+        registry: a path, a URL with ``file://``, ``http://`` or ``https://``, or the URL of a storage whose fsspec
+            package is installed, such as ``s3://bucket/folder`` with s3fs.
 
     Raises:
-        UserError: no such folder, or a URL that nothing here can open.
+        UserError: the folder does not exist, or the URL cannot be opened.
     """
     name = str(registry)
     if name.startswith(("http://", "https://")):
@@ -92,7 +88,7 @@ def locate(registry: str | Path) -> Location:
 
 
 class StoredLocation(Location):
-    """A folder, local or on a storage that fsspec knows."""
+    """A folder, local or on a storage that fsspec supports."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -100,31 +96,25 @@ class StoredLocation(Location):
         if isinstance(self.file_system, LocalFileSystem):
             self.name = self.folder
             if not Path(self.folder).is_dir():
-                raise UserError(f"{self.folder}: no such folder. Received: {name}. Give a registry's folder or URL.")
+                raise UserError(f"{self.folder}: no such folder; give a registry's folder or URL")
 
     def blocks(self, file: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
-        with self._readable(file) as opened:
-            opened.seek(start)
-            while block := opened.read(BLOCK_BYTES):
-                yield start, block
-                start += len(block)
-
-    @contextmanager
-    def _readable(self, file: str) -> Iterator[BinaryIO]:
         try:
             with self.file_system.open(f"{self.folder}/{file}", "rb") as opened:
-                yield opened
+                opened.seek(start)
+                while block := opened.read(BLOCK_BYTES):
+                    yield start, block
+                    start += len(block)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise UserError(
-                f"{self.path(file)}: cannot be read. Received: {error.strerror or error}. "
-                "Check the registry and your rights."
+                f"{self.path(file)}: cannot be read: {error.strerror or error}; check the registry and the permissions"
             ) from error
 
 
 class WebLocation(Location):
-    """A folder on a web server. What fails for a moment is tried again, from where it broke off."""
+    """A folder on a web server; temporary failures are retried from where the transfer broke off."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -144,15 +134,15 @@ class WebLocation(Location):
                 return
             except requests.RequestException as error:
                 failures += 1
-                # a URL that cannot be right is a ValueError too
+                # a malformed URL is a ValueError too
                 if failures == ATTEMPTS or isinstance(error, ValueError):
                     raise UserError(
-                        f"{url}: cannot be reached. Received: {_reason(error)}. Check the URL and the network."
+                        f"{url}: cannot be reached: {_reason(error)}; check the URL and the network"
                     ) from error
                 time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
 
     def _response(self, url: str, start: int) -> Iterator[tuple[int, bytes]]:
-        # packed once more by the server, the bytes would be others than those that a broken download has
+        # bytes compressed by the server would not continue those of an interrupted download
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             status = response.status_code
@@ -163,18 +153,18 @@ class WebLocation(Location):
                 raise requests.HTTPError(reason)
             if not (status == 416 and start):
                 if not response.ok:
-                    raise UserError(f"{url}: was refused. Received: {reason}. Check the URL and your rights.")
+                    raise UserError(f"{url}: was refused: {reason}; check the URL and your permissions")
                 offset = start if status == 206 else 0
                 for block in response.iter_content(BLOCK_BYTES):
                     yield offset, block
                     offset += len(block)
                 return
-        # nothing begins there: the file is another one by now
+        # the file is shorter than that: it has changed
         yield from self._response(url, 0)
 
 
 def _reason(error: BaseException) -> str:
-    """What lies at the root of an error of requests, in a few words."""
+    """The root cause of an error from requests, in a few words."""
     while True:
         causes = [c for c in (getattr(error, "reason", None), *error.args) if isinstance(c, BaseException)]
         if not causes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest of a packed bundle: the SHA-256 and size of every file, and whether they still are what was released."""
+"""The manifest of a packed bundle: SHA-256 and size of every released file, to compare installed files with."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from volseg.registry.release import Release
 __all__ = ["MANIFEST", "Change", "Manifest", "released_files", "sha256"]
 
 MANIFEST = "manifest.json"
-# what running a bundle writes into its folder, and Python beside every module
+# written by running a bundle, and by Python beside every module
 LOCAL_FOLDERS = ("data", "output")
 CACHE = "__pycache__"
-# what the Hugging Face Hub and its client put beside a bundle's files
+# added by the Hugging Face Hub and its client
 HUB_FILES = ("README.md", ".gitattributes", ".cache")
-# what every system takes for a name: no drive, no "..", no dot at the end, no device of Windows
+# a file name on every system: no drive, no "..", no dot at the end, no Windows device
 PATH_PART = re.compile(r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -36,9 +36,9 @@ def sha256(path: Path) -> str:
 
 
 def released_files(folder: Path) -> Iterator[Path]:
-    """Files and links below a bundle's folder, less its manifest and what running or sharing it adds.
+    """Files and links below a bundle's folder, without its manifest and what running or sharing it adds.
 
-    A link to a folder is given as such: a release has none.
+    A link to a folder counts as a file: a release has none.
     """
     yield from _files(folder, (*LOCAL_FOLDERS, *HUB_FILES, MANIFEST))
 
@@ -68,12 +68,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` of a packed bundle holds.
+    """The content of ``manifest.json`` in a packed bundle.
 
     Args:
         release: name and version.
-        revision: of the source, as its version control names it; ``-dirty`` behind it: with uncommitted changes.
-        licenses: SPDX identifiers by what they are for, ``code`` and, if weights are inside, ``weights``.
+        revision: commit of the source, with ``-dirty`` appended if there were uncommitted changes.
+        licenses: SPDX identifiers of ``code`` and, if weights are included, of ``weights``.
         required_packages: versions of published packages by name.
         files: ``{"sha256": ..., "size": ...}`` by path relative to the bundle, with ``/``; size in bytes.
     """
@@ -90,10 +90,10 @@ class Manifest:
 
         Args:
             text: JSON.
-            source: where it comes from, for errors.
+            source: where the text comes from, for errors.
 
         Raises:
-            UserError: not the JSON of a manifest.
+            UserError: the text is not a manifest.
         """
         try:
             content = json.loads(text)
@@ -105,12 +105,9 @@ class Manifest:
                 {_path(path): _facts(path, file) for path, file in content["files"].items()},
             )
             _check_distinct(manifest.files)
-        except KeyError as error:
-            raise UserError(
-                f"{source}: no manifest of a bundle. Received: no {error}. Pack the bundle again."
-            ) from error
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{source}: no manifest of a bundle. Received: {error}. Pack the bundle again.") from error
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise UserError(f"{source}: not a bundle manifest: {reason}; pack the bundle again") from error
         return manifest
 
     @classmethod
@@ -118,14 +115,14 @@ class Manifest:
         """Read the manifest of an installed bundle.
 
         Raises:
-            UserError: there is none.
+            UserError: it is missing or invalid.
         """
         path = folder / MANIFEST
         try:
             return cls.parse(path.read_bytes(), path)
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be read. Received: {error.strerror}. Give the folder of a downloaded bundle."
+                f"{path}: cannot be read: {error.strerror}; give the folder of a downloaded bundle"
             ) from error
 
     def as_json(self) -> dict[str, Any]:
@@ -142,8 +139,8 @@ class Manifest:
     def changes(self, folder: Path) -> list[Change]:
         """How a folder differs from this manifest, in the order of paths.
 
-        Folders ``data`` and ``output``, which running a bundle writes, Python's caches and what the Hugging Face Hub
-        adds are not looked at.
+        Ignored are the folders ``data`` and ``output``, which running a bundle writes, Python's caches, and what the
+        Hugging Face Hub adds.
         """
         found = {path.relative_to(folder).as_posix(): path for path in released_files(folder)}
         changes = [Change(path, "missing") for path in self.files.keys() - found.keys()]
@@ -156,29 +153,29 @@ class Manifest:
 
 
 def _is_same(path: Path, expected: dict[str, Any]) -> bool:
-    facts = path.lstat()  # a link, or a pipe that would be waited for, is no file of a release
+    facts = path.lstat()  # a release has no links, and no pipes, which would block
     return stat.S_ISREG(facts.st_mode) and facts.st_size == expected["size"] and sha256(path) == expected["sha256"]
 
 
 def _path(path: str) -> str:
-    """A path that stays below its folder, and names one file, on every system."""
+    """The path, if it stays below its folder and names one file on every system."""
     parts = path.split("/")
     if parts[0] in (*LOCAL_FOLDERS, *HUB_FILES, MANIFEST) or CACHE in parts:
-        raise ValueError(f"the path {path!r}, which is none of a release")
+        raise ValueError(f"the path {path!r} is reserved")
     if not all(PATH_PART.fullmatch(part) for part in parts):
-        raise ValueError(f"the path {path!r}")
+        raise ValueError(f"the path {path!r} is not portable")
     return path
 
 
 def _facts(path: str, file: dict[str, Any]) -> dict[str, Any]:
     digest, size = file["sha256"], file["size"]
     if not SHA256.fullmatch(digest) or type(size) is not int or size < 0:
-        raise ValueError(f"{path} with sha256 {digest!r:.80} and size {size!r:.80}")
+        raise ValueError(f"{path} has sha256 {digest!r:.80} and size {size!r:.80}")
     return {"sha256": digest, "size": size}
 
 
 def _check_distinct(paths: Collection[str]) -> None:
-    """Refuse paths that would be one file where case makes no difference, or a file and a folder at once."""
+    """Refuse paths that are one file on systems that ignore case, or both a file and a folder."""
     seen = {path.lower() for path in paths}
     folders = {parent for path in seen for parent in accumulate(path.split("/")[:-1], "{}/{}".format)}
     if len(seen) < len(paths) or seen & folders:

@@ -12,15 +12,15 @@ from volseg.errors import UserError
 
 __all__ = ["Release", "is_version"]
 
-# MONAI splits NAME_vVERSION at the first "_v" that is followed by a character: no name may hold one
+# MONAI splits NAME_vVERSION at the first "_v" followed by a character: no name may contain one
 NAME = re.compile(r"(?!.*_v.)[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
 def is_version(text: object) -> bool:
-    """Whether a text is a version of a bundle: three numbers and no more, written in the one normal way."""
+    """Whether a text is a bundle version: exactly three numbers in normal form."""
     try:
         version = Version(text if isinstance(text, str) else "")
-    except (InvalidVersion, ValueError):  # the second: numbers of thousands of digits
+    except (InvalidVersion, ValueError):  # ValueError: numbers of thousands of digits
         return False
     return len(version.release) == 3 and text == version.base_version and version.epoch == 0
 
@@ -30,11 +30,11 @@ class Release:
     """One version of a bundle.
 
     Args:
-        name: as in ``vnet_prostate``: lower case words joined by ``_``, no word but the first beginning with ``v``.
+        name: lower-case words joined by ``_``, as in ``vnet_prostate``; only the first may begin with ``v``.
         version: three numbers, as in ``0.10.2``.
 
     Raises:
-        UserError: a name or version that the format forbids.
+        UserError: the format forbids the name or version.
     """
 
     name: str
@@ -43,18 +43,17 @@ class Release:
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and NAME.fullmatch(self.name)):
             raise UserError(
-                f"{self.name!r}: no name of a bundle. Give lower case words joined by '_', none but the first "
-                "beginning with 'v', as in vnet_prostate."
+                f"bundle names are lower-case words joined by '_', only the first starts with 'v', got {self.name!r}"
             )
         if not is_version(self.version):
-            raise UserError(f"{self.version!r}: no version of {self.name}. Give three numbers, as in 0.10.2.")
+            raise UserError(f"the version of {self.name} must be three numbers, as in 0.10.2, got {self.version!r}")
 
     @classmethod
     def parse(cls, key: str) -> Release:
-        """Read ``NAME_vVERSION``, as an index and the name of a zip without its ending write it."""
+        """Read ``NAME_vVERSION``, the key of an index and the stem of a zip's name."""
         name, found, version = key.partition("_v")
         if not found:
-            raise UserError(f"{key!r}: no release. Give NAME_vX.Y.Z, as in vnet_prostate_v0.1.0.")
+            raise UserError(f"a release must be NAME_vX.Y.Z, as in vnet_prostate_v0.1.0, got {key!r}")
         return cls(name, version)
 
     @property
@@ -69,5 +68,5 @@ class Release:
 
     @property
     def order(self) -> Version:
-        """The version, to compare: 0.9.0 comes before 0.10.0."""
+        """The version for sorting: 0.9.0 comes before 0.10.0."""
         return Version(self.version)

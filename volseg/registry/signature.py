@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signatures of zips by a key pair, in the format of the OpenSSF (package ``model-signing``)."""
+"""Sign zips and check signatures in the OpenSSF format (package ``model-signing``)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from volseg.errors import UserError
 
 __all__ = ["check_signature", "sign"]
 
-# what model-signing raises for keys that it cannot use
+# raised by model-signing for keys that it cannot use
 KEY_ERRORS = (OSError, ValueError, TypeError, AttributeError)
-# and for texts that are no signatures, or not of its kind
+# and for invalid or foreign signatures
 SIGNATURE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
 
 def sign(zip_path: Path, private_key: Path) -> bytes:
-    """The signature of a zip.
+    """Return the signature of a zip.
 
     Args:
-        zip_path: what is signed, by its SHA-256.
+        zip_path: the zip, which is signed by its SHA-256.
         private_key: PEM file of an elliptic curve key (P-256, P-384 or P-521) without a password.
 
     Raises:
@@ -32,8 +32,8 @@ def sign(zip_path: Path, private_key: Path) -> bytes:
         signer = model_signing.signing.Config().use_elliptic_key_signer(private_key=private_key)
     except KEY_ERRORS as error:
         raise UserError(
-            f"{private_key}: no key that can sign. Received: {_reason(error)}. "
-            "Give the PEM file of a private elliptic curve key without a password."
+            f"{private_key}: cannot be used as a private key: {_reason(error)}; "
+            "give the PEM file of an elliptic curve key without a password"
         ) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "signature"
@@ -42,24 +42,24 @@ def sign(zip_path: Path, private_key: Path) -> bytes:
 
 
 def check_signature(zip_path: Path, signature: bytes, public_key: Path, name: str | None = None) -> None:
-    """See that the holder of a key signed a zip.
+    """Check that the holder of a key signed a zip.
 
     Args:
         zip_path: the zip.
-        signature: of it.
+        signature: of the zip.
         public_key: PEM file.
-        name: what to call the zip in errors; its path unless given.
+        name: of the zip in errors; by default its path.
 
     Raises:
-        UserError: another key signed, or another zip, or what was received is no signature.
+        UserError: the signature is invalid, or belongs to another key or zip.
     """
     model_signing = _model_signing()
     try:
         verifier = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except KEY_ERRORS as error:
         raise UserError(
-            f"{public_key}: no key that can verify. Received: {_reason(error)}. "
-            "Give the PEM file of a public elliptic curve key."
+            f"{public_key}: cannot be used as a public key: {_reason(error)}; "
+            "give the PEM file of an elliptic curve key"
         ) from error
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - comes with model-signing
 
@@ -69,18 +69,18 @@ def check_signature(zip_path: Path, signature: bytes, public_key: Path, name: st
         try:
             verifier.verify(zip_path, path)
         except (*SIGNATURE_ERRORS, InvalidSignature) as error:
-            # of a text that is no signature several lines are said, or a mere name
+            # for an invalid signature the message has several lines, or is only a key
             is_told = isinstance(error, ValueError) and "\n" not in str(error)
-            reason = str(error).strip().rstrip(".") if is_told else "a signature that does not fit, or none"
+            reason = str(error).strip().rstrip(".") if is_told else "the signature is invalid"
             raise UserError(
-                f"{name or zip_path}: not signed by the holder of {public_key}. Received: {reason}. "
-                "Do not use it; ask those who keep the registry."
+                f"{name or zip_path}: not signed by the holder of {public_key}: {reason}; "
+                "do not use it, and report this to the registry's maintainers"
             ) from error
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, AttributeError):  # a key that has no curve
-        return "one of another kind"
+    if isinstance(error, AttributeError):  # a key without a curve
+        return "not an elliptic curve key"
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -88,5 +88,5 @@ def _model_signing() -> ModuleType:
     try:
         import model_signing  # noqa: PLC0415 - optional, and its import takes a second
     except ImportError as error:
-        raise UserError(f"signatures: need the package model-signing. Received: {error}. Install it.") from error
+        raise UserError(f"signatures need the package model-signing: {error}; install it") from error
     return model_signing

@@ -25,4 +25,4 @@ def open_storage(name: str) -> tuple[AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(name)
     except (ValueError, ImportError, OSError) as error:
-        raise UserError(f"{name}: cannot be opened. Received: {error}. Give a folder or another URL.") from error
+        raise UserError(f"{name}: cannot be opened: {error}; give a folder or another URL") from error

@@ -23,6 +23,8 @@ MASK = itk.Image[itk.UC, 3]
 # N4 fits a field to the brightness of tissue. Voxels below this fraction of the mean are air, whose noise must not be
 # fitted. Otsu's threshold, the usual choice, takes the side away from an endorectal coil for air
 BACKGROUND = 0.25
+# Without air in view, a scan's darkest tissue has up to this fraction of the range of its intensities
+OFFSET = 0.2
 
 
 class N4BiasCorrect(Transform):
@@ -45,20 +47,27 @@ class N4BiasCorrect(Transform):
         self.max_iterations = max_iterations
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Correct a volume ``(1, X, Y, Z)`` with intensities >= 0.
+        """Correct a volume ``(1, X, Y, Z)``.
+
+        A field multiplies, so it matters where 0 lies. A file with negative intensities, or with none near 0, has an
+        offset: its lowest intensity becomes 0.
 
         Returns:
-            the image's shape, metadata and device; its dtype, or float32 for an integer dtype. A constant volume or
-            one without positive values is returned unchanged.
+            the image's shape, metadata and device; its dtype, or float32 for an integer dtype. A constant volume is
+            returned unchanged.
         """
         voxels = convert_to_tensor(image, track_meta=False)[0]
-        if not (voxels.max() > 0 and voxels.min() < voxels.max()):
+        dtype = voxels.dtype if voxels.is_floating_point() else torch.float32
+        low, high = float(voxels.min()), float(voxels.max())
+        if low == high:
             return image
+        if low < 0 or low > OFFSET * (np.percentile(voxels.cpu(), 99) - low):
+            # before rounding to float32: a large offset would take the digits of the contrast
+            voxels = (voxels.double() - low).to(dtype)
         # N4 refuses a volume of a single slice, so double it
         size = [max(2, round(n / factor)) for n, factor in zip(voxels.shape, self.shrink_factor, strict=True)]
-        bias = self._bias_field(area_average(voxels.cpu().clamp(min=0), size).numpy())
+        bias = self._bias_field(area_average(voxels.cpu(), size).numpy())
         corrected = voxels / resample(torch.from_numpy(bias), voxels.shape, linear_weights).to(voxels.device)
-        dtype = voxels.dtype if voxels.is_floating_point() else torch.float32
         return convert_to_dst_type(corrected[None], dst=image, dtype=dtype)[0]
 
     def _bias_field(self, volume: np.ndarray) -> np.ndarray:

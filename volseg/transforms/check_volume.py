@@ -19,6 +19,9 @@ __all__ = ["CheckVolumed"]
 
 logger = logging.getLogger(__name__)
 
+# longer than any patient
+LONGEST_MM = 3000.0
+
 
 class CheckVolumed(MapTransform):
     """Repair a volume where possible and refuse it otherwise; subclasses in bundles check their modality.
@@ -28,7 +31,7 @@ class CheckVolumed(MapTransform):
     Args:
         keys: entries with volumes ``(1, X, Y, Z)``, in any axis order.
         minimum_slices: along the voxel axis closest to the patient's long axis.
-        background: intensity of empty space.
+        background: intensity of empty space; ``None``: the lowest finite one of the volume.
         subject: what the error asks for, such as "a chest CT".
         oblique_degrees: angle between the volume's axes and the patient's above which a warning is logged.
 
@@ -40,7 +43,7 @@ class CheckVolumed(MapTransform):
         self,
         keys: KeysCollection,
         minimum_slices: int,
-        background: float,
+        background: float | None,
         subject: str,
         oblique_degrees: float,
         allow_missing_keys: bool = False,
@@ -67,10 +70,16 @@ class CheckVolumed(MapTransform):
                 f"{name}: too few slices for {self.subject}: at least {self.minimum_slices} needed, got {slices}; "
                 "give the folder of the whole series, not one file of it"
             )
+        extent_mm = np.array(volume.shape[1:]) * nib.affines.voxel_sizes(affine)
+        if extent_mm.max() > LONGEST_MM:
+            size = " x ".join(f"{length:.0f}" for length in extent_mm)
+            raise UserError(f"{name}: {size} mm is larger than any patient; repair the spacing in the header")
         finite = volume.isfinite()
         if not finite.all():
-            logger.warning("%s: set %d non-finite voxels to %g", name, int((~finite).sum()), self.background)
-            volume[~finite] = self.background
+            lowest = float(volume[finite].min()) if finite.any() else 0.0
+            background = lowest if self.background is None else self.background
+            logger.warning("%s: set %d non-finite voxels to %g", name, int((~finite).sum()), background)
+            volume[~finite] = background
         self.check_intensities(name, float(volume.min()), float(volume.max()))
         if (tilt := _tilt_degrees(affine)) > self.oblique_degrees:
             logger.warning("%s: axes are tilted %.0f degrees from the patient's, results may suffer", name, tilt)

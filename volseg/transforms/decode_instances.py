@@ -17,16 +17,16 @@ __all__ = ["DecodeInstancesd"]
 
 
 class DecodeInstancesd(MapTransform):
-    """Turn the network's two channels into instance ids: :func:`volseg.instances.decoding.decode_instances`.
+    """Decode the network's two channels to instance ids with :func:`volseg.instances.decoding.decode_instances`.
 
     Args:
-        keys: entries ``(2, D, H, W)``, channel 0 mask and 1 boundary, on any device; each becomes instance ids int32
-            ``(1, D, H, W)``, 0 for the background, with its meta data.
-        decoding: the method and its numbers.
-        logits: the channels are the network's logits rather than probabilities.
+        keys: entries ``(2, D, H, W)``, channels mask and boundary, on any device; each becomes instance ids int32
+            ``(1, D, H, W)``, 0 for background, with its metadata.
+        decoding: method and its parameters.
+        logits: whether the channels are logits rather than probabilities.
 
     Raises:
-        ValueError: not two channels.
+        ValueError: an entry does not have two channels.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class DecodeInstancesd(MapTransform):
         for key in self.key_iterator(d):
             channels = convert_to_tensor(d[key], track_meta=False)
             if channels.ndim != 4 or len(channels) != 2:
-                raise ValueError(f"{key} must be (2, D, H, W), mask and boundary. Received: {tuple(channels.shape)}")
+                raise ValueError(f"{key} must be (2, D, H, W), mask and boundary, got {tuple(channels.shape)}")
             if self.logits:
                 channels = torch.sigmoid(channels.float())
-            elif channels.dtype == torch.bfloat16:  # NumPy has none
+            elif channels.dtype == torch.bfloat16:  # unknown to NumPy
                 channels = channels.float()
             labels = decode_instances(channels[0], channels[1], self.decoding)
             d[key] = convert_to_dst_type(labels[None].view("int32"), dst=d[key], dtype=torch.int32)[0]

@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from volseg.console.option_checks import number
 from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
 
@@ -33,7 +34,7 @@ class LoadImageVolumed(MapTransform):
 
     def __init__(self, keys: KeysCollection, tolerance_mm: float = 0.1, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.tolerance_mm = tolerance_mm
+        self.tolerance_mm = number("tolerance_mm", tolerance_mm, 0, 100)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)

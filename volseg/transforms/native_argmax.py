@@ -33,7 +33,7 @@ class NativeArgmaxd(MapTransform):
     Args:
         keys: entries with logits ``(C, X', Y', Z')``; each becomes labels uint8 ``(1, X, Y, Z)`` on the native grid.
         transform: the preprocessing applied to ``orig_key``. Its last spatial step is ``GridResized``; the earlier
-            ones only reorder voxels.
+            ones only reorder voxels or crop, and what they cropped becomes background.
         orig_key: entry that carries the trace of that preprocessing.
 
     Raises:

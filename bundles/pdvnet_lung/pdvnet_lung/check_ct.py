@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""See that a volume is a CT this bundle can work on."""
+"""Check that a volume is a CT that this bundle can process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from volseg.transforms.check_volume import CheckVolumed
 __all__ = ["CheckCTd"]
 
 AIR_HU = -1000.0
-# any CT of the chest holds lung or air below this, and no image scaled to 0..255 or 0..1 does
+# every chest CT contains lung or air below this value; no image scaled to 0..255 or 0..1 does
 LOW_HU = -500.0
 
 
 class CheckCTd(CheckVolumed):
-    """Refuse what is no chest CT; voxels that are not finite become air.
+    """Refuse volumes that are not a chest CT; set non-finite voxels to air.
 
     Args:
         keys: entries with CTs ``(1, X, Y, Z)`` in HU, in any axis order.
-        minimum_slices: along the axis closest to the patient's.
+        minimum_slices: minimum number along the axis closest to the patient's long axis.
 
     Raises:
         UserError: too few slices, or intensities that cannot be HU.
@@ -30,9 +30,9 @@ class CheckCTd(CheckVolumed):
         super().__init__(keys, minimum_slices, AIR_HU, "a chest CT", 20.0, allow_missing_keys)
 
     def check_intensities(self, name: str, low: float, high: float) -> None:
-        """No voxel as dark as lung: not HU."""
+        """Raise ``UserError`` for intensities that are not HU: no voxel is as dark as lung."""
         if low > LOW_HU:
             raise UserError(
-                f"{name}: not in Hounsfield units, no voxel is as dark as lung. Received: {low:g} to {high:g}. "
-                "Apply the rescale slope and intercept of the original file."
+                f"{name}: intensities must be Hounsfield units, but no voxel is as dark as lung, got {low:g} to "
+                f"{high:g}; apply the rescale slope and intercept of the original file"
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the cases of a training, an evaluation or an inference come from; see :class:`PhantomSet`."""
+"""Provide the cases for training, evaluation and inference; see :class:`PhantomSet`."""
 
 from __future__ import annotations
 

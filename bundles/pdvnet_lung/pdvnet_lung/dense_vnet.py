@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""3D dense V-Net, one of the two baselines of the PDV-Net paper's table."""
+"""3-D dense V-Net, one of the two baselines in the PDV-Net paper."""
 
 from __future__ import annotations
 
@@ -17,22 +17,18 @@ __all__ = ["DenseVNet"]
 class DenseVNet(nn.Module):
     """Dense V-Net: the dense feature blocks of PDV-Net without its progressive outputs.
 
-    Where PDV-Net adds up the skips and supervises each sum, this network stacks them and the image and computes one
-    output; each block starts from the dense block above it, not from that block's skip. Not built: the learned spatial
-    prior and the affine augmentation inside the network of NiftyNet's DenseVNet, whose channel counts these are.
+    PDV-Net adds the skips one by one and supervises each sum. This network concatenates them with the image and
+    computes a single output. Each block starts from the dense block above it, not from that block's skip. The channel
+    counts are those of NiftyNet's DenseVNet, without its learned spatial prior and its affine augmentation.
 
     Args:
-        in_channels: channels of the image.
-        out_channels: classes, background among them.
-        growth_rates: channels that a layer of dense block 1, 2, 3 adds.
-        num_layers: layers of dense block 1, 2, 3.
+        in_channels, out_channels, growth_rates, num_layers, dropout, checkpointing: see
+            :class:`pdvnet_lung.network.PDVNet`.
         skip_channels: channels of the three skips.
-        dropout: probability of dropout after each dense layer but the last of a block.
-        checkpointing: compute dense layers again in the backward pass instead of keeping their activations.
 
     Shapes:
-        input ``(B, in_channels, X, Y, Z)``, sizes multiples of 8; logits ``(B, out_channels, X/2, Y/2, Z/2)`` in
-        training and ``(B, out_channels, X, Y, Z)`` in evaluation.
+        input: ``(B, in_channels, X, Y, Z)``, sizes multiples of 8; output: logits, ``(B, out_channels, X/2, Y/2, Z/2)``
+        in training, ``(B, out_channels, X, Y, Z)`` in evaluation.
     """
 
     def __init__(
@@ -59,7 +55,7 @@ class DenseVNet(nn.Module):
         self.output = nn.Conv3d(sum(skip_channels) + in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.jit.is_scripting():  # the check is no TorchScript
+        if not torch.jit.is_scripting():  # TorchScript cannot compile the check
             check_size(x, 8, "DenseVNet")
         image = F.avg_pool3d(x, 2)  # (B, 1, X/2, Y/2, Z/2)
         stacked = [image]
@@ -69,7 +65,7 @@ class DenseVNet(nn.Module):
             stacked.append(
                 F.interpolate(skip(features), scale_factor=2.0**i, mode="trilinear", align_corners=False)
             )  # (B, 12 or 24, X/2, Y/2, Z/2)
-        logits = self.output(torch.cat(stacked, dim=1))  # 61 channels to the classes
+        logits = self.output(torch.cat(stacked, dim=1))  # from 61 channels
         if self.training:
             return logits
         return F.interpolate(logits, scale_factor=2.0, mode="trilinear", align_corners=False)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The label table of this bundle, and the codes of other data sets and tools translated to it.
+"""Label codes of this bundle, and translation of the codes of other data sets and tools.
 
-All functions are pure and take label arrays of any shape and axis order.
+All functions are pure and accept label arrays of any shape and axis order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from volseg.errors import UserError
 from volseg.label_maps.codes import round_labels
 
-# Left before right and upper before lower, as lungmask and lungct number them; 0 is background.
+# left before right, upper before lower, as in lungmask and lungct; 0 is background
 LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}
 
 LOBE_NAMES = {
@@ -26,12 +26,12 @@ LOBE_NAMES = {
     5: "right lower lobe",
 }
 
-# Code there to code here. A Chest Imaging Platform label is packed: region = v & 255, type = v >> 8.
+# foreign code to code of this bundle. Labels of the Chest Imaging Platform are packed: region = v & 255, type = v >> 8
 CIP_REGIONS = {7: 1, 8: 2, 4: 3, 5: 4, 6: 5}
 TOTALSEGMENTATOR_IDS = {10: 1, 11: 2, 12: 3, 13: 4, 14: 5}
 LOLA11_CODES = {10: 1, 11: 2, 20: 3, 21: 4, 22: 5}
 
-# Name of the mask file of TotalSegmentator (without .nii.gz) to code here.
+# name of TotalSegmentator's mask file (without .nii.gz) to code of this bundle
 TOTALSEGMENTATOR_MASKS = {
     "lung_upper_lobe_left": 1,
     "lung_lower_lobe_left": 2,
@@ -42,60 +42,58 @@ TOTALSEGMENTATOR_MASKS = {
 
 
 def from_cip_codes(label: NDArray[Any], name: str = "label") -> NDArray[np.uint8]:
-    """Packed codes of the Chest Imaging Platform, as in the LUNA16 lobe maps of Tang et al., to codes here.
+    """Translate packed codes of the Chest Imaging Platform, as in the LUNA16 lobe maps of Tang et al.
 
-    The region alone decides: 516 to 520 are airway inside a lobe (type 2) and belong to that lobe, where comparing
-    ``label == 4`` would leave holes. Airway elsewhere (512, 513) and stray 1s become background.
+    Only the region decides: 516 to 520 are airways inside a lobe (type 2) and belong to it, where comparing
+    ``label == 4`` would leave holes. Airways elsewhere (512, 513) and stray 1s become background.
     """
     return _translate((round_labels(label, name) & 255).astype(np.uint8), CIP_REGIONS)
 
 
 def from_totalsegmentator_ids(label: NDArray[Any], name: str = "label") -> NDArray[np.uint8]:
-    """Multi-label map of TotalSegmentator v2 (task ``total``) to codes here; other organs become background."""
+    """Translate a multi-label map of TotalSegmentator v2 (task ``total``); other organs become background."""
     return _translate(round_labels(label, name), TOTALSEGMENTATOR_IDS)
 
 
 def from_lola11_codes(label: NDArray[Any], name: str = "label") -> NDArray[np.uint8]:
-    """Codes of the LOLA11 challenge to codes here."""
+    """Translate codes of the LOLA11 challenge."""
     return _translate(round_labels(label, name), LOLA11_CODES)
 
 
 def merge_lobe_masks(masks: Mapping[int, NDArray[Any]], name: str = "masks") -> NDArray[np.uint8]:
-    """One label map of one mask per lobe.
+    """Merge one mask per lobe into a label map.
 
     Args:
-        masks: code here to mask; all of one shape, non-zero is inside.
-        name: what an error calls them, best their folder.
+        masks: code to mask; all masks of one shape, non-zero inside.
+        name: name in errors, preferably the folder.
 
     Raises:
-        UserError: two masks overlap, or a mask is not of whole numbers.
+        UserError: there are no masks, two masks overlap, or a mask does not hold integers.
     """
-    merged: NDArray[np.uint8] | None = None
+    if not masks:
+        raise UserError(f"{name}: must have one mask per lobe, got none")
+    merged = np.zeros_like(next(iter(masks.values())), dtype=np.uint8)
     for code, mask in masks.items():
         inside = round_labels(mask, f"{name} ({LOBES[code]})") != 0
-        if merged is None:
-            merged = np.zeros_like(inside, dtype=np.uint8)
         overlap = merged[inside]
         if overlap.any():
             other = LOBES[int(overlap[overlap != 0][0])]
             raise UserError(
-                f"{name}: lobe masks overlap. Received: {np.count_nonzero(overlap)} voxels of {LOBES[code]} that are "
-                f"{other} too. Expected: disjoint masks; download the case again or take it out"
+                f"{name}: lobe masks must not overlap, got {np.count_nonzero(overlap)} voxels that are both "
+                f"{LOBES[code]} and {other}; download the case again or remove it"
             )
         merged[inside] = code
-    if merged is None:
-        raise UserError(f"{name}: no lobe mask. Received: none. Expected: one per lobe")
     return merged
 
 
 def present_lobes(label: NDArray[Any]) -> tuple[int, ...]:
-    """Codes of the lobes that a label map in the codes of this bundle holds, in order."""
+    """Return the lobes in a label map of this bundle, in order."""
     return tuple(code for code in LOBES if (label == code).any())
 
 
 def _translate(label: NDArray[Any], table: Mapping[int, int]) -> NDArray[np.uint8]:
-    # One comparison per lobe instead of a lookup table: indexing would widen 150 million voxels to int64.
-    # zeros_like keeps the memory order of a transposed map, without which this takes ten times as long.
+    # One comparison per lobe, because indexing a lookup table would convert 150 million voxels to int64.
+    # zeros_like keeps the memory order of a transposed map; otherwise this takes ten times as long
     translated = np.zeros_like(label, dtype=np.uint8)
     for code, lobe in table.items():
         translated[label == code] = lobe

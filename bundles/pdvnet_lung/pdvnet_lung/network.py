@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progressive Dense V-Network (arXiv 1902.06362).
 
-Three dense feature blocks work at a half, a quarter and an eighth of the input's resolution. Each hands its features
-on through a skip convolution; the skips of the deeper blocks are brought up to the half grid and added one after the
-other, so that each of three outputs refines the one before it::
+Three dense feature blocks work at a half, a quarter and an eighth of the input's resolution. Each passes its features
+on through a skip convolution. The skips of the deeper blocks are upsampled to the half grid and added one by one, so
+that each of three outputs refines the previous one::
 
     input ─┬─ conv 5x5x5 /2 ─┬─ dense 1 ── skip 1 ─┬──────────── m1 ── output 1
            └─ average pool ──┘              down 1 ┤              │
@@ -11,7 +11,7 @@ other, so that each of three outputs refines the one before it::
                                             down 2 ┤              │
                                      dense 3 ── skip 3 ─ up x4 ─ (+) m3 ── output 3
 
-The comments at ``forward`` give the shapes for the paper's input of 512 x 512 x 64.
+Comments in ``forward`` give the shapes for the paper's input of 512 x 512 x 64.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ SIZE_DIVISOR = 8
 class PDVNet(nn.Module):
     """PDV-Net: progressive dense V-network.
 
-    The sources disagree or are silent in places; what is built here:
+    Where the sources disagree or are silent, this network has
 
-    - growth rates 4, 8, 16: the figure's channel counts 45, 104, 184 need them (a text source gives 4, 6, 8);
-    - features are merged by addition, as the figure's circled plus says;
-    - a block is left through its skip convolution, and the next block starts from that skip with stride 2;
-    - logits are computed on the half grid and interpolated linearly to the input's size.
+    - growth rates 4, 8, 16, which the figure's channel counts 45, 104, 184 require (a text source gives 4, 6, 8);
+    - features merged by addition, as the circled plus in the figure indicates;
+    - a skip convolution after each block, from which the next block starts with stride 2;
+    - logits computed on the half grid and interpolated linearly to the input's size.
 
     Args:
         in_channels: channels of the image.
-        out_channels: classes, background among them.
-        growth_rates: channels that a layer of dense block 1, 2, 3 adds.
-        num_layers: layers of dense block 1, 2, 3.
-        merge: ``"sum"`` adds the features of the three resolutions, ``"concat"`` stacks them.
-        dropout: probability of dropout after each dense layer but the last of a block.
-        checkpointing: compute dense layers again in the backward pass instead of keeping their activations.
+        out_channels: classes, including background.
+        growth_rates: channels added by each layer of dense blocks 1, 2, 3.
+        num_layers: layers of dense blocks 1, 2, 3.
+        merge: ``"sum"`` adds the features of the three resolutions, ``"concat"`` concatenates them.
+        dropout: probability of dropout after each dense layer except the last of a block.
+        checkpointing: recompute dense layers in the backward pass instead of storing their activations.
 
     Shapes:
-        input ``(B, in_channels, X, Y, Z)`` with each size a multiple of 8.
-        In training a tuple of three logit tensors ``(B, out_channels, X/2, Y/2, Z/2)``, coarse to fine, for deep
-        supervision; in evaluation one logit tensor ``(B, out_channels, X, Y, Z)`` from the last output.
+        input: ``(B, in_channels, X, Y, Z)``, sizes multiples of 8. Output in training: a tuple of three logits
+        ``(B, out_channels, X/2, Y/2, Z/2)``, coarse to fine, for deep supervision; in evaluation: the last logits
+        ``(B, out_channels, X, Y, Z)``.
 
     Raises:
-        ValueError: a size is no multiple of 8.
+        ValueError: a size is not a multiple of 8, or an argument is invalid.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class PDVNet(nn.Module):
         self.output1, self.output2, self.output3 = (nn.Conv3d(c, out_channels, 3, padding=1) for c in merged)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if not torch.jit.is_scripting():  # the check is no TorchScript
+        if not torch.jit.is_scripting():  # TorchScript cannot compile the check
             check_size(x, SIZE_DIVISOR, "PDVNet")
         stem = torch.cat([self.stem(x), F.avg_pool3d(x, 2)], dim=1)  # (B, 25, 256, 256, 32)
         skip1 = self.skip1(self.dense1(stem))  # dense (B, 45, 256, 256, 32), skip (B, 24, ...)
         skip2 = self.skip2(self.dense2(self.down1(skip1)))  # dense (B, 104, 128, 128, 16), skip (B, 24, ...)
         skip3 = self.skip3(self.dense3(self.down2(skip2)))  # dense (B, 184, 64, 64, 8), skip (B, 24, ...)
 
-        merged1 = skip1  # (B, 24, 256, 256, 32), also the two below (48 and 72 channels when stacked)
+        merged1 = skip1  # (B, 24, 256, 256, 32), as the next two (48 and 72 channels if concatenated)
         merged2 = self._merge(merged1, _upsample(skip2, 2))
         merged3 = self._merge(merged2, _upsample(skip3, 4))
         if self.training:
@@ -111,5 +111,5 @@ class PDVNet(nn.Module):
 
 
 def _upsample(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """Enlarge ``(B, C, X, Y, Z)`` by a factor along X, Y and Z, linearly."""
+    """Upsample ``(B, C, X, Y, Z)`` by a factor along X, Y and Z, with linear interpolation."""
     return F.interpolate(x, scale_factor=float(factor), mode="trilinear", align_corners=False)

@@ -1,41 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A download with lobe labels becomes a dataset folder: ``labels/<case>.nii.gz`` and ``dataset.json``.
-
-Images stay where they are and are referenced; see :mod:`volseg.data.prepare` for what holds for every data set.
-"""
+"""Turn a download with lobe labels into a dataset folder; :mod:`volseg.data.prepare` holds the common steps."""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pdvnet_lung.lobes import LOBES, TOTALSEGMENTATOR_MASKS, from_cip_codes, merge_lobe_masks, present_lobes
 from volseg.data.datalist import SPLITS, split_cases
+from volseg.data.image_file import open_nifti, read_itk, read_metaimage_grid, read_nifti
 from volseg.data.prepare import (
     Case,
     Source,
     check_arguments,
     check_folders,
     convert_labels,
-    describe_skipped,
+    is_up_to_date,
     labelled_entries,
+    write_nifti,
     write_prepared,
 )
-from volseg.data.stored_volume import open_nifti, read_itk, read_metaimage_grid, read_nifti
 from volseg.data.voxel_grid import VoxelGrid, check_same_grid
 from volseg.errors import UserError
 
 _LUNA16_SUFFIX = "_LobeSegmentation.nrrd"
 
-# Reported by users of the data set as wrongly labelled (wasserth/TotalSegmentator #245). A download does not say
-# whether it holds the mended files.
+# reported as wrongly labelled (wasserth/TotalSegmentator #245); a download does not show whether they were corrected
 _TOTALSEGMENTATOR_BAD_LABELS = ("s0092", "s0605")
+MINIMUM_LOBE_MM3 = 80_000.0
+MINIMUM_MAIN_PART = 0.97
 _TOTALSEGMENTATOR_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 SOURCES = {
@@ -64,20 +66,20 @@ def prepare_data(
     seed: int = 0,
     min_lobes: int = len(LOBES),
 ) -> Path:
-    """Turn the download of a data set into a dataset folder; this is what ``configs/prepare_data.json`` calls.
+    """Turn a downloaded data set into a dataset folder; called by ``configs/prepare_data.json``.
 
     Args:
         source: ``luna16`` or ``totalsegmentator``.
         input_dir: the unpacked download.
-        dataset_dir: where the dataset folder is written; it may be the download itself.
-        seed: of the split where the data set has none of its own.
-        min_lobes: cases with fewer lobes are left out.
+        dataset_dir: the folder to write; may be the download itself.
+        seed: seed of the split if the data set has no official one.
+        min_lobes: cases with fewer lobes are skipped.
 
     Returns:
         Path of ``dataset.json``.
 
     Raises:
-        UserError: an argument is missing or wrong, or a file is not what it should be.
+        UserError: an argument is missing or invalid, or a file does not have the expected content.
     """
     check_arguments(SOURCES, source, input_dir, dataset_dir)
     prepare = prepare_luna16 if source == "luna16" else prepare_totalsegmentator
@@ -85,25 +87,21 @@ def prepare_data(
 
 
 def prepare_luna16(input_dir: str | Path, dataset_dir: str | Path, seed: int = 0, min_lobes: int = len(LOBES)) -> Path:
-    """LUNA16 images with the lobe labels of Tang et al.; see :func:`prepare_data`.
+    """Prepare LUNA16 images with the lobe labels of Tang et al.; see :func:`prepare_data`.
 
-    The split is drawn: about 70 % training, 10 % validation, 20 % test, by hash of series UID and seed.
+    The hash of series UID and seed assigns about 70 % of the cases to training, 10 % to validation and 20 % to test.
     """
     source = SOURCES["luna16"]
     root, output = check_folders(source, input_dir, dataset_dir)
     images = _luna16_images(root)
     labels = _luna16_labels(root)
     paired = sorted(images.keys() & labels.keys())
-    if not paired:
-        raise UserError(
-            f"input_dir: no image with a label. Received: {len(images)} images (.mhd) and {len(labels)} labels in "
-            f"{root}. Expected: {source.layout}"
-        )
     skipped = Counter(
         {"image without label": len(images) - len(paired), "label without image": len(labels) - len(paired)}
     )
     cases = [Case(uid, images[uid], (labels[uid],)) for uid in paired]
-    kept = _convert(cases, _luna16_label, output, min_lobes, skipped)
+    reject, expected = partial(_too_few_lobes, min_lobes=min_lobes), f"{source.layout}, or lower --min_lobes"
+    kept = convert_labels(cases, _luna16_label, reject, output, skipped, expected=expected)
     entries = labelled_entries(kept, split_cases([case.case_id for case in kept], seed))
     return write_prepared(source, entries, output, skipped, split_rule=f"hash of series UID, seed {seed}", labels=LOBES)
 
@@ -111,9 +109,10 @@ def prepare_luna16(input_dir: str | Path, dataset_dir: str | Path, seed: int = 0
 def prepare_totalsegmentator(
     input_dir: str | Path, dataset_dir: str | Path, seed: int = 0, min_lobes: int = len(LOBES)
 ) -> Path:
-    """TotalSegmentator data set with its five lobe masks per case; see :func:`prepare_data`.
+    """Prepare the TotalSegmentator data set with its five lobe masks per case; see :func:`prepare_data`.
 
-    The split is the official one of ``meta.csv``; only without that file it is drawn with ``seed``, and said so.
+    The split is the official one in ``meta.csv``. Without that file it is drawn with ``seed``, and the output says so.
+    Lobe maps that show whole lungs are written to ``lobe_maps`` as well, for ``train_released.json --label_maps``.
     """
     source = SOURCES["totalsegmentator"]
     root, output = check_folders(source, input_dir, dataset_dir)
@@ -130,11 +129,9 @@ def prepare_totalsegmentator(
             skipped["not in meta.csv"] += 1
         else:
             cases.append(Case(folder.name, folder / "ct.nii.gz", masks))
-    if not cases:
-        raise UserError(
-            f"input_dir: no complete case. Received: {root}{describe_skipped(skipped, ', ')}. Expected: {source.layout}"
-        )
-    kept = _convert(cases, _totalsegmentator_label, output, min_lobes, skipped)
+    reject, expected = partial(_too_few_lobes, min_lobes=min_lobes), f"{source.layout}, or lower --min_lobes"
+    kept = convert_labels(cases, _totalsegmentator_label, reject, output, skipped, expected=expected)
+    _write_lobe_maps(kept, output)
     if official is None:
         splits, rule = split_cases([case.case_id for case in kept], seed), f"hash of case, seed {seed} (no meta.csv)"
     else:
@@ -144,7 +141,7 @@ def prepare_totalsegmentator(
 
 
 def _luna16_images(root: Path) -> dict[str, Path]:
-    # Only the subsets and the folder itself: seg-lungs-LUNA16/ holds lung masks under the same names.
+    # only the subsets and the folder itself, because seg-lungs-LUNA16/ holds lung masks of the same names
     files = [*root.glob("*.mhd"), *root.glob("subset*/**/*.mhd")]
     return {file.stem: file for file in sorted(files) if not file.name.startswith(".")}
 
@@ -155,41 +152,68 @@ def _luna16_labels(root: Path) -> dict[str, Path]:
 
 
 def _read_official_split(path: Path) -> dict[str, str] | None:
-    """Case to split, of ``meta.csv``; None without that file."""
+    """Return the split of each case in ``meta.csv``; None without that file."""
     if not path.is_file():
         return None
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     header = lines[0] if lines else ""
-    # The published file is separated by semicolons; a spreadsheet may have saved it with commas.
+    # the published file uses semicolons; a spreadsheet may have saved it with commas
     rows = list(csv.DictReader(lines, delimiter=";" if ";" in header else ","))
     if not rows or not {"image_id", "split"} <= rows[0].keys():
         raise UserError(
-            f"{path}: not the table of TotalSegmentator. Received: columns {header[:80] or 'none'}. "
-            "Expected: columns image_id and split, with rows"
+            f"{path}: must be a table with columns image_id and split, got {header[:80] or 'none'}; download it again"
         )
     unknown = sorted({str(row["split"]) for row in rows} - _TOTALSEGMENTATOR_SPLITS.keys())
     if unknown:
-        raise UserError(f"{path}: unknown split. Received: {', '.join(unknown)}. Expected: train, val or test")
+        raise UserError(f"{path}: split must be train, val or test, got {', '.join(unknown)}")
     return {row["image_id"]: _TOTALSEGMENTATOR_SPLITS[row["split"]] for row in rows}
 
 
-def _convert(
-    cases: Sequence[Case],
-    make_label: Callable[[Case], tuple[NDArray[np.uint8], VoxelGrid]],
-    output: Path,
-    min_lobes: int,
-    skipped: Counter[str],
-) -> list[Case]:
-    """Write the labels that are not there yet; returns the cases with enough lobes."""
+def _too_few_lobes(label: NDArray[np.uint8], min_lobes: int) -> str | None:
+    """Return why a case is skipped, or None."""
+    n_lobes = len(present_lobes(label))
+    if n_lobes == 0:
+        return "no lobe"
+    return f"fewer than {min_lobes} lobes" if n_lobes < min_lobes else None
 
-    def reject(label: NDArray[np.uint8]) -> str | None:
-        n_lobes = len(present_lobes(label))
-        if n_lobes == 0:
-            return "no lobe"
-        return f"fewer than {min_lobes} lobes" if n_lobes < min_lobes else None
 
-    expected = f"label maps with at least {min_lobes} lobes; --min_lobes lowers the bar"
-    return convert_labels(cases, make_label, reject, output, skipped, expected=expected)
+def _write_lobe_maps(cases: Sequence[Case], output: Path) -> None:
+    """Write ``lobe_maps/<case>.nii.gz``, whole lungs alone, for paintings; see :func:`whole_lungs`."""
+    count = 0
+    for case in cases:
+        label_file = output / "labels" / f"{case.case_id}.nii.gz"
+        target = output / "lobe_maps" / label_file.name
+        if not is_up_to_date(target, (label_file,)):
+            label, grid = read_nifti(label_file)
+            box = whole_lungs(label, abs(float(np.linalg.det(grid.affine[:3, :3]))))
+            if box is None:
+                continue
+            affine = grid.affine.copy()
+            affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+            write_nifti(target, nib.Nifti1Image(np.asarray(label[box], np.uint8), affine))
+        count += 1
+    if count:
+        print(f"{output / 'lobe_maps'}: {count} lobe maps with whole lungs, for --label_maps")
+
+
+def whole_lungs(label: NDArray[np.uint8], voxel_mm3: float) -> tuple[slice, ...] | None:
+    """Box around the lungs of a map that is fit for paintings, with two voxels to spare; None for other maps.
+
+    Fit are maps in which every lobe has over 80 ml, over 97 % of it in one piece, and no lobe touches the border.
+    """
+    border = np.ones(label.shape, bool)
+    border[1:-1, 1:-1, 1:-1] = False
+    if label[border].any():
+        return None
+    for lobe, box in zip(LOBES, ndimage.find_objects(label, max_label=len(LOBES)), strict=True):
+        if box is None:
+            return None
+        pieces, _ = ndimage.label(label[box] == lobe)
+        size = np.bincount(pieces.ravel())[1:]
+        if size.sum() * voxel_mm3 < MINIMUM_LOBE_MM3 or size.max() < MINIMUM_MAIN_PART * size.sum():
+            return None
+    box = ndimage.find_objects((label > 0).astype(np.uint8))[0]
+    return tuple(slice(max(0, s.start - 2), s.stop + 2) for s in box)
 
 
 def _luna16_label(case: Case) -> tuple[NDArray[np.uint8], VoxelGrid]:

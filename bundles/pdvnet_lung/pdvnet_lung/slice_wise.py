@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a two-dimensional network on every slice of a volume."""
+"""Run a 2-D network on every slice of a volume."""
 
 from __future__ import annotations
 

@@ -4,27 +4,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import nn
-
 from resunet_mitoem.data import inference_list
-from resunet_mitoem.grey_range import find_grey_range
-from resunet_mitoem.noisy_sections import SectionAssessment, assess_sections, find_noisy_sections, plan_restoration
+from resunet_mitoem.intensity import find_grey_range
+from resunet_mitoem.noisy_sections import Replacement, assess_sections, plan_restoration
 from resunet_mitoem.restoration import write_section_table
-from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.cluster import connect
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.instance_files import local_file
-from volseg.blockwise.pipeline import segment_blockwise
 from volseg.blockwise.section_replacement import replace_sections
-from volseg.blockwise.stored_array import local_folder, open_array
+from volseg.blockwise.segmentation import segment_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_prediction import VolumePrediction
 from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.blockwise.zarr_array import local_folder, open_array
 from volseg.console.option_checks import three_whole_numbers, whole_number
 from volseg.data.volume_formats.voxel_size import chosen_voxel_size
 from volseg.errors import UserError
@@ -39,36 +35,29 @@ logger = logging.getLogger(__name__)
 
 SLAB_BYTES = 2**28  # of sections that the search for noisy ones reads at once
 
-MAKE_SECTION = "resunet_mitoem.restore.interpolate_section"
+MAKE_SECTION = "resunet_mitoem.interpolation.interpolate_section"
+
+_PLAN = "plan.json"
 
 
 class Restorer:
     """Replaces noisy sections before the segmentation; only the new sections are stored.
 
     Args:
-        network: class of the interpolation network, or a :func:`functools.partial` of it.
-        weights: its state dict.
+        network: the interpolation network.
         sections: the noisy ones; None looks for them.
-        tile_size: see :func:`resunet_mitoem.restore.interpolate_section`.
-        device: see :class:`~volseg.blockwise.worker_network.WorkerNetwork`.
+        tile_size: see :func:`resunet_mitoem.interpolation.interpolate_section`.
 
     Raises:
-        UserError: ``sections`` is no list of whole numbers.
+        UserError: ``sections`` is not a list of integers.
     """
 
-    def __init__(
-        self,
-        network: Callable[..., nn.Module],
-        weights: str | Path,
-        sections: Sequence[int] | None = None,
-        tile_size: int = 512,
-        device: str = "auto",
-    ) -> None:
-        self.network = WorkerNetwork.of(network, weights, device=device, runtime="eager")
+    def __init__(self, network: WorkerNetwork, sections: Sequence[int] | None = None, tile_size: int = 512) -> None:
         if sections is not None and not (
             isinstance(sections, list | tuple) and all(isinstance(section, int) for section in sections)
         ):
-            raise UserError(f"sections: a list of whole numbers is needed. Received: {sections!r}. Give it as [3,17].")
+            raise UserError(f"sections must be a list of integers such as [3,17], got {sections!r}")
+        self.network = network
         self.sections = None if sections is None else list(sections)
         self.tile_size = tile_size
 
@@ -81,7 +70,7 @@ class Restorer:
             scheduler, workers: see :func:`volseg.blockwise.cluster.connect`.
 
         Raises:
-            UserError: no weights, a section that is none, or what a run by blocks raises.
+            UserError: no weights, a section outside the volume, or what a run by blocks raises.
         """
         self.network.check()
         plan = self._plan(open_volume, output)
@@ -92,32 +81,24 @@ class Restorer:
                 open_volume, plan, output, self.network, MAKE_SECTION, {"tile_size": self.tile_size}, client
             )
 
-    def _plan(self, open_volume: VolumeOpener, output: str) -> list[tuple[int, int, int]]:
+    def _plan(self, open_volume: VolumeOpener, output: str) -> list[Replacement]:
         """Sections to replace with those they are made from; looked for once, as that reads the whole volume."""
         volume = open_volume.source()
-        depth = volume.shape[0]
+        depth, height, width = volume.shape
         finished = FinishedBlocks(f"{output}/search")
-        (whole,) = BlockGrid(volume.shape, volume.shape)
-        with finished.run({**open_volume.parameters(), "sections": self.sections}):
-            if not finished.numbers("search"):
-                if self.sections is None:
-                    # chunks may be shards, of gigabytes in whole sections
-                    section_bytes = volume.dtype.itemsize * volume.shape[1] * volume.shape[2]
-                    slab_depth = max(1, min(volume.chunks[0], SLAB_BYTES // section_bytes))
-                    assessments = assess_sections(volume, slab_depth=slab_depth)
-                else:
-                    given = find_noisy_sections(volume, self.sections)
-                    assessments = [
-                        SectionAssessment(section, ("given",) if section in given else (), np.nan, np.nan)
-                        for section in range(depth)
-                    ]
+        with finished.lock({**open_volume.parameters(), "sections": self.sections}):
+            found = finished.read_json(_PLAN)
+            if found is None:
+                # chunks may be shards, of gigabytes in whole sections
+                slab_depth = max(1, min(volume.chunks[0], SLAB_BYTES // (volume.dtype.itemsize * height * width)))
+                assessments = assess_sections(volume, self.sections, slab_depth=slab_depth)
                 plan = plan_restoration([found.section for found in assessments if found.reasons], depth)
                 with local_file(f"{output}/sections.csv") as path:
                     write_section_table(path, assessments, plan)
-                finished.write("search", whole, {"plan": np.array(plan, np.int64).reshape(-1, 3)})
-            (stored,) = finished.read("search", whole, "plan")
-        logger.info("%s: %d of %d sections are replaced", open_volume.location, len(stored), depth)
-        return [(section, before, after) for section, before, after in stored.tolist()]
+                found = {"replacements": plan}
+                finished.write_json(_PLAN, found)
+        logger.info("%s: %d of %d sections are replaced", open_volume.location, len(found["replacements"]), depth)
+        return [Replacement(*replacement) for replacement in found["replacements"]]
 
 
 def volume_list(
@@ -142,8 +123,7 @@ def volume_list(
 
 def segment_volumes(
     cases: Sequence[Mapping[str, str]],
-    network: Callable[..., nn.Module],
-    weights: str | Path,
+    network: WorkerNetwork,
     output_dir: str | Path,
     windows: BlendedSlidingWindow,
     decoding: Decoding,
@@ -152,8 +132,6 @@ def segment_volumes(
     restorer: Restorer | None = None,
     voxel_size_nm: Sequence[float] | None = None,
     trained_voxel_size_nm: Sequence[float] | None = None,
-    device: str = "auto",
-    runtime: str = "auto",
     scheduler: str = "",
     workers: int | None = None,
     keep_probabilities: bool = False,
@@ -163,62 +141,60 @@ def segment_volumes(
 
     Args:
         cases: ``image``, path or URL of a volume.
-        network: class of the network, or a :func:`functools.partial` of it.
-        weights: its state dict.
+        network: with two outputs, mask and boundary.
         output_dir: folder or URL.
+        windows: see :class:`volseg.blockwise.volume_prediction.VolumePrediction`.
+        block_shape: voxels of a block (D, H, W) of the decoding.
+        prediction_block_shape: of the prediction, where larger blocks save windows; None: the same.
         restorer: replaces noisy sections first; None leaves all as they are.
-        device, runtime: see :class:`volseg.blockwise.worker_network.WorkerNetwork`.
         voxel_size_nm: (z, y, x), in place of what files say.
         trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
         preview: draw ``preview.png``, see :func:`volseg.instances.picture.save_instance_preview`.
-        windows, decoding, block_shape, prediction_block_shape, scheduler, workers, keep_probabilities: see
-            :func:`volseg.blockwise.pipeline.segment_blockwise`.
+        decoding, scheduler, workers, keep_probabilities: see :func:`volseg.blockwise.segmentation.segment_blockwise`.
 
     Returns:
         the statistics of each volume.
 
     Raises:
-        UserError: options that are none, before any work; no weights, a volume or a block fails: one line.
+        UserError: invalid options, before any work; no weights, or a volume or a block fails: one line.
     """
     block_shape = three_whole_numbers("block_shape", block_shape, 1, "[64,512,512]")
-    if workers is not None:
-        whole_number("workers", workers, 0)
     if prediction_block_shape is not None:
         three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
-    given_nm = None if voxel_size_nm is None else checked_voxel_size(voxel_size_nm)
-    on_worker = WorkerNetwork.of(network, weights, device=device, runtime=runtime)
-    on_worker.check()
+    if workers is not None:
+        whole_number("workers", workers, 0)
+    given_nm = checked_voxel_size(voxel_size_nm)
+    network.check()
     folder = str(local_folder(output_dir) or output_dir).rstrip("/")
     used: set[str] = set()
     results = []
     for case in cases:
         open_volume = VolumeOpener.of(case["image"])
-        volume = open_volume.source()
-        name = free_case_name(open_volume.location, used)
+        image, volume = open_volume.location, open_volume.source()
+        name = free_case_name(image, used)
         used.add(name)
         output = f"{folder}/{name}"
-        size_nm = chosen_voxel_size(open_volume.location, volume.voxel_size_nm, given_nm)
-        logger.info("%s: %d sections of %d x %d pixels, results in %s", open_volume.location, *volume.shape, output)
+        size_nm = chosen_voxel_size(image, volume.voxel_size_nm, given_nm)
+        logger.info("%s: %d sections of %d x %d pixels, results in %s", image, *volume.shape, output)
         for warning in voxel_warnings(size_nm, trained_voxel_size_nm):
-            logger.warning("%s: %s", open_volume.location, warning)
-        restored = restorer(open_volume, f"{output}/restoration", scheduler, workers) if restorer else open_volume
-        segment = partial(
-            segment_blockwise,
-            restored,
-            output,
-            on_worker,
+            logger.warning("%s: %s", image, warning)
+        if restorer:
+            open_volume = restorer(open_volume, f"{output}/restoration", scheduler, workers)
+        prediction = VolumePrediction(
+            open_volume,
+            network,
             windows,
-            decoding,
-            block_shape,
-            prediction_block_shape,
-            find_grey_range(volume),
-            size_nm,
+            prediction_block_shape or block_shape,
+            grey_range=find_grey_range(volume),
+            voxel_size_nm=size_nm,
         )
-        statistics = segment(scheduler=scheduler, workers=workers, keep_probabilities=keep_probabilities)
+        statistics = segment_blockwise(
+            prediction, output, decoding, block_shape, scheduler, workers, keep_probabilities
+        )
         if preview:
             title = f"{name}: {statistics['instances']} instances"
             with local_file(f"{output}/preview.png") as path:
-                save_instance_preview(path, restored(), open_array(f"{output}/instances.ome.zarr/0"), size_nm, title)
-        logger.info("%s: %d instances, in %s/instances.ome.zarr", open_volume.location, statistics["instances"], output)
-        results.append({"image": open_volume.location, "output": output, **statistics})
+                save_instance_preview(path, open_volume(), open_array(f"{output}/instances.ome.zarr/0"), size_nm, title)
+        logger.info("%s: %d instances, in %s/instances.ome.zarr", image, statistics["instances"], output)
+        results.append({"image": image, "output": output, **statistics})
     return results

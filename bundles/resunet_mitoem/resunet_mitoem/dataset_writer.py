@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resunet_mitoem.data import LABEL_NAME
-from resunet_mitoem.grey_range import PERCENTILES, find_grey_range
+from resunet_mitoem.intensity import PERCENTILES, find_grey_range
 from volseg.blockwise.grey_range import GreyRange
 from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.datalist import SPLITS, write_datalist
@@ -26,7 +26,7 @@ from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask, number_co
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.data.volume_formats.zarr_volume import CHUNKS_WRITTEN, open_zarr
 from volseg.errors import UserError
-from volseg.transforms.load_chunked import check_one_shape
+from volseg.transforms.load_em_volume import check_one_shape
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +65,16 @@ def checked_pair(
         check_one_shape({str(image.path): image.shape, str(label.path): label.shape})
         if label.dtype.kind not in "bui":
             raise UserError(
-                f"{label.path}: instance ids are whole numbers. Received: {label.dtype}. Expected: a label volume of "
-                "an integer type"
+                f"{label.path}: instance ids must be integers, got {label.dtype}; give a volume of an integer type"
             )
     if image.dtype.kind not in "uif" or (image.dtype.kind != "f" and image.dtype.itemsize > 2):
         raise UserError(
-            f"{image.path}: no grey values. Received: {image.dtype}, which colours are read as too. Expected: an image "
-            "of 8 or 16 bits, or of floating point"
+            f"{image.path}: grey values must be of 8 or 16 bits or floating point, got {image.dtype}, as colours are "
+            "read too; give a grey image"
         )
     if voxel_size_nm is None:
         raise UserError(
-            f"{image.path}: no voxel size. Received: a file that does not say it. Expected: --voxel_size_nm "
-            '"[30,8,8]", z, y, x'
+            f'{image.path}: the file does not say its voxel size; give --voxel_size_nm "[30,8,8]" along z, y, x'
         )
     return Pair(name, split, image, label, voxel_size_nm, label_components)
 
@@ -165,8 +163,7 @@ def _stores(pair: Pair, output: Path) -> list[_Store]:
     path = output / f"{pair.name}.ome.zarr"
     if path.resolve() in (pair.image.file_path.resolve(), *pair.image.file_path.resolve().parents):
         raise UserError(
-            f"{path}: would replace the image that it is made from. Received: dataset_dir {output}. "
-            "Expected: another --dataset_dir"
+            f"{path}: would replace the image that it is made from; choose a --dataset_dir other than {output}"
         )
     size = pair.voxel_size_nm
     stores = [_Store(path, pair.image, size, _write_image, _made_from(pair.image, size))]
@@ -204,8 +201,8 @@ def _find_facts(store: _Store) -> dict[str, Any] | None:
     if store.path.parent.name == "labels":
         return None  # labels are mended while images stay: it is written again
     raise UserError(
-        f"{store.path}: would be overwritten. Received: a volume that was not made from {store.source.path} as it is "
-        "now. Expected: another --dataset_dir, or remove that folder"
+        f"{store.path}: would be overwritten, though it was not made from {store.source.path} as it is now; choose "
+        "another --dataset_dir, or remove that folder"
     )
 
 
@@ -274,9 +271,7 @@ def _largest_id(label: ChunkedVolume) -> int:
 
 
 def _wrong_ids(label: ChunkedVolume, found: int) -> UserError:
-    return UserError(
-        f"{label.path}: instance ids are from 0 to {_MAX_ID}. Received: {found}. Expected: ids that are numbered anew"
-    )
+    return UserError(f"{label.path}: instance ids must be from 0 to {_MAX_ID}, got {found}; renumber them")
 
 
 def _unchanged(section: NDArray[Any]) -> NDArray[Any]:

@@ -3,29 +3,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import logging
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, convert_to_tensor
+from numpy.typing import NDArray
 
-from resunet_mitoem.grey_range import SAMPLE, find_grey_range, tissue_range
 from volseg.blockwise.grey_range import GreyRange
 from volseg.data.blank import find_blank
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.errors import UserError
 from volseg.inferers.sliding_window import BLANK_GREY
 
-__all__ = ["ScaleGreyValuesd"]
+__all__ = ["PERCENTILES", "ScaleGreyValuesd", "find_grey_range", "tissue_range"]
+
+logger = logging.getLogger(__name__)
+
+PERCENTILES = (0.1, 99.9)
+# about as many voxels at most are sorted for the percentiles
+SAMPLE = 2**24
+SAMPLED_CHUNKS = 256
+PIECE_BYTES = 2**28  # of a chunk, which may be a shard of gigabytes
 
 
 class ScaleGreyValuesd(MapTransform):
     """Bring images from the percentiles 0.1 and 99.9 of their tissue to 0 and 1, and clip them.
 
     So it makes no difference how grey values are shifted, scaled and stored. Of an image that was read from a file the
-    percentiles are those of the whole file, of a crop too: see :func:`resunet_mitoem.grey_range.find_grey_range`.
+    percentiles are those of the whole file, of a crop too: see :func:`find_grey_range`.
 
     Args:
         keys: images ``(1, D, H, W)``; each becomes float32 with its meta data.
@@ -33,7 +45,7 @@ class ScaleGreyValuesd(MapTransform):
             :class:`~volseg.inferers.sliding_window.BlendedSlidingWindow`.
 
     Raises:
-        UserError: what :func:`resunet_mitoem.grey_range.find_grey_range` raises.
+        UserError: what :func:`find_grey_range` raises.
     """
 
     def __init__(self, keys: KeysCollection, blank: float = BLANK_GREY, allow_missing_keys: bool = False) -> None:
@@ -48,8 +60,8 @@ class ScaleGreyValuesd(MapTransform):
             voxels = convert_to_numpy(image)
             blank = find_blank(voxels[0])
             path = image.meta.get("filename_or_obj")
-            scale = _range_of_voxels(voxels[0][~blank]) if path is None else self._range_of_file(str(path))
-            values = scale(voxels)
+            grey_range = _range_of_voxels(voxels[0][~blank]) if path is None else self._range_of_file(str(path))
+            values = grey_range(voxels)
             values[0][torch.from_numpy(blank)] = self.blank
             d[key] = MetaTensor(values.to(image.device), meta=image.meta, applied_operations=image.applied_operations)
         return d
@@ -57,10 +69,69 @@ class ScaleGreyValuesd(MapTransform):
     def _range_of_file(self, path: str) -> GreyRange:
         """Found once: a training reads thousands of crops of a file."""
         if path not in self._ranges:
-            self._ranges[path] = find_grey_range(open_chunked_volume(path))
+            found = self._ranges[path] = find_grey_range(open_chunked_volume(path))
+            logger.debug("%s: grey values from %g to %g become 0 to 1", path, found.low, found.high)
         return self._ranges[path]
 
 
-def _range_of_voxels(tissue: Any) -> GreyRange:
+def _range_of_voxels(tissue: NDArray[Any]) -> GreyRange:
     # an odd step does not stay in a few columns, as rows mostly have even lengths
     return GreyRange(*tissue_range(tissue[:: -(-tissue.size // SAMPLE) | 1]))
+
+
+def find_grey_range(volume: ChunkedVolume) -> GreyRange:
+    """The grey values of a whole volume that become 0 and 1, the same for each part of it.
+
+    They are the percentiles 0.1 and 99.9 of the tissue: of all voxels up to 2^24 of them; of larger volumes of as many
+    voxels of 256 chunks, drawn alike each time, of each at most 256 MB from its middle. What
+    :func:`volseg.data.blank.find_blank` finds is no tissue.
+
+    Raises:
+        UserError: the volume cannot be read, or its sections have no common scale of grey values.
+    """
+    if volume.not_grey:
+        raise UserError(f"{volume.path}: {volume.not_grey}")
+    low, high = tissue_range(_sample(volume))
+    return GreyRange(*((high, low) if volume.is_inverted else (low, high)), finds_blank=True)
+
+
+def tissue_range(tissue: NDArray[np.generic]) -> tuple[float, float]:
+    """The percentiles of voxels (N,); 0 and 1 where there are none."""
+    low, high = np.percentile(tissue.astype(np.float32), PERCENTILES).tolist() if tissue.size else (0.0, 1.0)
+    return low, high
+
+
+def _sample(volume: ChunkedVolume) -> NDArray[np.generic]:
+    """Voxels of tissue (N,) of the whole volume, or of some of its chunks."""
+    if math.prod(volume.shape) <= SAMPLE:
+        voxels = volume[:]
+        return voxels[~find_blank(voxels)]
+    counts = [-(-n // chunk) for n, chunk in zip(volume.shape, volume.chunks, strict=True)]
+    total = math.prod(counts)
+    drawn = np.random.default_rng(0).choice(total, min(total, SAMPLED_CHUNKS), replace=False)
+    piece = _bounded(volume.chunks, PIECE_BYTES // volume.dtype.itemsize)
+    # an odd step does not stay in a few columns, as rows mostly have even lengths
+    step = -(-math.prod(piece) * len(drawn) // SAMPLE) | 1
+    parts = []
+    for position in zip(*np.unravel_index(np.sort(drawn), counts), strict=True):
+        z, y, x = (
+            _middle(int(place) * chunk, min((int(place) + 1) * chunk, n), length)
+            for place, chunk, n, length in zip(position, volume.chunks, volume.shape, piece, strict=True)
+        )
+        voxels = volume[z, y, x]
+        parts.append(voxels[~find_blank(voxels)][::step].copy())  # a view would keep the whole piece
+    return np.concatenate(parts)
+
+
+def _bounded(shape: Sequence[int], voxels: int) -> tuple[int, int, int]:
+    """The largest part (D, H, W) of a shape that has so many voxels: of fewer sections, then of fewer rows."""
+    depth, height, width = shape
+    width = min(width, voxels)
+    height = min(height, max(1, voxels // width))
+    return min(depth, max(1, voxels // (height * width))), height, width
+
+
+def _middle(start: int, stop: int, length: int) -> slice:
+    """So many of the indices from ``start`` to ``stop``, or all if there are no more, from their middle."""
+    first = start + max(0, stop - start - length) // 2
+    return slice(first, min(stop, first + length))

@@ -49,7 +49,7 @@ class LabelResultd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if result not in RESULTS:
-            raise ValueError(f"result must be one of {', '.join(RESULTS)}. Received: {result!r}")
+            raise ValueError(f"result must be one of {', '.join(RESULTS)}, got {result!r}")
         self.result = result
         self.orig_key = orig_key
         self.dtype_key = dtype_key
@@ -65,8 +65,8 @@ class LabelResultd(MapTransform):
             wanted = d.get(self.dtype_key)
             if wanted and np.issubdtype(wanted, np.integer) and largest > np.iinfo(wanted).max:
                 raise UserError(
-                    f"{name}: too many instances for the viewer. Received: {largest}, where {wanted} holds "
-                    f"{np.iinfo(wanted).max}. Choose mask for label_as, a larger min_size or a smaller volume."
+                    f"{name}: {largest} instances are too many for the viewer, whose {wanted} holds "
+                    f"{np.iinfo(wanted).max}; choose mask for label_as, a larger min_size or a smaller volume"
                 )
             fitting = next(t for t in (np.uint8, np.int16, np.int32) if largest <= np.iinfo(t).max)
             voxels = torch.from_numpy(np.ascontiguousarray(ids.transpose(2, 1, 0).astype(fitting)))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resunet_mitoem.dataset_writer import UNPACKED, Pair, checked_pair
-from volseg.data.archive import unpack
 from volseg.data.chunked_volume import ChunkedVolume
+from volseg.data.published_archive import unpack
 from volseg.data.volume_formats.section_volume import SectionVolume
 from volseg.errors import UserError
 
@@ -106,8 +106,8 @@ def _locate(specimen: str, files: _Files, root: Path, output: Path) -> Path | No
     folders = [folder for folder in folders if _specimen(folder, root) == specimen]
     if len(folders) > 1:
         raise UserError(
-            f"{folders[1]}: there twice. Received: {folders[0]} too. Expected: one folder {files.folder}/ of the "
-            f"{specimen} volume; take the other away"
+            f"{folders[1]}: the {specimen} volume must have one folder {files.folder}/, found {folders[0]} too; remove "
+            "one of them"
         )
     archive = root / files.archive.format(SPECIMENS[specimen])
     return folders[0] if folders else archive if archive.is_file() else None
@@ -120,8 +120,8 @@ def _specimen(folder: Path, root: Path) -> str:
         if len(specimens) == 1:
             return specimens[0]
     raise UserError(
-        f"{folder}: rat or human? Received: a path that does not say which. Expected: it under a folder MitoEM-R, "
-        "EM30-R or rat, or MitoEM-H, EM30-H or human"
+        f"{folder}: the path does not say whether it is rat or human; put it under a folder MitoEM-R, EM30-R or rat, "
+        "or MitoEM-H, EM30-H or human"
     )
 
 

@@ -200,7 +200,7 @@ def initialise(network: nn.Module) -> None:
 
 def _block(name: str) -> type[Block]:
     if name not in BLOCKS:
-        raise ValueError(f"block must be one of {', '.join(BLOCKS)}. Received: {name!r}.")
+        raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {name!r}")
     return BLOCKS[name]
 
 
@@ -214,6 +214,6 @@ def _check_section_size(x: torch.Tensor, divisor: int, network: str) -> None:
     for axis, size in zip("HW", x.shape[3:], strict=True):
         if size % divisor:
             raise UserError(
-                f"{network} needs H and W that are multiples of {divisor}. Received: {size} along {axis} "
-                f"of {tuple(x.shape)}. Pad the image or choose another spatial_size."
+                f"{network}: H and W must be multiples of {divisor}, got {size} along {axis} of {tuple(x.shape)}; pad "
+                "the image or choose another spatial_size"
             )

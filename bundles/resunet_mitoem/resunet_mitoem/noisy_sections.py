@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ __all__ = [
     "SectionAssessment",
     "SectionMeasures",
     "assess_sections",
+    "check_one_volume",
     "find_noisy_sections",
     "measure_sections",
     "plan_restoration",
@@ -114,27 +116,31 @@ def find_noisy_sections(
     Source: section "interpolation network" of 2104.07961 restores noisy sections, but does not say how to find them;
     this rule is ours.
     """
-    depth = volume.shape[0]
-    if sections is not None:
-        return _checked(sections, depth)
-    return [
-        assessment.section
-        for assessment in assess_sections(
-            volume, similarity_threshold, high_frequency_threshold, shrink_factor, slab_depth
-        )
-        if assessment.reasons
-    ]
+    assessments = assess_sections(
+        volume, sections, similarity_threshold, high_frequency_threshold, shrink_factor, slab_depth
+    )
+    return [assessment.section for assessment in assessments if assessment.reasons]
 
 
 def assess_sections(
     volume: Any,
+    sections: Sequence[int] | None = None,
     similarity_threshold: float = 5.0,
     high_frequency_threshold: float = 5.0,
     shrink_factor: int = 4,
     slab_depth: int = 8,
 ) -> list[SectionAssessment]:
-    """Judge every section as :func:`find_noisy_sections` does, with its arguments; the log names the noisy ones."""
+    """Judge every section as :func:`find_noisy_sections` does, with its arguments; the log names the noisy ones.
+
+    Where ``sections`` are given, nothing is read, and there are no scores.
+    """
     depth = volume.shape[0]
+    if sections is not None:
+        given = _checked(sections, depth)
+        return [
+            SectionAssessment(section, ("given",) if section in given else (), math.nan, math.nan)
+            for section in range(depth)
+        ]
     measures = measure_sections(volume, shrink_factor, slab_depth)
     high_frequency = robust_z_scores(measures.high_frequency)
     similarity = _best_similarity(measures.similarity, depth)
@@ -228,15 +234,25 @@ def plan_restoration(noisy: Iterable[int], depth: int) -> list[Replacement]:
     return plan
 
 
+def check_one_volume(sections: Sequence[int] | None, volumes: int) -> None:
+    """Refuse noisy sections that are given for more than one volume.
+
+    Raises:
+        UserError: they are.
+    """
+    if sections and volumes > 1:
+        raise UserError(
+            f"sections {list(sections)} need --input with one volume, got {volumes}; without --sections noisy ones are "
+            "detected"
+        )
+
+
 def _checked(sections: Iterable[int], depth: int) -> list[int]:
     """The sections in ascending order, each once."""
     indices = sorted({int(section) for section in sections})
     outside = [index for index in indices if not 0 <= index < depth]
     if outside:
-        raise UserError(
-            f"sections: not in the volume. Received: {', '.join(map(str, outside))}. "
-            f"Expected: indices from 0 to {depth - 1}"
-        )
+        raise UserError(f"sections must be indices from 0 to {depth - 1}, got {', '.join(map(str, outside))}")
     return indices
 
 

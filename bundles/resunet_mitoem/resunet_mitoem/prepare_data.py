@@ -10,7 +10,6 @@ for what holds for every data set.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ from resunet_mitoem.dataset_writer import Pair, checked_pair, write_dataset
 from resunet_mitoem.mitoem_layout import PARTS, SPECIMENS, Part, mitoem_pairs
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import SPLITS
+from volseg.data.image_file import unreadable
 from volseg.data.prepare import Source, check_arguments, check_folders, describe_skipped
-from volseg.data.stored_volume import unreadable
-from volseg.data.volume_formats.voxel_size import VoxelSize, chosen_voxel_size
+from volseg.data.volume_formats.voxel_size import chosen_voxel_size
 from volseg.errors import UserError
+from volseg.handlers.instance_results import checked_voxel_size
 
 __all__ = ["PARTS", "SOURCES", "Part", "prepare_data", "prepare_mitoem", "prepare_volumes"]
 
@@ -104,8 +104,7 @@ def prepare_mitoem(
         pairs += mitoem_pairs(specimen, root, output, [p for p in parts if p.label_folder or with_test], skipped)
     if not any(pair.label for pair in pairs):
         raise UserError(
-            f"input_dir: no images with labels. Received: {root}{describe_skipped(skipped, ', ')}. "
-            f"Expected: {source.layout}"
+            f"input_dir: no images with labels in {root}{describe_skipped(skipped, ', ')}; expected {source.layout}"
         )
     if not with_test:
         skipped["test part, which has no published labels (--with_test True writes its images)"] += 1
@@ -127,33 +126,19 @@ def prepare_volumes(
     """
     source = SOURCES["volumes"]
     root, output = check_folders(source, input_dir, dataset_dir)
-    size_nm = _checked_voxel_size(voxel_size_nm)
+    size_nm = checked_voxel_size(voxel_size_nm)
     pairs: dict[str, Pair] = {}
     for entry in _read_pairs(root / PAIRS_NAME):
         name = _pair_name(entry["image"], root)
         if name in pairs:
             raise UserError(
-                f"{root / PAIRS_NAME}: two images would have one name. Received: {name} for {entry['image']}. "
-                "Expected: other names, or each image once"
+                f"{root / PAIRS_NAME}: two images would both be named {name}, the second is {entry['image']}; rename "
+                "it, or list each image once"
             )
         image, label = (open_chunked_volume(root / entry[key], cache_bytes=0) for key in ("image", "label"))
         chosen = chosen_voxel_size(image.path, image.voxel_size_nm, size_nm)
         pairs[name] = checked_pair(name, entry["split"], image, label, chosen, label_components)
     return write_dataset(source, list(pairs.values()), output, Counter(), f"{PAIRS_NAME} of the user")
-
-
-def _checked_voxel_size(voxel_size_nm: Sequence[float] | None) -> VoxelSize | None:
-    if voxel_size_nm is None:
-        return None
-    try:
-        z_nm, y_nm, x_nm = (float(edge) for edge in voxel_size_nm)
-    except (TypeError, ValueError):
-        z_nm = y_nm = x_nm = math.nan
-    if not all(math.isfinite(edge) and edge > 0 for edge in (z_nm, y_nm, x_nm)):
-        raise UserError(
-            f'voxel_size_nm: not a voxel size. Received: {voxel_size_nm}. Expected: --voxel_size_nm "[30,8,8]", z, y, x'
-        )
-    return z_nm, y_nm, x_nm
 
 
 def _read_pairs(path: Path) -> list[dict[str, str]]:
@@ -162,15 +147,15 @@ def _read_pairs(path: Path) -> list[dict[str, str]]:
     except OSError as error:
         raise unreadable(path, error) from error
     except ValueError as error:  # no JSON, no UTF-8
-        raise UserError(f"{path}: no JSON. Received: {error}. Expected: {_PAIRS}") from error
+        raise UserError(f"{path}: not JSON ({error}); expected {_PAIRS}") from error
     if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: no list of pairs. Received: {json.dumps(entries)[:80]}. Expected: {_PAIRS}")
+        raise UserError(f"{path}: must be a list {_PAIRS}, got {json.dumps(entries)[:80]}")
     for number, entry in enumerate(entries):
         texts = [entry.get(key) for key in ("image", "label", "split")] if isinstance(entry, dict) else [None]
         if not all(isinstance(text, str) and text for text in texts) or texts[2] not in SPLITS:
             raise UserError(
-                f"{path}: entry {number} is no pair. Received: {json.dumps(entry)[:200]}. "
-                f"Expected: {_PAIRS}; a split is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
+                f"{path}: entry {number} is not a pair, got {json.dumps(entry)[:200]}; expected {_PAIRS}, where a "
+                f"split is {', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
             )
     return entries
 

@@ -10,24 +10,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from resunet_mitoem.data import LABEL_NAME, PHANTOM_BINNING, find_em_volumes
-from resunet_mitoem.interpolation import SectionInterpolationNetwork
+from resunet_mitoem.interpolation import SectionInterpolationNetwork, interpolate_section
 from resunet_mitoem.noisy_sections import (
     Replacement,
     SectionAssessment,
     assess_sections,
+    check_one_volume,
     find_noisy_sections,
     plan_restoration,
 )
-from resunet_mitoem.restore import restore_sections
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr
 from volseg.errors import UserError
-from volseg.handlers.instance_results import case_name
+from volseg.handlers.instance_results import free_case_name
 from volseg.phantoms.dataset import OmeZarrVolumes
 from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
 from volseg.phantoms.phantom_set import PhantomSet
@@ -37,6 +38,7 @@ from volseg.weights import load_weights
 __all__ = [
     "Restoration",
     "restoration_list",
+    "restore_sections",
     "restore_volume",
     "restore_volumes",
     "save_restoration_preview",
@@ -96,11 +98,7 @@ def restore_volumes(
     Raises:
         UserError: no weights; ``sections`` with several volumes; or a volume cannot be restored.
     """
-    if sections and len(cases) > 1:
-        raise UserError(
-            f"sections: they belong to one volume. Received: {list(sections)} for {len(cases)} volumes. "
-            "Expected: --input with one volume, or no --sections to look for noisy ones"
-        )
+    check_one_volume(sections, len(cases))
     if not Path(weights).is_file():
         raise UserError(
             f"{weights}: no weights there. Train first (configs/train_interpolation.json), "
@@ -108,12 +106,11 @@ def restore_volumes(
         )
     load_weights(weights, network)
     logger.info("weights: %s", weights)
-    names: set[str] = set()
+    used: set[str] = set()
     restorations = []
-    for number, case in enumerate(cases, 1):
-        name = case_name(case["image"])
-        name = f"{name}_{number}" if name in names else name
-        names.add(name)
+    for case in cases:
+        name = free_case_name(case["image"], used)
+        used.add(name)
         volume = open_chunked_volume(case["image"])
         if volume.not_grey or volume.is_inverted:
             why = volume.not_grey or "larger values are darker (WhiteIsZero or an inverting palette); invert the image"
@@ -142,7 +139,7 @@ def restore_volume(
         name: of the volume.
         sections: the noisy ones; ``None`` looks for them, see
             :func:`~resunet_mitoem.noisy_sections.find_noisy_sections`. Empty: none, the volume is copied.
-        tile_size: see :func:`~resunet_mitoem.restore.restore_sections`.
+        tile_size: see :func:`~resunet_mitoem.interpolation.interpolate_section`.
         preview: ``False`` leaves the picture out.
 
     Raises:
@@ -152,20 +149,13 @@ def restore_volume(
     depth = volume.shape[0]
     slab_depth = min(volume.chunks[0], DEFAULT_CHUNKS[0])
     logger.info("%s: %d sections of %d x %d pixels", volume.path, *volume.shape)
-    if sections is None:
-        assessments = assess_sections(volume, slab_depth=slab_depth)
-    else:
-        given = find_noisy_sections(volume, sections)
-        assessments = [
-            SectionAssessment(section, ("given",) if section in given else (), math.nan, math.nan)
-            for section in range(depth)
-        ]
+    assessments = assess_sections(volume, sections, slab_depth=slab_depth)
     noisy = [assessment.section for assessment in assessments if assessment.reasons]
     replacements = plan_restoration(noisy, depth)
     if sections and not replacements:
         raise UserError(
-            f"{volume.path}: none of the sections can be restored. Received: {', '.join(map(str, noisy))} of {depth}, "
-            "without a clean section on both sides. Expected: sections between clean ones"
+            f"{volume.path}: none of the sections can be restored, got {', '.join(map(str, noisy))} of {depth}; give "
+            "sections with a clean one on both sides"
         )
     path = Path(output_dir) / f"{name}_restored.ome.zarr"
     with create_ome_zarr(path, volume.shape, volume.dtype, volume.voxel_size_nm) as voxels:
@@ -187,6 +177,57 @@ def restore_volume(
     return Restoration(path, assessments, replacements)
 
 
+def restore_sections(
+    volume: Any,
+    network: SectionInterpolationNetwork,
+    noisy: Sequence[int] | None = None,
+    output: Any = None,
+    tile_size: int = 512,
+    slab_depth: int = 8,
+) -> Any:
+    """Replace each noisy section by what the network makes of the nearest clean ones before and after it.
+
+    The log says which section was replaced from which two, and which could not be.
+
+    Args:
+        volume: (D, H, W), an array or anything that is sliced like one. Whole numbers are scaled to [0, 1] for the
+            network by the largest of their type, others must lie there.
+        network: trained; it runs on the device it is on.
+        noisy: indices along z; ``None`` looks for them (:func:`~resunet_mitoem.noisy_sections.find_noisy_sections`).
+        output: where to write, of the volume's shape and type, for instance a Zarr array. It may be the volume itself:
+            then only the restored sections are written. ``None`` makes a new array in memory.
+        tile_size: see :func:`~resunet_mitoem.interpolation.interpolate_section`.
+        slab_depth: sections to read at a time where all are read.
+
+    Returns:
+        ``output``, or the new array.
+
+    Raises:
+        UserError: a noisy section or an output that does not fit the volume.
+        ValueError: ``tile_size`` is no multiple of the divisor.
+    """
+    depth = volume.shape[0]
+    if output is None:
+        output = np.empty(volume.shape, volume.dtype)
+    if output.shape != volume.shape or output.dtype != volume.dtype:
+        raise UserError(
+            f"output must have type and shape of the volume, {volume.dtype} {tuple(volume.shape)}, got {output.dtype} "
+            f"{tuple(output.shape)}"
+        )
+    if noisy is None:
+        noisy = find_noisy_sections(volume, slab_depth=slab_depth)
+    plan = plan_restoration(noisy, depth)
+    if output is not volume:
+        for start in range(0, depth, slab_depth):
+            output[start : start + slab_depth] = volume[start : start + slab_depth]
+    for section, before, after in plan:
+        # slices: volumes on disk take no numbers
+        first, second = (np.asarray(volume[index : index + 1])[0] for index in (before, after))
+        output[section] = interpolate_section(network, first, second, tile_size)
+        logger.info("Section %d replaced: interpolated from sections %d and %d", section, before, after)
+    return output
+
+
 def save_restoration_preview(
     path: str | Path,
     volume: ChunkedVolume,
@@ -194,7 +235,7 @@ def save_restoration_preview(
     replacements: Sequence[Replacement],
     name: str,
 ) -> None:
-    """Draw up to four restored sections, one a row: the neighbours it was made from, before and after restoration.
+    """Draw up to four restored sections, one per row: the neighbours it was made from, before and after restoration.
 
     A panel shows the middle of a section, at most 384 pixels wide. Grey values are drawn between the 0.5th and 99.5th
     percentile of the row's neighbours.

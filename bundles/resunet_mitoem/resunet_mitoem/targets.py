@@ -174,8 +174,8 @@ def _instances(label: np.ndarray | torch.Tensor) -> Any:
         instances = volume.astype(np.int64)
     if (instances != volume).any():
         raise ValueError(
-            "Instance labels must be whole numbers. "
-            f"Received: {float(volume[instances != volume][0])}. Interpolate labels with mode='nearest'."
+            f"instance labels must be integers, got {float(volume[instances != volume][0])}; interpolate labels with "
+            "mode='nearest'"
         )
     return instances
 
@@ -187,4 +187,4 @@ def _check_label(label: np.ndarray | torch.Tensor) -> None:
         is_integer = np.issubdtype(label.dtype, np.integer)
     if label.ndim != 3 or not is_integer:
         shape = tuple(label.shape)
-        raise ValueError(f"Labels must be an integer array (D, H, W). Received: {label.dtype} of shape {shape}.")
+        raise ValueError(f"labels must be an integer array (D, H, W), got {label.dtype} of shape {shape}")

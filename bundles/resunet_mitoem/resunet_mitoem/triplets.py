@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches of three consecutive clean sections, to train the interpolation network (arXiv 2104.07961) without labels."""
+"""Three consecutive clean sections, which the interpolation network (arXiv 2104.07961) learns from without labels."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,121 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform, Transform
 
+from resunet_mitoem.data import datalist, find_em_volumes
 from resunet_mitoem.interpolation import to_unit_range
+from resunet_mitoem.noisy_sections import check_one_volume, find_noisy_sections
+from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
 
-__all__ = ["RandSwapChannelsd", "RandTripletPatch", "TripletPatch", "clean_triplets", "prepare_triplets"]
+__all__ = [
+    "RandSwapChannelsd",
+    "RandTripletPatch",
+    "TripletPatch",
+    "clean_triplets",
+    "fixed_places",
+    "hold_out",
+    "prepare_triplets",
+    "triplet_splits",
+]
+
+logger = logging.getLogger(__name__)
+
+# what transforms take
+Case = dict[Hashable, Any]
+
+
+def triplet_splits(
+    input: str | None,
+    dataset_dir: str | None,
+    patch_size: Sequence[int],
+    phantom_dir: str,
+    phantom_cases: Mapping[str, int],
+    phantom_shape: Sequence[int],
+    phantom_seed: int = 0,
+    sections: Sequence[int] | None = None,
+    held_out_fraction: float = 0.1,
+) -> dict[str, list[Case]]:
+    """The clean triplets of the volumes for training and of those for validation.
+
+    Where there are no volumes for validation, the last clean triplets of each volume are held out.
+
+    Args:
+        input: volumes of any kind, see :func:`~resunet_mitoem.data.find_em_volumes`; empty: those of the dataset.
+        dataset_dir, phantom_dir, phantom_cases, phantom_shape, phantom_seed: see
+            :meth:`volseg.phantoms.phantom_set.PhantomSet.datalist`.
+        patch_size: (height, width) of the patches, in pixels; both alike.
+        sections: the noisy ones of the only volume; ``None`` looks for them, in all volumes.
+        held_out_fraction: see :func:`hold_out`.
+
+    Returns:
+        for ``training`` and ``validation`` one case per volume: ``volume``, open for reading, and ``sections``, those
+        that are clean and have clean neighbours.
+
+    Raises:
+        UserError: a volume cannot be read, has no clean triplet or is smaller than the patch; the patch is not square;
+            or ``sections`` are given with several volumes.
+    """
+    if len({*patch_size}) != 1:
+        raise UserError(
+            f"patch_size must be square such as [256,256], as patches are rotated by 90 degrees, got {list(patch_size)}"
+        )
+    if input:
+        paths = {"training": [str(path) for path in find_em_volumes(input)], "validation": []}
+    else:
+        phantoms = (phantom_dir, phantom_cases, phantom_shape, phantom_seed)
+        paths = {
+            split: [case["image"] for case in datalist(dataset_dir, split, *phantoms)]
+            for split in ("training", "validation")
+        }
+    check_one_volume(sections, sum(len(found) for found in paths.values()))
+    splits = {split: [_case(path, sections, patch_size) for path in found] for split, found in paths.items()}
+    if splits["validation"]:
+        return splits
+    pairs = [hold_out(case, held_out_fraction) for case in splits["training"]]
+    return {"training": [training for training, _ in pairs], "validation": [validation for _, validation in pairs]}
+
+
+def hold_out(case: Case, fraction: float) -> tuple[Case, Case]:
+    """Split the triplets of a volume in two without a section in common.
+
+    Args:
+        case: see :func:`triplet_splits`; its sections ascend.
+        fraction: of the triplets, the last of them, that the second part takes; at least one.
+
+    Raises:
+        UserError: nothing is left for the first part.
+    """
+    sections = case["sections"]
+    held_out = sections[-max(1, round(fraction * len(sections))) :]
+    kept = [section for section in sections if section + 1 < held_out[0] - 1]
+    if not kept:
+        raise UserError(
+            f"{_name(case['volume'])}: {len(sections)} clean triplets are too few for training and validation; give a "
+            "deeper volume"
+        )
+    return {**case, "sections": kept}, {**case, "sections": held_out}
+
+
+def fixed_places(cases: Sequence[Case], patches: int, patch_size: Sequence[int], seed: int = 0) -> list[Case]:
+    """Places of patches that are drawn once; volumes take turns.
+
+    Args:
+        cases: see :func:`triplet_splits`.
+        patches: how many.
+        patch_size: (height, width), in pixels.
+        seed: other seeds draw other places.
+
+    Returns:
+        entries that :class:`TripletPatch` reads.
+    """
+    draw = RandTripletPatch(patch_size)
+    draw.set_random_state(seed)
+    places: list[Case] = []
+    for number in range(patches):
+        case = cases[number % len(cases)]
+        draw.randomize(case)
+        places.append({"volume": case["volume"], "section": draw.section, "corner": draw.corner})
+    return places
 
 
 def clean_triplets(depth: int, noisy: Iterable[int], name: str = "volume") -> list[int]:
@@ -26,14 +138,14 @@ def clean_triplets(depth: int, noisy: Iterable[int], name: str = "volume") -> li
         name: of the volume, for the error.
 
     Raises:
-        UserError: there are none.
+        UserError: there is none.
     """
     spoilt = set(noisy)
     sections = [i for i in range(1, depth - 1) if spoilt.isdisjoint((i - 1, i, i + 1))]
     if not sections:
         raise UserError(
-            f"{name}: no three clean sections in a row. Received: {depth} sections, {len(spoilt)} of them noisy. "
-            "Expected: a deeper volume or fewer noisy sections"
+            f"{name}: no three consecutive clean sections, {len(spoilt)} of {depth} are noisy; give a deeper volume or "
+            "fewer noisy sections"
         )
     return sections
 
@@ -139,3 +251,21 @@ def prepare_triplets(
         batch["neighbours"].to(device, non_blocking=non_blocking, **kwargs),
         batch["target"].to(device, non_blocking=non_blocking, **kwargs),
     )
+
+
+def _case(path: str, sections: Sequence[int] | None, patch_size: Sequence[int]) -> Case:
+    volume = open_chunked_volume(path)
+    if any(patch > size for patch, size in zip(patch_size, volume.shape[1:], strict=True)):
+        raise UserError(
+            f"{path}: sections of {tuple(volume.shape[1:])} pixels are smaller than a patch, {tuple(patch_size)}; give "
+            "a smaller --patch_size"
+        )
+    noisy = find_noisy_sections(volume, sections)
+    triplets = clean_triplets(volume.shape[0], noisy, path)
+    logger.info("%s: %d clean triplets, noisy sections: %s", path, len(triplets), noisy or "none")
+    return {"volume": volume, "sections": triplets}
+
+
+def _name(volume: Any) -> str:
+    """The path of a volume on disk; an array has none."""
+    return str(getattr(volume, "path", "volume"))

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The score of the PROMISE12 challenge: 100 is a perfect segmentation, 85 what a second human observer reaches."""
+"""Score of the PROMISE12 challenge: 100 for a perfect segmentation, 85 for a second human observer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from statistics import fmean
-from typing import NoReturn
 
 from vnet_prostate.promise12 import REGIONS
 from volseg.errors import UserError
@@ -22,19 +21,19 @@ PERFECT = {
     "average_boundary_distance_mm": 0.0,
     "hausdorff_95_mm": 0.0,
 }
-"""The measures that are scored, in each region, and their best values."""
+"""The measures scored in each region, and their best values."""
 
 
 def score(value: float, perfect: float, observer: float) -> float:
-    """Put a measure on the challenge's scale, ``max(a value + b, 0)``.
+    """Map a measure to the challenge's scale, ``max(a value + b, 0)``.
 
     Args:
-        value: of the measure.
-        perfect: value that has the score 100.
-        observer: mean value of the second observer, which has the score 85; not equal to ``perfect``.
+        value: value of the measure.
+        perfect: value that scores 100.
+        observer: mean value of the second observer, which scores 85; must differ from ``perfect``.
 
     Returns:
-        The score, 0 to 100 for a value that is possible; 0 for an infinite one, NaN for NaN.
+        The score, 0 to 100 for a possible value, 0 for infinity, NaN for NaN.
     """
     if math.isnan(value):
         return math.nan
@@ -45,21 +44,20 @@ def score(value: float, perfect: float, observer: float) -> float:
 def case_score(
     measures: Mapping[str, Mapping[str, float]], observer: Mapping[str, Mapping[str, float]]
 ) -> float | None:
-    """Mean score of a case over the measures of :data:`PERFECT` in the whole gland, its base and its apex.
+    """Return the mean score of a case over the measures of :data:`PERFECT` in the whole gland, its base and its apex.
 
-    A region that only one of the masks has, known by its infinite distances, has 0 for all its measures: else a volume
-    difference of 100 % could be worth points. So an empty prediction has 0, and so has a case without a prediction.
+    A region present in only one of the masks, recognisable by infinite distances, scores 0 for all its measures;
+    otherwise a volume difference of 100 % could earn points. An empty or missing prediction therefore scores 0.
 
     Args:
         measures: values by region and measure, from :func:`vnet_prostate.promise12.gland_measures`.
-        observer: the second observer's mean values by region and measure; empty where they are not known.
+        observer: the second observer's mean values by region and measure; empty if unknown.
 
     Returns:
-        The score, 0 to 100; NaN if a value is NaN, because a region is in neither mask. ``None`` without ``observer``.
+        The score, 0 to 100; NaN if a value is NaN because a region is in neither mask. ``None`` without ``observer``.
 
     Raises:
-        UserError: if the observer's table is not complete, has a name that is not known, or a value that is no second
-            observer's.
+        UserError: the observer's table is incomplete, or has an unknown name or an impossible value.
     """
     if not observer:
         return None
@@ -74,35 +72,32 @@ def case_score(
 
 
 def _check(observer: Mapping[str, Mapping[str, float]]) -> None:
-    if not isinstance(observer, Mapping):
-        _refuse(repr(observer))
-    unknown = [region for region in observer if region not in REGIONS]
-    missing, wrong = [], []
-    for region in REGIONS:
-        values = observer.get(region, {})
-        if not isinstance(values, Mapping):
-            _refuse(f"{region} {values!r}")
-        unknown += [f"{region} {name}" for name in values if name not in PERFECT]
-        missing += [f"{region} {name}" for name in PERFECT if name not in values]
-        wrong += [
-            f"{region} {name} {values[name]!r}"
-            for name in PERFECT
-            if name in values and not _is_worse_than_perfect(name, values[name])
-        ]
-    problems = {"without": missing, "with unknown": unknown, "with impossible": wrong}
-    found = "; ".join(f"{problem} {', '.join(entries)}" for problem, entries in problems.items() if entries)
+    rows = observer if isinstance(observer, Mapping) else {repr(observer): None}
+    values: dict[str, object] = {}
+    for region, row in rows.items():
+        if isinstance(row, Mapping) and row:
+            values.update({f"{region} {name}": value for name, value in row.items()})
+        else:
+            values[region] = row
+    expected = {f"{region} {name}": name for region in REGIONS for name in PERFECT}
+    problems = {
+        "unknown": [entry for entry in values if entry not in expected],
+        "impossible": [
+            f"{entry} {values[entry]!r}"
+            for entry, name in expected.items()
+            if entry in values and not _is_worse_than_perfect(name, values[entry])
+        ],
+        "missing": [entry for entry in expected if entry not in values],
+    }
+    found = "; ".join(f"{problem}: {', '.join(entries)}" for problem, entries in problems.items() if entries)
     if found:
-        _refuse(f"a table {found}")
+        raise UserError(
+            f"observer must be empty for no score, or have {', '.join(PERFECT)} for each of {', '.join(REGIONS)}, "
+            f"got {found}"
+        )
 
 
-def _refuse(found: str) -> NoReturn:
-    raise UserError(
-        f"observer: not a table of the second observer. Received: {found}. Give {', '.join(PERFECT)} for each of"
-        f" {', '.join(REGIONS)}, or an empty table for no score."
-    )
-
-
-def _is_worse_than_perfect(name: str, value: float) -> bool:
+def _is_worse_than_perfect(name: str, value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return 0 <= value < 1 if name == "dice" else 0 < value < math.inf

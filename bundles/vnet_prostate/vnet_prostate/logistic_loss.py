@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loss that the paper compares its Dice loss with."""
+"""The loss that the paper compares with its Dice loss."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["WeightedLogisticLoss"]
 
 
 class WeightedLogisticLoss(nn.Module):
-    """Multinomial logistic loss in which every class of a batch weighs the same, however few its voxels are.
+    """Multinomial logistic loss that gives all classes of a batch the same weight, however few voxels they have.
 
-    The paper names the loss and says that samples are weighted against the imbalance; the weights are ours: the inverse
-    of each class's share of the batch. Classes that the batch lacks weigh nothing.
+    The paper names the loss and states that samples are weighted to counter imbalance. It does not give the weights;
+    ours are the inverse of each class's share of the batch. Classes absent from the batch have weight 0.
 
     Shapes:
-        input: logits ``(B, C, X, Y, Z)``; target: labels ``(B, 1, X, Y, Z)``, whole numbers below C of any type;
-        output: a scalar.
+        input: logits ``(B, C, X, Y, Z)``; target: integer labels below C ``(B, 1, X, Y, Z)`` of any dtype; output:
+        scalar.
 
     Source: 1606.04797, section 5 and Table 2, "V-Net + multinomial logistic loss".
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """V-Net (arXiv 1606.04797).
 
-Five encoder stages see the volume at its own and at a half, a quarter, an eighth and a sixteenth of its resolution;
-four decoder stages lead back. A stage adds its input to what its convolutions make of it, and each decoder stage takes
-in the output of the encoder stage at its resolution (Figure 2 of the paper)::
+Five encoder stages process the volume at full, half, quarter, eighth and sixteenth resolution; four decoder stages lead
+back. Each stage adds its input to the output of its convolutions. Each decoder stage also receives the output of the
+encoder stage at its resolution (Figure 2 of the paper)::
 
     x ── L1 ─────────────────────── skip ─────────────────────── R1 ── head ── logits
           └ down ─ L2 ───────────── skip ───────────── R2 ─ up ──┘
@@ -11,10 +11,10 @@ in the output of the encoder stage at its resolution (Figure 2 of the paper)::
                               └ down ─ L4 ─ R4 ─ up ┘
                                         └ L5 ┘
 
-Where the text of the paper leaves the wiring open, it is that of the released model definition: the activation that
-ends a stage follows the sum, and in the decoder the whole concatenation of upsampled features and skip is the residual.
-Read literally, Figure 2 has an activation before the sum and none after it, and only the upsampled features as
-residual. Other ports apply both activations, or have other numbers of convolutions.
+Where the text leaves the wiring open, this module follows the released model definition: the last activation of a stage
+follows the sum, and in the decoder the residual is the whole concatenation of upsampled features and skip. Read
+literally, Figure 2 has an activation before the sum and none after it, and only the upsampled features as residual.
+Other ports apply both activations or use other numbers of convolutions.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from volseg.blocks import check_size
+from volseg.errors import UserError
 
 __all__ = ["Stage", "VNet", "parameter_groups"]
 
@@ -34,29 +35,29 @@ NORMS = {"batch": nn.BatchNorm3d, "instance": nn.InstanceNorm3d}
 
 
 class VNet(nn.Module):
-    """V-Net with the numbers of convolutions of the paper's Table 1, which give its receptive fields.
+    """V-Net with the numbers of convolutions of the paper's Table 1, which yield its receptive fields.
 
-    Convolutions are 5x5x5 with zero padding, changes of resolution 2x2x2 with stride 2, activations PReLU with a slope
-    per channel. There is no normalisation and no dropout unless asked for, and every convolution has a bias.
+    Convolutions are 5x5x5 with zero padding and a bias. Changes of resolution are 2x2x2 with stride 2. Activations are
+    PReLU with one slope per channel. By default there is neither normalisation nor dropout.
 
     Args:
-        in_channels: channels of the input; see :class:`Stage` for how more than one enter the first sum.
-        out_channels: classes, background included.
-        channels: of the encoder stages L1 to L5. A decoder stage has twice those of the encoder stage beside it.
-        encoder_convs: convolutions in the stages L1 to L5. (1, 1, 2, 3, 3) are those of the released model definition.
-        decoder_convs: convolutions in the stages R4 to R1. (3, 2, 1, 1) are those of the released model definition.
-        norm: ``"batch"``, ``"instance"`` (with learnt scale and shift) or ``None``; before every activation but the
-            one that ends a stage, where it comes before the sum.
-        dropout: probability to zero an element of a stage's output in training.
-        head_kernel_size: 1 for a single 1x1x1 convolution as in the paper; 5 for a 5x5x5 convolution with PReLU and
-            then one of 1x1x1, as in the released model definition.
+        in_channels: input channels; see :class:`Stage` for how several channels enter the first sum.
+        out_channels: classes, including background.
+        channels: channels of the encoder stages L1 to L5; each decoder stage has twice those of its encoder stage.
+        encoder_convs: convolutions in stages L1 to L5; (1, 1, 2, 3, 3) in the released model definition.
+        decoder_convs: convolutions in stages R4 to R1; (3, 2, 1, 1) in the released model definition.
+        norm: ``"batch"``, ``"instance"`` (both with learnt scale and shift) or ``None``. It precedes every activation;
+            at the end of a stage it precedes the sum.
+        dropout: probability of zeroing an element of a stage's output in training.
+        head_kernel_size: 1 for a single 1x1x1 convolution, as in the paper; 5 for a 5x5x5 convolution with PReLU,
+            followed by a 1x1x1 convolution, as in the released model definition.
 
     Shapes:
-        input ``(B, in_channels, X, Y, Z)`` with sizes that are multiples of 16 for five stages (128x128x64 in the
-        paper), output: logits ``(B, out_channels, X, Y, Z)``.
+        input: ``(B, in_channels, X, Y, Z)``, sizes multiples of 16 for five stages (128x128x64 in the paper); output:
+        logits ``(B, out_channels, X, Y, Z)``.
 
     Raises:
-        ValueError: a size that cannot be halved four times, or arguments that do not fit each other.
+        ValueError: a size cannot be halved four times, or the arguments are inconsistent.
 
     Source: 1606.04797, section 2, Figure 2 and Table 1.
     """
@@ -109,16 +110,16 @@ class VNet(nn.Module):
 
 
 class Stage(nn.Module):
-    """Convolutions at one resolution, whose result is added to the stage's input.
+    """Convolutions at one resolution, whose output is added to the stage's input.
 
-    Every convolution is followed by an activation; that of the last one comes after the sum. An input with fewer
-    channels than the stage enters the sum repeated (one channel: broadcast), or through a 1x1x1 convolution where the
-    numbers of channels do not divide.
+    Each convolution is followed by an activation; after the last one, the sum comes first. An input with fewer
+    channels than the stage is repeated (a single channel is broadcast). If the numbers of channels do not divide, it
+    passes through a 1x1x1 convolution instead.
 
     Args:
-        in_channels: channels of the input.
-        channels: of the convolutions.
-        num_convs: number of convolutions, at least one.
+        in_channels: input channels.
+        channels: channels of the convolutions.
+        num_convs: number of convolutions, >= 1.
         norm: see :class:`VNet`.
         dropout: see :class:`VNet`.
 
@@ -151,10 +152,10 @@ class Stage(nn.Module):
 
 
 def parameter_groups(network: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters for an optimiser as in the released solver: biases learn twice as fast and do not decay.
+    """Group parameters for the optimiser as in the released solver: biases learn twice as fast and do not decay.
 
     Returns:
-        the groups of biases and of all others (convolution weights, PReLU slopes, scales of norms).
+        all other parameters (convolution weights, PReLU slopes, norm scales), then the biases.
     """
     biases = [p for name, p in network.named_parameters() if name.endswith("bias")]
     others = [p for name, p in network.named_parameters() if not name.endswith("bias")]
@@ -169,11 +170,11 @@ def _activated(conv: nn.Module, channels: int, norm: str | None) -> nn.Sequentia
 
 
 def _norm(channels: int, norm: str | None) -> Iterator[nn.Module]:
-    """The normalisation, or nothing at all."""
+    """Yield the normalisation, if any."""
     if norm is None:
         return
-    if norm not in NORMS:
-        raise ValueError(f"norm must be None, {' or '.join(map(repr, NORMS))}, got {norm!r}")
+    if not isinstance(norm, str) or norm not in NORMS:
+        raise UserError(f"norm must be None, {' or '.join(map(repr, NORMS))}, got {norm!r}")
     yield NORMS[norm](channels, affine=True)
 
 
@@ -187,7 +188,7 @@ def _head(in_channels: int, out_channels: int, kernel_size: int, norm: str | Non
 
 
 def _initialise(module: nn.Module) -> None:
-    """As the released definition: normal weights of variance 2 over the mean of fan in and fan out, biases 0."""
+    """Initialise as the released definition: normal weights of variance 2 / mean(fan in, fan out), biases 0."""
     if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
         nn.init.xavier_normal_(module.weight, gain=math.sqrt(2))
         if module.bias is not None:

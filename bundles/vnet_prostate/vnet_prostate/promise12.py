@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measures of the PROMISE12 challenge (doi:10.1016/j.media.2013.12.002): the gland, its base and its apex."""
+"""Measures of the PROMISE12 challenge for the gland, its base and its apex (doi:10.1016/j.media.2013.12.002)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from volseg.label_maps.overlap import confusion_counts, dice_per_label, volumes_ml
 from volseg.label_maps.surface_distances import surface_distances
+from volseg.transforms.check_volume import slice_axis
 
 __all__ = ["REGIONS", "gland_measures"]
 
@@ -17,33 +18,32 @@ REGIONS = ("whole", "base", "apex")
 
 
 def gland_measures(prediction: np.ndarray, truth: np.ndarray, affine: np.ndarray) -> dict[str, dict[str, float]]:
-    """Score one segmented prostate on the image's own grid.
+    """Measure one segmented prostate on the image's own grid.
 
-    Apex and base are the caudal and the cranial third of the slices from the first to the last one of the truth, along
-    the axis that is closest to the patient's. Where the number of slices is no multiple of three, apex and base have
-    the same number, the one nearest to a third. The prediction is cut at the same slices: what it has caudal of the
-    truth's first slice belongs to the apex, what it has cranial of the last one to the base. A cut is part of a
-    region's surface.
+    Apex and base are the caudal and cranial thirds of the slices from the first to the last slice of the truth, along
+    the axis closest to the patient's long axis. If the number of slices is not a multiple of three, both have the
+    number of slices nearest to a third. The prediction is cut at the same slices: parts caudal of the truth's first
+    slice belong to the apex, parts cranial of the last slice to the base. A cut is part of a region's surface.
 
-    Distances follow MONAI's convention (:mod:`volseg.label_maps.surface_distances`); tools that weight the surface by
-    area or pool the distances before the percentile give other values where voxels are not cubes.
+    Distances follow MONAI's convention (:mod:`volseg.label_maps.surface_distances`). Tools that weight the surface by
+    area, or pool the distances before taking the percentile, give other values where voxels are not cubes.
 
     Args:
-        prediction: mask (X, Y, Z) of integers; what is not 0 is prostate.
+        prediction: integer mask (X, Y, Z); non-zero is prostate.
         truth: mask of the same shape.
         affine: voxel to RAS in mm, (4, 4).
 
     Returns:
         For each of :data:`REGIONS`: ``dice``; ``hausdorff_95_mm``; ``average_boundary_distance_mm``, symmetric;
-        ``relative_volume_difference_percent`` of the truth's volume, positive where the prediction is too large;
+        ``relative_volume_difference_percent`` of the truth's volume, positive if the prediction is too large;
         ``absolute_relative_volume_difference_percent``; ``reference_volume_ml`` and ``predicted_volume_ml``.
-        Of a region that only one of the masks has, Dice is 0 and the distances are infinite; the volume difference is
-        -100 % if it is the truth, infinite if it is the prediction. Of a region that neither has, all but the volumes
-        is NaN. A truth of one slice has neither base nor apex. Without a truth there are no regions: what is predicted
-        counts for the whole gland only.
+        If only one of the masks has a region, its Dice is 0 and its distances are infinite; its volume difference is
+        -100 % if only the truth has it, infinite if only the prediction does. If neither has it, all but the volumes
+        are NaN. A truth of one slice has neither base nor apex. Without a truth there are no regions, and the
+        prediction counts for the whole gland only.
 
     Raises:
-        UserError: if the shapes differ, the masks are not three-dimensional or a voxel size is not positive.
+        UserError: the shapes differ, the masks are not three-dimensional, or a voxel size is not positive.
     """
     prediction, truth = np.asarray(prediction) != 0, np.asarray(truth) != 0
     x_mm, y_mm, z_mm = nib.affines.voxel_sizes(affine).tolist()
@@ -53,8 +53,7 @@ def gland_measures(prediction: np.ndarray, truth: np.ndarray, affine: np.ndarray
 
 
 def _base_and_apex(truth: np.ndarray, affine: np.ndarray) -> list[tuple[str, tuple[slice, ...]]]:
-    orientation = nib.io_orientation(affine)
-    axis = int(np.flatnonzero(orientation[:, 0] == 2)[0])
+    axis = slice_axis(affine)
     occupied = np.flatnonzero(truth.any(axis=tuple(other for other in range(3) if other != axis)))
     if occupied.size == 0:
         lower = upper = slice(0)
@@ -62,16 +61,14 @@ def _base_and_apex(truth: np.ndarray, affine: np.ndarray) -> list[tuple[str, tup
         first, last = int(occupied[0]), int(occupied[-1])
         third = round((last - first + 1) / 3)
         lower, upper = slice(first + third), slice(last + 1 - third, None)
-    base, apex = (upper, lower) if orientation[axis, 1] > 0 else (lower, upper)
-    return [
-        (name, tuple(slices if other == axis else slice(None) for other in range(3)))
-        for name, slices in (("base", base), ("apex", apex))
-    ]
+    base, apex = (upper, lower) if affine[2, axis] > 0 else (lower, upper)
+    all_before = (slice(None),) * axis
+    return [("base", (*all_before, base)), ("apex", (*all_before, apex))]
 
 
 def _measures(prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float, float]) -> dict[str, float]:
     counts = confusion_counts(prediction, truth, num_classes=2)
-    surfaces = surface_distances(prediction, truth, spacing_mm, tolerance_mm=0.0)  # its surface Dice is not asked for
+    surfaces = surface_distances(prediction, truth, spacing_mm, tolerance_mm=0.0)  # surface Dice is not used
     predicted_ml, true_ml = (float(volumes[1]) for volumes in volumes_ml(counts, math.prod(spacing_mm)))
     volume_difference = _relative_difference_percent(predicted_ml, true_ml)
     return {

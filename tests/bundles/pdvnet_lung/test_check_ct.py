@@ -59,7 +59,7 @@ def test_voxels_that_are_not_finite_become_air(caplog):
 def test_intensities_that_are_no_hounsfield_units(low, high):
     data = ct()
     data["image"] = (data["image"] + 1024) / 1824 * (high - low) + low
-    with pytest.raises(UserError, match=rf"a\.nii\.gz: not in Hounsfield units.* Received: {low} to {high}\."):
+    with pytest.raises(UserError, match=rf"a\.nii\.gz: intensities must be Hounsfield units.* got {low} to {high};"):
         CheckCTd("image")(data)
 
 

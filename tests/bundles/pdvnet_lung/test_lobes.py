@@ -59,9 +59,9 @@ def test_masks_merge_or_complain():
     merged = merge_lobe_masks(masks)
     assert merged.dtype == np.uint8 and merged.tolist() == [1, 2, 3, 4, 5]
     assert present_lobes(merged) == (1, 2, 3, 4, 5) and present_lobes(merged[1:3]) == (2, 3)
-    with pytest.raises(UserError, match=r"s0001: lobe masks overlap. Received: 1 voxels of RML that are LUL too"):
+    with pytest.raises(UserError, match=r"s0001: lobe masks must not overlap, got 1 voxels that are both RML and LUL"):
         merge_lobe_masks({1: np.array([1, 0]), 4: np.array([1, 1])}, "s0001")
-    with pytest.raises(UserError, match="no lobe mask"):
+    with pytest.raises(UserError, match="must have one mask per lobe, got none"):
         merge_lobe_masks({})
 
 

@@ -144,7 +144,7 @@ def test_luna16_flat_folder_relative_paths_and_cases_left_over(luna16: Path, cap
     assert "skipped: 1 image without label, 1 label without image" in capsys.readouterr().out
     for path in luna16.glob("*.mhd"):
         path.unlink()
-    raises("no image with a label. Received: 0 images (.mhd) and 3 labels", "luna16", luna16, luna16)
+    raises("of 0 cases, skipped: 3 label without image; give subset0-9", "luna16", luna16, luna16)
 
 
 def test_luna16_split_follows_the_seed(luna16: Path, tmp_path: Path):
@@ -274,11 +274,11 @@ def test_totalsegmentator_tables(totalsegmentator: Path, tmp_path: Path):
     prepare_totalsegmentator(totalsegmentator, tmp_path / "out")
     assert case_ids(tmp_path / "out", "training") == ["s0000"] and case_ids(tmp_path / "out", "validation") == []
     table.write_text("image_id;split\ns0000;holdout\n")
-    assert raises("unknown split. Received: holdout", "totalsegmentator", totalsegmentator, tmp_path).startswith(
-        str(table)
-    )
+    assert raises(
+        "split must be train, val or test, got holdout", "totalsegmentator", totalsegmentator, tmp_path
+    ).startswith(str(table))
     table.write_text("")
-    raises("Received: columns none", "totalsegmentator", totalsegmentator, tmp_path)
+    raises("columns image_id and split, got none;", "totalsegmentator", totalsegmentator, tmp_path)
 
 
 def test_totalsegmentator_masks(totalsegmentator: Path, tmp_path: Path):
@@ -294,7 +294,9 @@ def test_totalsegmentator_masks(totalsegmentator: Path, tmp_path: Path):
     write_nifti(mask, right.astype(np.uint8), np.eye(4))
     assert raises("spacing", "totalsegmentator", totalsegmentator, tmp_path / "b").startswith(str(mask))
     write_nifti(mask, np.ones(SHAPE, np.uint8), oblique_affine())
-    assert raises("lobe masks overlap", "totalsegmentator", totalsegmentator, tmp_path / "c").startswith(str(masks))
+    assert raises("lobe masks must not overlap", "totalsegmentator", totalsegmentator, tmp_path / "c").startswith(
+        str(masks)
+    )
     mask.write_bytes(mask.read_bytes()[:-30])
     raises(f"{mask}: cannot be read", "totalsegmentator", totalsegmentator, tmp_path / "d")
 
@@ -304,7 +306,7 @@ def test_argument_errors(luna16: Path, totalsegmentator: Path, tmp_path: Path):
     raises("input_dir is missing", "luna16", None, tmp_path)
     raises("dataset_dir is missing", "luna16", luna16, None)
     assert str(tmp_path / "gone") in raises("no such folder", "luna16", tmp_path / "gone", tmp_path)
-    raises("no complete case", "totalsegmentator", luna16, tmp_path / "out")
+    raises("no case is left of 0 cases; give sXXXX/ct.nii.gz", "totalsegmentator", luna16, tmp_path / "out")
     raises("dataset_dir: not a folder", "totalsegmentator", totalsegmentator, totalsegmentator / "meta.csv")
     prepare_totalsegmentator(totalsegmentator, tmp_path / "out")
     before = (tmp_path / "out" / "dataset.json").read_bytes()
@@ -338,3 +340,23 @@ def test_config_runs_from_an_unrelated_folder_and_fails_loudly(totalsegmentator:
     assert len(load_datalist(elsewhere / "out", "training", labels_max=5)) == 1
     assert f"input_dir: no such folder: {elsewhere / 'gone'}" in done.stderr
     assert done.returncode != 0
+
+
+def whole() -> np.ndarray:
+    label = np.zeros((20, 14, 16), np.uint8)
+    label[3:8, 3:11, 8:13], label[3:8, 3:11, 3:8] = 1, 2
+    label[11:17, 3:11, 10:13], label[11:17, 3:11, 7:10], label[11:17, 3:11, 3:7] = 3, 4, 5
+    return label
+
+
+def test_box_of_whole_lungs_and_maps_unfit_for_paintings():
+    box = module.whole_lungs(whole(), 1000.0)
+    assert box == (slice(1, 19), slice(1, 13), slice(1, 15))
+    assert module.whole_lungs(whole(), 500.0) is None  # lobes of less than 80 ml
+    for change in (lambda v: v[:, :, 3:], lambda v: np.where(v == 4, 0, v).astype(np.uint8)):
+        assert module.whole_lungs(np.pad(change(whole()), ((1, 1), (1, 1), (0, 1))), 1000.0) is None
+    islands = whole()
+    islands[3:8, 3, 8] = 5
+    assert module.whole_lungs(islands, 1000.0) is not None  # 5 of 197 voxels are 2.5 %
+    islands[3:8, 3, 9] = 5
+    assert module.whole_lungs(islands, 1000.0) is None

@@ -80,9 +80,9 @@ def test_empty_lobe():
 
 def test_no_lungs():
     labels = np.zeros(SIZE_RAS, np.uint8)
-    assert statistics(labels)["warnings"] == ["no lungs found. Received: 0 ml of lobes, less than 200 ml."]
+    assert statistics(labels)["warnings"] == ["no lungs found: 0 ml of lobes, less than 200 ml."]
     labels[:5, :5, :7] = 1  # 175 ml
-    assert statistics(labels)["warnings"] == ["no lungs found. Received: 175 ml of lobes, less than 200 ml."]
+    assert statistics(labels)["warnings"] == ["no lungs found: 175 ml of lobes, less than 200 ml."]
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "PIL", "SRA"])
@@ -91,16 +91,35 @@ def test_cut_lungs(codes, side, plane):
     labels = lungs()
     labels[2:6, 2:6, plane] = 2  # 4 x 4 voxels of 0.8 cm2
     found = statistics(labels, codes)["warnings"]
-    assert found == [f"lungs cut at the {side}: 13 cm2 of lobes in the outermost slice."]
+    assert found == [f"lungs cut off at the {side}: 13 cm2 of lobes in the outermost slice."]
     labels[2:6, 3:6, plane] = 0  # 3.2 cm2 are a matter of the slice's thickness
     assert statistics(labels, codes)["warnings"] == []
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PSL"])
+@pytest.mark.parametrize(
+    ("side", "cut", "area_cm2"), [("left", np.s_[2:], 96), ("right", np.s_[:18], 80), ("back", np.s_[:, 2:], 150)]
+)
+def test_lungs_cut_at_a_side(codes, side, cut, area_cm2):
+    labels = lungs()[cut]
+    (image, affine), (labels, _) = stored(np.full(labels.shape, -850.0), codes), stored(labels, codes)
+    (warning,) = lobe_statistics(image, labels, affine)["warnings"]
+    assert warning == f"lungs cut off at the {side}: {area_cm2} cm2 of lobes in the outermost slice."
+
+
+def test_lobe_of_an_unusual_size():
+    labels = lungs()
+    labels[labels == 4] = 3
+    labels[12:14, 6:10, 6:8] = 4
+    (warning,) = statistics(labels)["warnings"]
+    assert warning == "RML holds 2 % of the lungs; patients have 2 to 29 %."
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSL"])
 def test_left_lobes_on_the_right(codes):
     mirrored = lungs()[::-1]
     (warning,) = statistics(mirrored, codes)["warnings"]
-    assert warning.startswith("left lobes lie on the patient's right:")
+    assert warning.startswith("left lobes lie on the patient's right;")
 
 
 def test_one_lung_alone_has_no_side_to_compare():
@@ -113,4 +132,4 @@ def test_one_lung_alone_has_no_side_to_compare():
 def test_more_than_a_chest_holds_is_no_match():
     labels = np.ones((20, 30, 25), np.uint8)
     warnings = lobe_statistics(np.full(labels.shape, -850.0), labels, np.diag([10.0, 10, 10, 1]))["warnings"]
-    assert warnings[0] == "15 l of lobes are more than a chest holds: the weights are no match."
+    assert warnings[0] == "implausible lung volume: 15 l; the weights may not suit this image."

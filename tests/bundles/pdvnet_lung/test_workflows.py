@@ -68,6 +68,31 @@ def test_baselines_train_and_are_evaluated_on_the_same_data(
     assert (tmp_path / "evaluate" / "per_case.csv").is_file()
 
 
+def test_practical_recipe_trains_on_lobe_maps_and_its_weights_crop_to_the_lungs(monai_bundle, configs, tmp_path):
+    label = np.zeros((40, 30, 44), np.uint8)
+    label[4:17, 4:26, 20:40], label[4:17, 4:26, 4:20] = 1, 2
+    label[23:36, 4:26, 26:40], label[23:36, 16:26, 14:26], label[23:36, 4:16, 4:26] = 3, 4, 5
+    (tmp_path / "maps").mkdir()
+    for number in range(3):
+        nib.save(nib.Nifti1Image(label, np.diag([5.0, 6.0, 5.0, 1.0])), tmp_path / "maps" / f"s{number}.nii.gz")
+    files = [str(configs / "train.json"), str(configs / "train_released.json")]
+    process = monai_bundle(
+        "run", "--config_file", str(files), "--label_maps", tmp_path / "maps", "--spatial_size", "[24,16,32]",
+        "--paintings_per_epoch", "2", "--max_epochs", "2", "--num_workers", "0",
+        "--output_dir", tmp_path / "train", "--ckpt_dir", tmp_path / "models",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    record = json.loads((tmp_path / "models" / "model.json").read_text())
+    assert (record["spatial_size"], record["crop_to_lungs"]) == ([24, 16, 32], True)
+    files.append(str(configs / "evaluate.json"))
+    process = monai_bundle(
+        "run", "--config_file", str(files), "--label_maps", tmp_path / "maps", "--painted_dir", tmp_path / "painted",
+        "--ckpt_dir", tmp_path / "models", "--output_dir", tmp_path / "evaluate",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert {row["case"] for row in csv.DictReader((tmp_path / "evaluate" / "per_case.csv").open())} == {"test_0"}
+
+
 # ---------------------------------------------------------------------------------------------------- real CT
 
 

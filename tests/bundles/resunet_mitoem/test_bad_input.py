@@ -59,7 +59,7 @@ def test_label_that_is_listed_but_missing(train, case, refused):
 
 def test_colours_with_transparency(try_to_infer, voxels, refused, tmp_path):
     tifffile.imwrite(tmp_path / "rgba.tif", np.stack([voxels] * 4, axis=-1), photometric="rgb")
-    refused(try_to_infer(tmp_path / "rgba.tif"), "rgba.tif", "one value a voxel", "4 channels")
+    refused(try_to_infer(tmp_path / "rgba.tif"), "rgba.tif", "one value per voxel", "4 channels")
 
 
 def test_folder_without_volumes(try_to_infer, refused, tmp_path):
@@ -89,7 +89,7 @@ def test_truncated_stack(try_to_infer, voxels, refused, tmp_path):
     tifffile.imwrite(source, voxels, compression="zlib")
     content = source.read_bytes()
     source.write_bytes(content[: len(content) // 2])
-    refused(try_to_infer(source), "cut.tif", "ends early")
+    refused(try_to_infer(source), "cut.tif", "truncated")
 
 
 def test_one_of_several_data_sets_must_be_named(try_to_infer, voxels, refused, tmp_path):

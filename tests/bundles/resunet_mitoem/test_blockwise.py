@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from resunet_mitoem.blockwise import Restorer
-from resunet_mitoem.grey_range import find_grey_range
-from resunet_mitoem.intensity import ScaleGreyValuesd
+from resunet_mitoem.intensity import ScaleGreyValuesd, find_grey_range
 from resunet_mitoem.interpolation import SectionInterpolationNetwork
-from resunet_mitoem.restore import restore_sections
+from resunet_mitoem.restoration import restore_sections
 
 from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.inferers.sliding_window import BlendedSlidingWindow
@@ -133,7 +133,7 @@ def test_noisy_sections_are_replaced_first(segment, bundle, image, tmp_path):
     save_weights(weights, network, {})
     process = segment(
         "--input", bundle.phantom["image"], "--restore", True, "--sections", "[4]", "--restoration_weights", weights,
-        "--restorer#network#widths", "[4,6]",
+        "--interpolation_def#widths", "[4,6]",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     restored = restore_sections(image, network, [4])
@@ -148,7 +148,7 @@ def test_noisy_sections_are_replaced_first(segment, bundle, image, tmp_path):
 
 def test_another_prediction_in_the_same_folder_is_one_line(segment, bundle, refused_line):
     assert segment("--input", bundle.phantom["image"]).returncode == 0
-    refused_line(segment("--input", bundle.phantom["image"], "--window", [8, 32, 32]), "window", "another")
+    refused_line(segment("--input", bundle.phantom["image"], "--window", [8, 32, 32]), "window", "another run")
 
 
 def test_another_decoding_takes_the_probabilities_that_were_kept(segment, bundle, refused_line, thresholds, tmp_path):
@@ -172,7 +172,7 @@ def test_another_decoding_takes_the_probabilities_that_were_kept(segment, bundle
 )
 def test_options_that_are_none_are_one_line_before_work(segment, bundle, refused_line, tmp_path, option, value):
     process = segment("--input", bundle.phantom["image"], "--restore", True, f"--{option}", value)
-    refused_line(process, option, f"Received: {value!r}")
+    refused_line(process, option, f"got {value!r}")
     assert not (tmp_path / "out").exists()
 
 
@@ -211,8 +211,8 @@ def test_grey_range_is_that_of_the_whole_volume(tmp_path, dtype):
 
 
 def test_grey_range_of_a_large_volume_comes_from_some_of_its_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("resunet_mitoem.grey_range.SAMPLE", 2000)
-    monkeypatch.setattr("resunet_mitoem.grey_range.SAMPLED_CHUNKS", 16)
+    monkeypatch.setattr("resunet_mitoem.intensity.SAMPLE", 2000)
+    monkeypatch.setattr("resunet_mitoem.intensity.SAMPLED_CHUNKS", 16)
     values = np.random.default_rng(0).integers(100, 60000, (8, 40, 40)).astype(np.uint16)
     with create_ome_zarr(tmp_path / "a.ome.zarr", values.shape, np.uint16, None, chunks=(2, 8, 8)) as array:
         array[:] = values
@@ -226,8 +226,8 @@ def test_grey_range_of_a_large_volume_comes_from_some_of_its_chunks(tmp_path, mo
 
 def test_pieces_of_large_chunks_are_read(tmp_path, monkeypatch):
     """Chunks may be shards of gigabytes: of each a part from its middle is read, with all columns while that fits."""
-    monkeypatch.setattr("resunet_mitoem.grey_range.SAMPLE", 500)
-    monkeypatch.setattr("resunet_mitoem.grey_range.PIECE_BYTES", 2 * 320)
+    monkeypatch.setattr("resunet_mitoem.intensity.SAMPLE", 500)
+    monkeypatch.setattr("resunet_mitoem.intensity.PIECE_BYTES", 2 * 320)
     values = np.zeros((8, 40, 48), np.uint16)
     values[:, 13:27] = np.random.default_rng(0).integers(100, 60000, (8, 14, 48))
     with create_ome_zarr(tmp_path / "a.ome.zarr", values.shape, np.uint16, None, chunks=(8, 40, 32)) as array:
@@ -253,7 +253,7 @@ def test_sections_are_searched_in_slabs_that_fit_into_memory(bundle, image, tmp_
     tables = []
     for name, sections in (("whole", len(image)), ("slabs", 3), ("one", 0)):
         monkeypatch.setattr("resunet_mitoem.blockwise.SLAB_BYTES", sections * image[0].size + 1)
-        restorer = Restorer(network, weights, device="cpu")
+        restorer = Restorer(WorkerNetwork.of(network, weights, device="cpu", runtime="eager"))
         plan = restorer._plan(VolumeOpener.of(tmp_path / "a.ome.zarr"), str(tmp_path / name))
         assert (5, 4, 6) in plan
         tables.append((tmp_path / name / "sections.csv").read_bytes())

@@ -13,8 +13,8 @@ from monai.data import MetaTensor
 from resunet_mitoem import intensity
 from resunet_mitoem.intensity import ScaleGreyValuesd
 
-from volseg.data.volume_formats.color_labels import ids_from_colors
-from volseg.transforms.load_chunked import to_tensor
+from volseg.data.volume_formats.tiff_stack import ids_from_colors
+from volseg.transforms.load_em_volume import to_tensor
 
 SHAPE = (1, 3, 40, 50)
 

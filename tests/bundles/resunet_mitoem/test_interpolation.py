@@ -93,7 +93,7 @@ def test_reach_is_an_upper_bound():
 def test_parameters():
     assert sum(p.numel() for p in SectionInterpolationNetwork().parameters()) == 209_946
     assert SectionInterpolationNetwork(SMALL, kernel_size=5).head.out_channels == 50
-    with pytest.raises(ValueError, match=r"odd\. Received: 4"):
+    with pytest.raises(ValueError, match=r"odd, got 4"):
         SectionInterpolationNetwork(SMALL, kernel_size=4)
 
 

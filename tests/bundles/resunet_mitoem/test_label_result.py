@@ -49,7 +49,7 @@ def test_type_is_the_smallest_that_fits(nifti, largest, dtype):
 
 
 def test_ids_that_would_wrap_around_are_refused(nifti):
-    with pytest.raises(UserError, match=r"too many instances for the viewer\. Received: 300, where uint8 holds 255"):
+    with pytest.raises(UserError, match=r"300 instances are too many for the viewer, whose uint8 holds 255"):
         LabelResultd("pred")(request(nifti, IDS + 277, result_dtype="uint8"))
 
 
@@ -59,5 +59,5 @@ def test_tiff_has_the_geometry_that_itk_gives_it(tmp_path):
 
 
 def test_unknown_result_is_refused():
-    with pytest.raises(ValueError, match=r"result must be one of instances, mask\. Received: 'outline'"):
+    with pytest.raises(ValueError, match=r"result must be one of instances, mask, got 'outline'"):
         LabelResultd("pred", result="outline")

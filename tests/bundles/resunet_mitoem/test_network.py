@@ -130,7 +130,7 @@ def test_order_of_activations_reaches_every_block(network_type):
 @pytest.mark.parametrize(("network_type", "name"), [(ResUNetR, "Res-UNet-R"), (ResUNetH, "Res-UNet-H")])
 @pytest.mark.parametrize(("size", "axis", "wrong"), [((3, 40, 32), "H", 40), ((16, 32, 24), "W", 24)])
 def test_sizes_that_cannot_be_halved_four_times(network_type, name, size, axis, wrong):
-    message = f"{name} needs H and W that are multiples of 16. Received: {wrong} along {axis}"
+    message = f"{name}: H and W must be multiples of 16, got {wrong} along {axis}"
     with pytest.raises(UserError, match=message):
         make(network_type)(torch.zeros(1, 1, *size))
 
@@ -148,7 +148,7 @@ def test_plain_residual_blocks_in_place_of_the_anisotropic_ones(network_type):
 
 
 def test_unknown_blocks_are_refused():
-    with pytest.raises(ValueError, match=r"anisotropic, residual\. Received: 'dense'"):
+    with pytest.raises(ValueError, match=r"anisotropic, residual, got 'dense'"):
         ResUNetR(block="dense")
 
 

@@ -136,7 +136,7 @@ def test_override_wins(clean):
     assert find_noisy_sections(unread, sections=[9, 3, 9]) == [3, 9]
     assert find_noisy_sections(unread, sections=[]) == []
     assert not unread.depths
-    with pytest.raises(UserError, match=r"Received: -1, 24. Expected: indices from 0 to 23"):
+    with pytest.raises(UserError, match=r"indices from 0 to 23, got -1, 24$"):
         find_noisy_sections(volume, sections=[3, DEPTH, -1])
 
 
@@ -174,7 +174,7 @@ def test_plan_leaves_sections_without_neighbours(caplog):
         f"Section {i} is noisy" for i in (0, 1, 5)
     ]
     assert plan_restoration(range(3), 3) == []
-    with pytest.raises(UserError, match="Received: 6"):
+    with pytest.raises(UserError, match=", got 6"):
         plan_restoration([6], 6)
 
 

@@ -28,7 +28,7 @@ from volseg.instances.matching import match_instances
 from volseg.instances.overlap_table import foreground_overlap
 from volseg.losses import WeightedBCELoss
 from volseg.runtime.accelerate import bfloat16_is_native
-from volseg.transforms.chunked_crop import RandLoadImageCropd
+from volseg.transforms.load_em_crop import RandLoadImageCropd
 from volseg.transforms.sections.section_flips import RandSectionFlipsd
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "mito" / "sbem_cdeep3m"

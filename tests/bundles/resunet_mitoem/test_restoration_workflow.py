@@ -128,7 +128,7 @@ def test_restore_folder_of_volumes(restore, volume, tmp_path):
 
 def test_restore_errors(restore, volume, refused, tmp_path):
     refused(restore("--input", volume, weights=tmp_path / "none.pt"), "none.pt", "train_interpolation.json")
-    refused(restore("--input", volume, "--sections", "[3,12]"), "sections", "Received: 12", "0 to 11")
+    refused(restore("--input", volume, "--sections", "[3,12]"), "sections", "got 12", "0 to 11")
     refused(restore("--input", volume, "--sections", "[0,1]"), "cells.ome.zarr", "none of the sections", "0, 1 of 12")
     refused(restore("--input", tmp_path / "absent.h5"), "absent.h5", "no such file")
     refused(restore("--input", volume, "--network_def#widths", "[4,8]"), "interpolation.pt", "as configured")
@@ -169,7 +169,9 @@ def test_train_resumes(train, volume, tmp_path):
 
 def test_train_errors(train, volume, refused):
     refused(train("--input", volume, "--patch_size", "[72,72]"), "cells.ome.zarr", "smaller than a patch")
-    refused(train("--input", volume, "--patch_size", "[32,48]"), "patch_size", "not square", "[32, 48]")
-    refused(train("--input", volume, "--sections", "[12]"), "sections", "Received: 12")
-    refused(train("--input", volume, "--sections", "[2,4,6,8,10]"), "cells.ome.zarr", "no three clean sections")
+    refused(train("--input", volume, "--patch_size", "[32,48]"), "patch_size", "must be square", "[32, 48]")
+    refused(train("--input", volume, "--sections", "[12]"), "sections", "got 12")
+    refused(
+        train("--input", volume, "--sections", "[2,4,6,8,10]"), "cells.ome.zarr", "no three consecutive clean sections"
+    )
     refused(train("--dataset_dir", volume.parent), "dataset.json")

@@ -19,7 +19,7 @@ def test_labels_of_zones_are_refused(train, case, image, refused, save):
 
 def test_an_image_without_contrast(try_to_infer, image, refused, save, tmp_path):
     source = save(tmp_path / "grey.nii.gz", np.full_like(image[0], 7), image[1])
-    refused(try_to_infer(source), "grey.nii.gz", "nothing in the image", "7")
+    refused(try_to_infer(source), "grey.nii.gz", "image is constant", "7")
 
 
 def test_no_prostate_in_view(try_to_infer, bundle, phantom, handled, tmp_path):

@@ -91,17 +91,20 @@ def test_no_table_no_score():
 @pytest.mark.parametrize(
     ("observer", "message"),
     [
-        ({"whole": VALUES, "base": VALUES}, "without apex dice, apex absolute.*, apex hausdorff_95_mm. Give"),
-        ({**OBSERVER, "apex": {"dice": 0.75}}, "without apex absolute_relative_volume_difference_percent, apex av"),
-        ({**OBSERVER, "middle": {}}, "with unknown middle. Give"),
-        (changed("base", hausdorff=6.0), "with unknown base hausdorff. Give"),
-        (changed("base", hausdorff_95_mm=0), "with impossible base hausdorff_95_mm 0. Give"),
-        (changed("whole", dice=1.0), "with impossible whole dice 1.0. Give"),
-        (changed("whole", dice=75), "with impossible whole dice 75. Give"),
-        (changed("apex", dice="0.75"), "with impossible apex dice '0.75'. Give"),
-        (changed("apex", hausdorff_95_mm=math.nan), "with impossible apex hausdorff_95_mm nan. Give"),
-        ({**OBSERVER, "base": 0.75}, "Received: base 0.75. Give"),
-        ("observer.json", "Received: 'observer.json'. Give"),
+        ({"whole": VALUES, "base": VALUES}, "got missing: apex dice, apex absolute.*, apex hausdorff_95_mm$"),
+        (
+            {**OBSERVER, "apex": {"dice": 0.75}},
+            "got missing: apex absolute_relative_volume_difference_percent, apex a",
+        ),
+        ({**OBSERVER, "middle": {}}, "got unknown: middle$"),
+        (changed("base", hausdorff=6.0), "got unknown: base hausdorff$"),
+        (changed("base", hausdorff_95_mm=0), "got impossible: base hausdorff_95_mm 0$"),
+        (changed("whole", dice=1.0), r"got impossible: whole dice 1\.0$"),
+        (changed("whole", dice=75), "got impossible: whole dice 75$"),
+        (changed("apex", dice="0.75"), r"got impossible: apex dice '0\.75'$"),
+        (changed("apex", hausdorff_95_mm=math.nan), "got impossible: apex hausdorff_95_mm nan$"),
+        ({**OBSERVER, "base": 0.75}, "got unknown: base; missing: base dice, base absolute.*, base hausdorff_95_mm$"),
+        ("observer.json", r"got unknown: 'observer\.json'; missing: whole dice, whole abs.*, apex hausdorff_95_mm$"),
     ],
 )
 def test_unusable_tables(observer, message):

@@ -42,7 +42,7 @@ def test_too_few_slices_along_the_patient():
 def test_a_constant_image_is_refused():
     data = mri()
     data["image"][:] = 3
-    with pytest.raises(UserError, match=r"a\.nii\.gz: nothing in the image\. Received: 3 in every voxel"):
+    with pytest.raises(UserError, match=r"a\.nii\.gz: image is constant, got 3 in every voxel"):
         CheckMRId("image")(data)
 
 
@@ -56,8 +56,8 @@ def test_voxels_that_are_no_number_become_0(caplog):
 @pytest.mark.parametrize(
     ("data", "warning"),
     [
-        (mri(axes=AXIAL * [1.3, 0.3, 1]), "slices are not axial"),
-        (mri(axes=AXIAL * [0.2, 1, 0.2]), "is the spacing right? Received: 26 x 26 mm"),
+        (mri(axes=AXIAL * [1.3, 0.3, 1]), "slices must be axial, got a spacing of"),
+        (mri(axes=AXIAL * [0.2, 1, 0.2]), "field of view of 26 x 26 mm in plane; check the spacing"),
         (mri(degrees=44), "axes are tilted 44 degrees"),
     ],
 )  # fmt: skip

@@ -208,7 +208,7 @@ def test_promise12_unpacked_is_referenced(promise12: Path, tmp_path: Path, capsy
     assert said.count("\n") == 1 and "skipped" not in said
     for words in (
         "80 cases (training 40, validation 10, test 30; split: fold 0 of 5, stratified by site, seed 0; test official)",
-        "citing is mandatory",
+        "citation mandatory",
         str(promise12 / "LICENSE.TXT"),
         "cite: Litjens",
     ):
@@ -252,7 +252,7 @@ def test_promise12_zips_that_are_not_as_published(zips: Path, tmp_path: Path, mo
     archive = zips / "test_data.zip"
     found, other = module.ARCHIVE_MD5[archive.name], "823ef560f4a54083348e58d67403e4bb"
     monkeypatch.setitem(module.ARCHIVE_MD5, archive.name, other)
-    text = raises(f"Received: md5 {found}. Expected: md5 {other}", "promise12", zips, tmp_path / "out")
+    text = raises(f"its MD5 is {found}, must be {other}", "promise12", zips, tmp_path / "out")
     assert text.startswith(str(archive))
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr("../Case00.mhd", b"out of the folder")
@@ -290,7 +290,7 @@ def test_promise12_one_level_deeper_with_surprises(
     assert "76 cases (training 37, validation 10, test 29;" in said or "76 cases (training 38, validation 9" in said
     assert case_ids(tmp_path / "out", "test") == [case for case in TEST_IDS if case != "Case07"]
     copy(written, promise12 / "training_data", ["Case10"])
-    raises("there twice", "promise12", promise12, tmp_path / "out")
+    raises("two files for one case", "promise12", promise12, tmp_path / "out")
 
 
 def test_promise12_flat_files_are_training_cases_if_no_doubt_is_left(
@@ -300,7 +300,7 @@ def test_promise12_flat_files_are_training_cases_if_no_doubt_is_left(
     assert "skipped: 30 test case not found" in capsys.readouterr().out
     assert len(case_ids(tmp_path / "out", "training")) == 40 and case_ids(tmp_path / "out", "test") == []
     copy(written, tmp_path / "flat", ["Case03", "Case29"])
-    raises("training or test cases? Received: Case03, Case03_seg", "promise12", tmp_path / "flat", tmp_path / "out")
+    raises("training from test cases, got Case03, Case03_seg", "promise12", tmp_path / "flat", tmp_path / "out")
     copy(written, tmp_path / "evaluation" / "test_data", ["Case03"])
     prepare_promise12(tmp_path / "evaluation", tmp_path / "evaluation")
     assert [len(case_ids(tmp_path / "evaluation", split)) for split in SPLITS] == [0, 0, 1]  # enough to evaluate
@@ -313,9 +313,9 @@ def test_promise12_flat_files_are_training_cases_if_no_doubt_is_left(
         ({"origin": (-20.5, 11.25, -296.4)}, "origin (20.5, -11.25, -296.4) mm against (20.5, -11.25, -300) mm"),
         ({"direction": np.eye(3)}, "direction (-1, 0, 0, 0, -1, 0, 0, 0, 1) against"),
         ({"voxels": gland().transpose(1, 0, 2)}, "shape (7, 8, 5) against (8, 7, 5)"),
-        ({"voxels": gland() * np.float32(0.4)}, "label codes are not whole numbers. Received: 0.4"),
-        ({"voxels": gland() * np.uint8(255)}, "unknown label codes. Received: 0 to 255. Expected: 0 to 1"),
-        ({"voxels": gland().astype(np.int16) * np.int16(-1)}, "unknown label codes. Received: -1 to 0"),
+        ({"voxels": gland() * np.float32(0.4)}, "label codes are not whole numbers, got 0.4"),
+        ({"voxels": gland() * np.uint8(255)}, "label codes must be 0 to 1, got 0 to 255"),
+        ({"voxels": gland().astype(np.int16) * np.int16(-1)}, "label codes must be 0 to 1, got -1 to 0"),
     ],
 )
 def test_promise12_a_segmentation_that_does_not_fit_is_named(written: Path, tmp_path: Path, change: dict, words: str):
@@ -392,7 +392,7 @@ def test_msd_files_that_do_not_fit_are_named(msd: Path, tmp_path: Path, capsys: 
     good = image.read_bytes()
     for voxels, affine, words in (
         (zones(1), np.diag([0.625, 0.75, 3.6, 1]), "not on the grid of its image: direction"),
-        (zones(1) + np.uint8(1), None, "unknown label codes. Received: 1 to 3. Expected: 0 to 2"),
+        (zones(1) + np.uint8(1), None, "label codes must be 0 to 2, got 1 to 3"),
         (zones(1) * np.float32(0.5), None, "label codes are not whole numbers"),
     ):
         write_nifti(label, voxels, affine)
@@ -402,7 +402,12 @@ def test_msd_files_that_do_not_fit_are_named(msd: Path, tmp_path: Path, capsys: 
     assert "1 empty segmentation" in capsys.readouterr().out
     write_nifti(label, zones(1))
     write_nifti(image, t2_of(zones(1)))
-    assert raises("not the channels T2 and ADC", "msd_task05", msd, tmp_path / "out").startswith(str(image))
+    assert raises(
+        "axes x, y, z and channel (T2, ADC), got shape (8, 7, 5)",
+        "msd_task05",
+        msd,
+        tmp_path / "out",
+    ).startswith(str(image))
     image.write_bytes(good[:-40])
     raises(f"{image}: cannot be read", "msd_task05", msd, tmp_path / "out")
     assert not (tmp_path / "out" / "dataset.json").exists()
@@ -412,15 +417,20 @@ def test_msd_lists_that_do_not_fit(msd: Path, tmp_path: Path):
     folder = msd / "Task05_Prostate"
     elsewhere = [{"image": "../a.nii.gz", "label": "labelsTr/a.nii.gz"}]
     for changes, words in (
-        ({"training": elsewhere}, "../a.nii.gz and labelsTr/a.nii.gz, which lie elsewhere"),
-        ({"modality": {"0": "ADC"}}, "Received: ADC as channel 0"),
-        ({"modality": {}}, "Received: no '0'"),
+        ({"training": elsewhere}, "../a.nii.gz and labelsTr/a.nii.gz, which are outside its folder"),
+        ({"modality": {"0": "ADC"}}, "got ADC as channel 0"),
+        ({"modality": {}}, "got no '0'"),
         ({"training": ["a.nii.gz"]}, "not the list of Task05_Prostate"),
     ):
         write_list(folder, [0], **changes)
         assert raises(words, "msd_task05", folder, tmp_path / "out").startswith(str(folder / "dataset.json"))
     write_list(folder, [7])
-    raises("no complete case. Received: ", "msd_task05", folder, tmp_path / "out")
+    raises(
+        "of 0 cases, skipped: 1 image or label missing; give Task05",
+        "msd_task05",
+        folder,
+        tmp_path / "out",
+    )
     (folder / "dataset.json").write_text("{")
     raises("cannot be read", "msd_task05", folder, tmp_path / "out")
     write_list(folder, [0])
@@ -432,9 +442,9 @@ def test_argument_errors(msd: Path, tmp_path: Path):
     raises("input_dir is missing", "promise12", "", tmp_path)
     raises("dataset_dir is missing", "promise12", msd, None)
     raises("no case is left of 0 cases, skipped: 50 training case not found", "promise12", msd, tmp_path / "out")
-    raises("not the data set", "msd_task05", tmp_path, tmp_path / "out")
+    raises("data set not found", "msd_task05", tmp_path, tmp_path / "out")
     for fold in (5, -1, "a"):
-        raises(f"fold: unknown. Received: {fold}. Expected: 0 to 4", "promise12", msd, tmp_path / "out", fold=fold)
+        raises(f"fold must be an integer from 0 to 4, got {fold}", "promise12", msd, tmp_path / "out", fold=fold)
 
 
 def test_config_runs_from_an_unrelated_folder(written: Path, tmp_path: Path, monai_bundle):
@@ -447,4 +457,8 @@ def test_config_runs_from_an_unrelated_folder(written: Path, tmp_path: Path, mon
     done = monai_bundle(
         "run", "--config_file", CONFIG, *arguments[:4], "--dataset_dir", "out", "--fold", "9", cwd=tmp_path
     )
-    assert done.returncode != 0 and "fold: unknown. Received: 9." in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode != 0
+        and "must be an integer from 0 to 4, got 9" in done.stderr
+        and "Traceback" not in done.stderr
+    )

@@ -38,12 +38,28 @@ def test_nothing_found():
 @pytest.mark.parametrize(
     ("box", "warning"),
     [
-        ((slice(20, 60), slice(0, 12), slice(10, 70)), "gland cut by the field of view: it reaches the first or last"),
-        ((slice(50, 90), slice(5, 17), slice(10, 70)), "gland cut by the field of view: it reaches the edge"),
-        ((slice(20, 22), slice(5, 7), slice(10, 12)), "a gland of 0 ml is unusual; patients' have 10 to 400."),
-        ((slice(1, 89), slice(1, 29), slice(1, 109)), "a gland of 279 ml is unusual"),
+        ((slice(20, 60), slice(0, 12), slice(10, 70)), "gland cut off by the field of view: it reaches the first or"),
+        ((slice(50, 90), slice(5, 17), slice(10, 70)), "gland cut off by the field of view: it reaches the edge"),
+        ((slice(20, 22), slice(5, 7), slice(10, 12)), "unusual gland volume: 0 ml, usually 10 to 400 ml."),
+        ((slice(1, 89), slice(1, 29), slice(1, 109)), "unusual gland volume: 279 ml, usually"),
     ],
 )  # fmt: skip
 def test_warnings(box, warning, monkeypatch):
     monkeypatch.setattr("vnet_prostate.report.VOLUME_ML", (10.0, 400.0 if "279" not in warning else 100.0))
     assert [w for w in gland_statistics(np.zeros(SIZE), mask(*box), AFFINE)["warnings"] if w.startswith(warning)]
+
+
+def test_a_thin_scan_is_warned_of():
+    labels = np.zeros((90, 6, 110), np.uint8)
+    labels[20:60, 1:5, 10:70] = 1
+    (warning,) = gland_statistics(np.zeros(labels.shape), labels, AFFINE)["warnings"]
+    assert warning.startswith("the scan covers 18 mm from foot to head")
+
+
+# voxel axes run to posterior (0.7 mm), superior (3 mm) and left (0.5 mm); the gland is 28, 36 and 30 mm long
+@pytest.mark.parametrize(("window_mm", "cut"), [((34, 32, 44), 0), ((30, 32, 44), 1), ((34, 28, 36), 2)])
+def test_a_gland_that_fills_the_networks_window(window_mm, cut):
+    labels = mask(slice(25, 65), slice(9, 21), slice(25, 85))
+    warnings = gland_statistics(np.zeros(SIZE), labels, AFFINE, window_mm)["warnings"]
+    assert len(warnings) == cut
+    assert all(w.startswith("gland cut off by the network's window") for w in warnings)

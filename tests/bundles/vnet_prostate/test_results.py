@@ -70,3 +70,17 @@ def test_model_card_quotes_the_results(paper, practical):
                 quoted = f"{measures[name]['mean']:.{digits}f} +- {measures[name]['std']:.{digits}f}"
                 assert quoted in card, (region, name)
         assert f"{results['training']['seconds'] / 60:.1f} minutes" in card
+
+
+def test_released_weights_are_those_that_were_scored_on_patients_and_beat_the_floor():
+    results, record = read("promise12_subset"), json.loads((BUNDLE / "models" / "model.json").read_text())
+    assert results["weights"] == record
+    card = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+    for name, n in (("all", 18), ("endorectal_coil", 7), ("no_coil", 11)):
+        ours, floor = results["dice"][name], results["floor_dice"][name]
+        assert ours["n"] == floor["n"] == n
+        assert ours["mean"] > floor["mean"]
+        assert f"| {n} | {ours['mean']:.3f} +- {ours['std']:.3f} | {ours['min']:.3f} |" in card
+    with (RESULTS / "promise12_subset_per_case.csv").open(encoding="utf-8") as file:
+        dice = [float(row["dice"]) for row in csv.DictReader(file) if row["label"] == "whole"]
+    assert mean(dice) == pytest.approx(results["dice"]["all"]["mean"], abs=1e-4)

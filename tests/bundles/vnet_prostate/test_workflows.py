@@ -106,6 +106,25 @@ def test_recipes_and_baseline_train_and_are_evaluated(run, phantom_overrides, tr
     assert (tmp_path / "out" / "per_case.csv").is_file()
 
 
+def test_released_weights_are_narrow_and_learn_from_varied_phantoms(run, tmp_path):
+    phantoms = (
+        "--phantom_dir", tmp_path / "varied", "--phantom_cases", "{'training': 2, 'validation': 1, 'test': 1}",
+        "--phantom_shape", "[48, 40, 16]", "--device", "cpu",
+    )  # fmt: skip
+    overlays = "train train_practical train_released"
+    run(
+        overlays, *phantoms, "--num_workers", 0, "--max_epochs", 1, "--val_interval", 1,
+        "--train#dataloader#sampler#num_samples", 2,
+    )  # fmt: skip
+    known = {"channels": [8, 16, 32, 48, 96], "norm": "instance", "local_contrast_mm": 20.0}
+    assert record(tmp_path).items() >= known.items()
+    weights = tmp_path / "models" / "model.pt"
+    assert weights.stat().st_size < 25e6
+    assert {v.dtype for v in torch.load(weights, weights_only=True).values()} == {torch.float16}
+    run(f"{overlays} evaluate", *phantoms)
+    assert (tmp_path / "out" / "per_case.csv").is_file()
+
+
 def test_evaluation_has_promise12s_measures_and_no_score_without_an_observer(run, phantom_overrides, weights, tmp_path):
     run("train evaluate", *phantom_overrides, "--weights", weights)
     rows = list(csv.DictReader((tmp_path / "out" / "per_case.csv").open()))
@@ -113,6 +132,14 @@ def test_evaluation_has_promise12s_measures_and_no_score_without_an_observer(run
     assert {"dice", "hausdorff_95_mm", "average_boundary_distance_mm"} <= rows[0].keys()
     assert "challenge_score" not in rows[0]
     assert set(json.loads((tmp_path / "out" / "summary.json").read_text())["labels"]) == {"whole", "base", "apex"}
+
+
+def test_the_floor_is_scored_like_a_network(run, phantom_overrides, weights, tmp_path):
+    process = run("train evaluate evaluate_floor", *phantom_overrides, "--weights", weights)
+    assert "location prior of 2 masks" in process.stderr
+    rows = list(csv.DictReader((tmp_path / "out" / "per_case.csv").open()))
+    assert [(row["case"], row["label"]) for row in rows] == [("test_0", r) for r in ("whole", "base", "apex")]
+    assert 0.3 < float(rows[0]["dice"]) < 1
 
 
 def test_evaluation_scores_where_an_observer_is_given(run, phantom_overrides, weights, tmp_path):

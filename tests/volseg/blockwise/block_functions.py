@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from volseg.blockwise.block_grid import Block
-from volseg.blockwise.stored_array import write_region
+from volseg.blockwise.zarr_array import write_region
 from volseg.errors import UserError
 
 
@@ -32,7 +32,7 @@ def die(array, log: Path, number: int, deaths: int, block: Block) -> dict[str, n
 
 def refuse(number: int, block: Block) -> dict[str, np.ndarray]:
     if block.number == number:
-        raise UserError("a.tif: damaged. Received: nothing. Restore it.")
+        raise UserError("a.tif: damaged; restore it")
     return {}
 
 

@@ -12,7 +12,7 @@ import zarr
 from distributed import Client, LocalCluster
 
 from volseg.blockwise.decoding import decode_blockwise
-from volseg.blockwise.stored_array import ArrayChannel
+from volseg.blockwise.zarr_array import ArrayChannel
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding
 

@@ -62,9 +62,9 @@ def test_upper_neighbours_follow_along_one_axis_or_more():
 @pytest.mark.parametrize(
     ("shape", "block_shape", "message"),
     [
-        ((5, 9), (1, 1, 1), r"shape must be .*\. Received: \(5, 9\)"),
-        ((5, 9, 0), (1, 1, 1), r"shape must be .*\. Received: \(5, 9, 0\)"),
-        ((5, 9, 9), (1, 1.5, 1), r"block_shape must be .*\. Received: \(1, 1.5, 1\)"),
+        ((5, 9), (1, 1, 1), r"shape must be .*, got \(5, 9\)"),
+        ((5, 9, 0), (1, 1, 1), r"shape must be .*, got \(5, 9, 0\)"),
+        ((5, 9, 9), (1, 1.5, 1), r"block_shape must be .*, got \(1, 1.5, 1\)"),
     ],
 )
 def test_bad_shapes(shape, block_shape, message):
@@ -73,5 +73,5 @@ def test_bad_shapes(shape, block_shape, message):
 
 
 def test_there_is_no_block_beyond_the_last():
-    with pytest.raises(IndexError, match=r"from 0 to 26\. Received: 27"):
+    with pytest.raises(IndexError, match=r"from 0 to 26, got 27"):
         BlockGrid((6, 6, 6), (2, 2, 2))[27]

@@ -17,7 +17,7 @@ import zarr
 from scipy import ndimage
 
 from volseg.blockwise.decoding import decode_blockwise
-from volseg.blockwise.stored_array import ArrayChannel
+from volseg.blockwise.zarr_array import ArrayChannel
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding, decode_instances, seed_map
@@ -260,7 +260,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path, probabilities):
 def test_other_parameters_are_refused(tmp_path, probabilities):
     mask, boundary = probabilities(SHAPE)
     decode_blockwise(mask, boundary, tmp_path, progress=False)
-    with pytest.raises(UserError, match=r"Received: min_size 5\. Expected: 128\. Remove the folder"):
+    with pytest.raises(UserError, match=r"with min_size 128 is stored here, got 5; remove the folder"):
         decode_blockwise(mask, boundary, tmp_path, Decoding(min_size=5), progress=False)
     decode_blockwise(mask, boundary, tmp_path, Decoding(halo=(1, 1, 1)), progress=False)  # of no effect for components
 
@@ -268,9 +268,9 @@ def test_other_parameters_are_refused(tmp_path, probabilities):
 @pytest.mark.parametrize(
     ("mask", "boundary", "options", "message"),
     [
-        (np.zeros((2, 3, 4)), np.zeros((2, 3, 5)), {}, r"must be alike. Received: shape \(2, 3, 5\)"),
-        (np.zeros((3, 4)), np.zeros((3, 4)), {}, r"\(mask\). Received: float64 of shape \(3, 4\)"),
-        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4), np.int32), {}, r"\(boundary\). Received: int32"),
+        (np.zeros((2, 3, 4)), np.zeros((2, 3, 5)), {}, r"must have the shape of the mask, got \(2, 3, 5\)"),
+        (np.zeros((3, 4)), np.zeros((3, 4)), {}, r"mask must be uint8 .*, got float64 of shape \(3, 4\)"),
+        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4), np.int32), {}, r"boundary must be uint8 .*, got int32"),
         (*NOTHING, {"block_shape": (1, 0, 6)}, r"^block_shape .*>= 1.*, got \(1, 0, 6\)"),
         (*NOTHING, {"block_shape": [16, 2.5, 64]}, r"^block_shape .*, got \[16, 2\.5, 64\]"),
         (*NOTHING, {"block_shape": [16, True, 64]}, r"^block_shape .*, got \[16, True, 64\]"),

@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 from volseg.blockwise.grey_range import GreyRange
-from volseg.blockwise.pipeline import segment_blockwise
+from volseg.blockwise.segmentation import segment_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_prediction import VolumePrediction
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
@@ -62,8 +63,8 @@ def segment(given, tmp_path):
 
     def run(decoding, block_shape=BLOCK_SHAPE, output=tmp_path / "out", keep_probabilities=True, **options):
         return segment_blockwise(
-            given[0], output, given[1], WINDOWS, decoding, block_shape, BLOCK_SHAPE, workers=0, progress=False,
-            keep_probabilities=keep_probabilities, **options,
+            VolumePrediction(*given, WINDOWS, BLOCK_SHAPE, **options), output, decoding, block_shape, workers=0,
+            progress=False, keep_probabilities=keep_probabilities,
         )  # fmt: skip
 
     return run
@@ -74,8 +75,9 @@ def probabilities(given, tmp_path_factory) -> Path:
     """A folder of results of the first decoding, with its probabilities."""
     output = tmp_path_factory.mktemp("first") / "out"
     segment_blockwise(
-        *(given[0], output, given[1], WINDOWS, FIRST, BLOCK_SHAPE), workers=0, progress=False, keep_probabilities=True
-    )
+        VolumePrediction(*given, WINDOWS, BLOCK_SHAPE), output, FIRST, BLOCK_SHAPE, workers=0, progress=False,
+        keep_probabilities=True,
+    )  # fmt: skip
     return output
 
 
@@ -103,7 +105,7 @@ def expected_ids(out: Path, decoding) -> np.ndarray:
 def test_other_options_decode_the_kept_probabilities_anew(segment, out, tmp_path, caplog, decoding, block_shape):
     predicted = written(out / "probabilities" / "mask.ome.zarr" / "0")
     first = json.loads((out / "statistics.json").read_text())
-    with caplog.at_level(logging.INFO, "volseg.blockwise.pipeline"):
+    with caplog.at_level(logging.INFO, "volseg.blockwise.segmentation"):
         second = segment(decoding, block_shape)
     assert "its probabilities are used again" in caplog.text
     assert "mask_threshold 0.8" in caplog.text
@@ -124,7 +126,7 @@ def test_probabilities_that_were_not_kept_are_one_line(segment, out, caplog):
     segment(FIRST, keep_probabilities=False)
     assert not (out / "probabilities").exists()
     before = written(out)
-    with pytest.raises(UserError, match=r"not kept\. Received: min_size 5\. Expected: min_size 4\. .*--keep_prob") as e:
+    with pytest.raises(UserError, match=r"with min_size 4, got min_size 5, .*not kept; .*--keep_prob") as e:
         segment(replace(FIRST, min_size=5))
     assert "\n" not in str(e.value)
     segment(FIRST)
@@ -148,8 +150,9 @@ def test_another_prediction_is_still_refused(segment, out):
 
 RUN = """
 import json, sys
-from volseg.blockwise.pipeline import segment_blockwise
+from volseg.blockwise.segmentation import segment_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_prediction import VolumePrediction
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding
@@ -157,8 +160,8 @@ from volseg.instances.decoding import Decoding
 volume, weights, output, decoding = sys.argv[1:]
 arguments = {"in_channels": 1, "out_channels": 2, "kernel_size": 3, "padding": 1}
 network = WorkerNetwork("torch.nn.modules.conv.Conv3d", weights, arguments, device="cpu", runtime="eager")
-segment_blockwise(VolumeOpener(volume), output, network, BlendedSlidingWindow((6, 32, 32)),
-                  Decoding(**json.loads(decoding)), (4, 16, 24), (4, 16, 24), workers=0, progress=False,
+prediction = VolumePrediction(VolumeOpener(volume), network, BlendedSlidingWindow((6, 32, 32)), (4, 16, 24))
+segment_blockwise(prediction, output, Decoding(**json.loads(decoding)), (4, 16, 24), workers=0, progress=False,
                   keep_probabilities=True)
 """
 

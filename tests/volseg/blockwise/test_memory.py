@@ -20,7 +20,7 @@ from volseg.blockwise.local_components import LocalComponents
 from volseg.blockwise.seeded_watershed import SeededWatershed
 from volseg.blockwise.size_filter import filter_sizes
 from volseg.blockwise.stages import run_stage
-from volseg.blockwise.stored_array import open_or_create_array
+from volseg.blockwise.zarr_array import open_or_create_array
 from volseg.instances.decoding import Decoding
 
 BLOCK_SHAPE = (32, 112, 112)

@@ -67,6 +67,39 @@ def test_overrides_that_nothing_has(config, override, message):
         unknown_overrides(["--config_file", config, "--max_epochs", "3", *override])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (["--max_epochs", "many"], "max_epochs must be a number such as 5, got 'many'"),
+        (["--learning_rate=True"], "learning_rate must be a number such as 0.01, got True"),
+        (["--network_def#in_channels", "[1]"], r"network_def#in_channels must be a number such as 1, got \[1\]"),
+        (["--resume", "maybe"], "resume must be True or False, got 'maybe'"),
+        (["--shape", "[1,x]"], r"shape must be numbers such as \[1,2\], got \[1, 'x'\]"),
+    ],
+)
+def test_overrides_of_another_type(config, override, message, tmp_path):
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text('{"resume": true, "shape": [1, 2]}')
+    for same_type in (["--resume", "False"], ["--shape", "3"], ["--shape", "[3,4]"], ["--max_epochs", "$2 + 3"]):
+        unknown_overrides(["--config_file", f"{config},{overlay}", *same_type])
+    with pytest.raises(UserError, match=message):
+        unknown_overrides(["--config_file", f"{config},{overlay}", *override])
+
+
+@pytest.mark.parametrize("arguments", [["--input", ""], ["--input"], ["--input", "--seed", "1"], ["--output_dir", " "]])
+def test_paths_that_are_empty(arguments):
+    with pytest.raises(UserError, match="needs a file or folder, got '"):
+        command_line._take_paths_as_text(command_line._options(arguments))
+
+
+def test_memory_that_the_system_does_not_give():
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes. Error code 12")
+    assert find_user_error(error) == "not enough memory (800 bytes); use a smaller volume, batch_size or spatial_size"
+    wrapped = RuntimeError("applying transform")
+    wrapped.__cause__ = MemoryError("Unable to allocate 1. TiB")
+    assert "not enough memory (Unable to allocate 1. TiB)" in str(find_user_error(wrapped))
+
+
 def test_items_of_any_of_several_files(config, tmp_path):
     overlay = tmp_path / "overlay.json"
     overlay.write_text('{"colour": "red"}')

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from volseg.console.option_checks import check_training
+from volseg.console.option_checks import check_options, check_training
 from volseg.errors import UserError
 
 TRAINING = {"max_epochs": 3, "val_interval": 1, "batch_size": 2, "num_workers": 0}
@@ -27,3 +28,33 @@ def test_training(option, value, message):
     with pytest.raises(UserError, match=message) as caught:
         check_training(**TRAINING | {option: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("device", "cuda:77", "device must be one of cpu.*, got 'cuda:77'"),
+        ("device", "gpu", "device must be one of cpu.*, got 'gpu'"),
+        ("dropout", 1, "dropout must be a number from 0 to 1, got 1"),
+        ("learning_rate", 0, "learning_rate must be a number from .*, got 0"),
+        ("seed", -1, "seed must be an integer >= 0, got -1"),
+        (
+            "spacing_mm",
+            [1, 0, 1],
+            r"spacing_mm must be three numbers from 0\.1 to 20 along x, y, z .*\[1, 0, 1\]",
+        ),
+        ("spatial_size", [8, 8], r"spatial_size must be three integers >= 1 along x, y, z .*, got \[8, 8\]"),
+        ("spatial_size", [9999, 9999, 9999], "spatial_size of 9999x9999x9999 needs 63... GB or more"),
+        ("weight_decay", "low", "weight_decay must be a number from 0 to 100, got 'low'"),
+        ("output_dir", "/dev/null/out", "/dev/null/out: no folder for results"),
+    ],
+)
+def test_options_that_are_none(name, value, message):
+    with pytest.raises(UserError, match=message):
+        check_options(**{name: value})
+
+
+def test_options_that_pass(tmp_path):
+    check_options(device="cpu", dropout=0, learning_rate=1e-5, seed=0, spacing_mm=[1, 1, 1.5], spatial_size=None)
+    check_options(device=torch.device("cpu"), spatial_size=(128, 128, 64), output_dir=tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()

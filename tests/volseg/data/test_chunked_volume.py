@@ -445,7 +445,6 @@ def one_line(path: Path, *words: str, read: bool = False) -> None:
             volume[:]
     message = str(caught.value)
     assert "\n" not in message
-    assert "Received: " in message or ", got " in message
     for word in words:
         assert word in message
 
@@ -533,7 +532,7 @@ def test_a_stack_in_a_section_folder_is_told(tmp_path: Path):
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_png_of_other_kinds_are_told(mode: str, tmp_path: Path):
     Image.new(mode, (7, 5)).save(tmp_path / "a.png")
-    one_line(tmp_path / "a.png", "Received: PNG")
+    one_line(tmp_path / "a.png", "got PNG")
 
 
 def test_16_bit_colours_are_told_and_not_cut_to_8(tmp_path: Path):

@@ -200,3 +200,9 @@ def test_a_truncated_compressed_slice_is_named(tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match="truncated DICOM file"):
         regular_slices(tmp_path)
+
+
+def test_a_localizer_with_a_series_of_its_own_is_left_out_and_said(series, caplog):
+    write_slice(series / "scout.dcm", (0, 0, 9), series="7.8.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    assert len(regular_slices(series)) == 8
+    assert "1 localizer(s) left out: scout.dcm" in caplog.text

@@ -15,7 +15,7 @@ import torch
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
 
-from volseg.data.volume_reader import find_volumes, load_volume, volume_name
+from volseg.data.volume_reader import load_volume, volume_name
 from volseg.errors import UserError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
@@ -160,7 +160,7 @@ def test_damaged_nifti(tmp_path, byte):
     half = len(content) // 2
     content[half : half + 400] = bytes([byte]) * 400
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.nii\.gz: not readable as a volume, damaged or truncated: "):
+    with pytest.raises(UserError, match=r"a\.nii\.gz: cannot be read, damaged or truncated: "):
         load_volume(path)
 
 
@@ -195,7 +195,7 @@ def test_truncated_file(tmp_path, name, keep):
     path = write(tmp_path / name, noise)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(UserError, match=rf"{name}: not readable as a volume, damaged or truncated: ") as info:
+    with pytest.raises(UserError, match=rf"{name}: cannot be read, damaged or truncated: ") as info:
         load_volume(path)
     assert "\n" not in str(info.value)
 
@@ -210,7 +210,7 @@ def test_header_without_its_voxels(tmp_path):
 def test_file_that_is_no_volume(tmp_path):
     for name in ("a.txt", "a.nii.gz", "a.nrrd"):
         (tmp_path / name).write_text("no volume")
-        with pytest.raises(UserError, match=rf"{name}: not readable as a volume"):
+        with pytest.raises(UserError, match=rf"{name}: cannot be read"):
             load_volume(tmp_path / name)
 
 
@@ -277,34 +277,6 @@ def test_folder_with_other_than_one_series(tmp_path):
         load_volume(tmp_path)
 
 
-def test_find_volumes(tmp_path):
-    volumes = tmp_path / "volumes"
-    volumes.mkdir()
-    for name in ("c.MHA", "b.nii.gz", "a.nrrd"):
-        (volumes / name).write_bytes(b"")
-    for name in ("b.json", ".hidden.nii.gz", "c.raw"):
-        (volumes / name).write_bytes(b"")
-    (volumes / "folder.nii").mkdir()
-    assert find_volumes(volumes) == [volumes / name for name in ("a.nrrd", "b.nii.gz", "c.MHA")]
-    assert find_volumes(str(volumes / "b.json")) == [volumes / "b.json"]  # a file given by name is taken at its word
-
-
-def test_find_dicom_series(tmp_path):
-    one, two = write_series(tmp_path / "all" / "case_1"), write_series(tmp_path / "all" / "case_2")
-    (tmp_path / "all" / "empty").mkdir()
-    assert find_volumes(one) == [one]
-    assert find_volumes(tmp_path / "all") == [one, two]
-    assert [volume_name(path) for path in (one, two)] == ["case_1", "case_2"]
-
-
-def test_find_nothing(tmp_path):
-    with pytest.raises(UserError, match="no such file or folder"):
-        find_volumes(tmp_path / "absent")
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"no volume found in a folder with 1 files; none is \.nii\.gz"):
-        find_volumes(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("path", "name"),
     [
@@ -346,3 +318,15 @@ def test_signed_bytes_of_a_metaimage(tmp_path):
     volume = load_volume(tmp_path / "mask.mhd")
     assert np.array_equal(volume.numpy()[0], voxels.transpose())
     np.testing.assert_allclose(np.diag(volume.affine), [-0.5, -0.6, 3, 1])
+
+
+def test_colours_that_are_grey(tmp_path):
+    voxels = np.zeros((3, 4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for channel in "RGB":
+        voxels[channel] = np.arange(60).reshape(3, 4, 5)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii")
+    np.testing.assert_array_equal(load_volume(tmp_path / "a.nii").numpy()[0], voxels["R"])
+    voxels["G"] += 1
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(UserError, match=r"a\.nii must hold one grey value per voxel, got colours; export one channel"):
+        load_volume(tmp_path / "a.nii")

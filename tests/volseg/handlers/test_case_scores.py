@@ -79,5 +79,5 @@ def test_measures_and_case_values_of_a_bundle(tmp_path, caplog):
 
 
 def test_two_cases_of_one_name_are_refused(tmp_path):
-    with pytest.raises(UserError, match="The case a is in the report already"):
+    with pytest.raises(UserError, match="case a is already in the report"):
         run(tmp_path, [case("/x/a.nii.gz", 0), case("/y/a.nii.gz", 0)])

@@ -24,7 +24,7 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.errors import UserError
 from volseg.handlers.instance_results import SaveImageInstances, case_name, free_case_name
-from volseg.transforms.load_chunked import LoadImageChunkedVolumed
+from volseg.transforms.load_em_volume import LoadImageChunkedVolumed
 
 SHAPE = (3, 16, 20)
 VOXEL_SIZE_NM = (30.0, 8.0, 4.0)
@@ -136,7 +136,7 @@ def test_voxel_size_given_replaces_what_files_say(tmp_path, caplog):
 
 @pytest.mark.parametrize("wrong", [30, [8, 8], [30, 8, 0], [30, 8, float("nan")], "30,8,8", [30, "8", 8]])
 def test_wrong_voxel_size_is_found_at_once(tmp_path, wrong):
-    with pytest.raises(UserError, match=r"voxel_size_nm.*Received: .*\[30,8,8\]"):
+    with pytest.raises(UserError, match=r"voxel_size_nm.*\[30,8,8\], got "):
         SaveImageInstances(str(tmp_path), voxel_size_nm=wrong)
 
 
@@ -205,13 +205,13 @@ def test_results_that_stay_are_found_before_the_prediction(tmp_path):
 
     engine = Engine(predict)
     SaveImageInstances(str(tmp_path / "out")).attach(engine)
-    with pytest.raises(UserError, match="sections_instances: will not be replaced"):
+    with pytest.raises(UserError, match="sections_instances: exists and will not be replaced"):
         engine.run([{"image": SimpleNamespace(meta={"filename_or_obj": [path]})}])
 
 
 def test_cases_before_a_failure_are_reported(tmp_path):
     good, bad = save_hdf5(tmp_path / "a.h5"), save_hdf5(tmp_path / "b.h5")
-    with pytest.raises(UserError, match=r"b_instances.h5: labels must have the shape.*Received: \(2, 16, 20\)"):
+    with pytest.raises(UserError, match=r"b_instances.h5: labels must have the shape.*, got \(2, 16, 20\)"):
         run(tmp_path / "out", [(good, labels()), (bad, labels()[1:])], preview=False)
     assert [case["image"] for case in statistics(tmp_path / "out")] == [good]
     assert not list((tmp_path / "out").glob("*b_*"))

@@ -106,14 +106,14 @@ def test_an_evaluator_may_run_again(tmp_path):
 
 
 def test_no_true_instances(tmp_path):
-    with pytest.raises(UserError, match=r"Received: 2 case\(s\), none with one of 1 voxels"):
+    with pytest.raises(UserError, match=r"at least 1 voxels, found none in 2 case\(s\)"):
         run(tmp_path, [case(0), case(0)])
-    with pytest.raises(UserError, match=r"Received: 1 case\(s\), none with one of 49 voxels"):
+    with pytest.raises(UserError, match=r"at least 49 voxels, found none in 1 case\(s\)"):
         run(tmp_path, [case()], min_truth_size=49)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("wrong", [{"mask_thresholds": [2]}, {"mask_thresholds": []}, {"boundary_thresholds": []}])
 def test_wrong_options_are_found_at_once(tmp_path, wrong):
-    with pytest.raises(ValueError, match=r"Received: |, got "):
+    with pytest.raises(ValueError, match=", got "):
         ThresholdTuner(str(tmp_path), **{**THRESHOLDS, **wrong})

@@ -142,7 +142,7 @@ def test_other_training_begins_anew(tmp_path, unbroken, before, change):
 def test_epoch_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     training = Training(tmp_path).run(kill_after_iteration=7)
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    monkeypatch.setattr(torch, "save", lambda content, path: (path.write_bytes(b"half"), 1 / 0))
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: (path.write_text("half"), 1 / 0))
     checkpoint = TrainingCheckpointLoader(str(tmp_path / "checkpoint.pt"), {})
     with pytest.raises(ZeroDivisionError):
         checkpoint.save(training.trainer)

@@ -161,15 +161,15 @@ def test_recall_points_are_the_official_ones():
 
 
 def test_errors():
-    with pytest.raises(UserError, match=r"no score at an IoU of 0\.75\. Received: iou_thresholds \(0\.6,\)"):
+    with pytest.raises(UserError, match=r"no score at an IoU of 0\.75; add it to iou_thresholds, now \(0\.6,\)"):
         _ = instance_average_precision(PREDICTION, TRUTH, (0.6,)).ap75
     for thresholds in ((), (0.5, 0), (1.1,)):
-        with pytest.raises(UserError, match="iou_thresholds must be above 0 and up to 1"):
+        with pytest.raises(UserError, match="iou_thresholds must be numbers > 0 and <= 1, got"):
             instance_average_precision(PREDICTION, TRUTH, thresholds)
     for ranges in ({"all": (0, 5)}, {"small": (5, 5)}):
-        with pytest.raises(UserError, match="A size range must have a name"):
+        with pytest.raises(UserError, match="a range needs a name other than 'all' and low < high, got"):
             instance_average_precision(PREDICTION, TRUTH, size_ranges=ranges)
-    with pytest.raises(UserError, match="none for 2 of 3, the first with id 3"):
+    with pytest.raises(UserError, match="2 of 3 are missing, the first with id 3"):
         instance_average_precision(PREDICTION, TRUTH, scores={7: 1})
 
 

@@ -225,10 +225,10 @@ def test_memory(method, bytes_per_voxel, piece):
 @pytest.mark.parametrize(
     ("mask", "boundary", "message"),
     [
-        (np.zeros((2, 3, 4)), np.zeros((2, 3, 5)), r"must be alike, .* Received: \(2, 3, 4\) and \(2, 3, 5\)"),
-        (np.zeros((3, 4)), np.zeros((3, 4)), r"\(D, H, W\)\. Received: \(3, 4\)"),
-        (np.zeros((2, 3, 4), np.int32), np.zeros((2, 3, 4)), "mask must be uint8 or .* Received: int32"),
-        (np.zeros((2, 3, 4)), torch.zeros(2, 3, 4, dtype=bool), "boundary must be uint8 or .* Received: bool"),
+        (np.zeros((2, 3, 4)), np.zeros((2, 3, 5)), r"must have one shape .*, got \(2, 3, 4\) and \(2, 3, 5\)"),
+        (np.zeros((3, 4)), np.zeros((3, 4)), r"\(D, H, W\), got \(3, 4\)"),
+        (np.zeros((2, 3, 4), np.int32), np.zeros((2, 3, 4)), "mask must be uint8 or .*, got int32"),
+        (np.zeros((2, 3, 4)), torch.zeros(2, 3, 4, dtype=bool), "boundary must be uint8 or .*, got bool"),
     ],
 )
 def test_bad_input(mask, boundary, message):
@@ -239,14 +239,14 @@ def test_bad_input(mask, boundary, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "flood"}, r"^decoding: method must be one of .*watershed\. Received: 'flood'"),
+        ({"method": "flood"}, r"^decoding: method must be one of .*watershed, got 'flood'"),
         ({"mask_threshold": 1.01}, r"^mask_threshold .*from 0 to 1.*, got 1\.01"),
         ({"boundary_threshold": "0.8"}, r"^boundary_threshold .*, got '0\.8'"),
         ({"foreground_threshold": float("nan")}, r"^foreground_threshold .*, got nan"),
         ({"min_size": 1.5}, r"^min_size .*, got 1\.5"),
         ({"min_size": -1}, r"^min_size .*>= 0.*, got -1"),
         ({"min_size": None}, r"^min_size .*, got None"),
-        ({"dilation": [1, 7, 6]}, r"^dilation: three odd widths.*Received: \(1, 7, 6\)"),
+        ({"dilation": [1, 7, 6]}, r"^dilation must be three odd widths.*, got \(1, 7, 6\)"),
         ({"dilation": 7}, r"^dilation must be three .*, got 7"),
         ({"halo": [8, -1, 8]}, r"^halo .*>= 0.*, got \[8, -1, 8\]"),
         ({"halo": [8, 16]}, r"^halo .*, got \[8, 16\]"),

@@ -139,11 +139,11 @@ class Recorder:
 @pytest.mark.parametrize(
     ("prediction", "truth", "message"),
     [
-        (np.zeros((2, 3, 4), np.float32), TRUTH, r"prediction must hold integer ids\. Received: float32"),
-        (PREDICTION, TRUTH[:, :, :3], r"Received: \(2, 2, 4\) and \(2, 2, 3\)"),
-        (PREDICTION.ravel(), TRUTH.ravel(), r"Received: \(16,\) and \(16,\)"),
-        (PREDICTION, TRUTH - 1, r"truth must hold ids from 0 to 2\*\*63 - 1\. Received: -1"),
-        (PREDICTION, TRUTH.astype(np.uint64) + np.uint64(2**63), r"Received: 9223372036854775815"),
+        (np.zeros((2, 3, 4), np.float32), TRUTH, r"prediction must hold integer ids, got float32"),
+        (PREDICTION, TRUTH[:, :, :3], r", got \(2, 2, 4\) and \(2, 2, 3\)"),
+        (PREDICTION.ravel(), TRUTH.ravel(), r", got \(16,\) and \(16,\)"),
+        (PREDICTION, TRUTH - 1, r"truth must hold ids from 0 to 2\*\*63 - 1, got -1"),
+        (PREDICTION, TRUTH.astype(np.uint64) + np.uint64(2**63), r", got 9223372036854775815"),
     ],
 )
 def test_errors(prediction, truth, message):

@@ -217,8 +217,8 @@ def refused(*words: str):
     [
         (np.ones(SHAPE, np.float32), "float32"),
         (np.ones((4, 7, 5), np.uint8), r"\(4, 7, 5\)"),
-        (-ids_up_to(300), "Received: -300"),
-        (ids_up_to(2**32), "Received: 4294967296"),
+        (-ids_up_to(300), ", got -300;"),
+        (ids_up_to(2**32), ", got 4294967296;"),
     ],
 )
 def test_labels_that_are_none_are_told(labels: np.ndarray, word: str, tmp_path: Path):
@@ -245,7 +245,7 @@ def test_the_image_is_not_replaced(make, tmp_path: Path):
 @pytest.mark.parametrize("name", ["im", "."])
 def test_a_folder_with_images_is_not_replaced(name: str, tmp_path: Path):
     like = section_folder(tmp_path)
-    with refused("Received: "):
+    with refused("the image itself"):
         write_instances(tmp_path / name, VOXELS, like)
     assert len(list((tmp_path / "im").iterdir())) == 4
 

@@ -95,10 +95,10 @@ def test_identical_maps_and_tolerance_in_the_name():
     ("labels", "message"),
     [
         ({}, "at least one label"),
-        ({0: "background", 1: "a", 3: "b"}, "numbers from 1"),
-        ({1: "a", 3: "a"}, "name of its own"),
-        ({1: "a", 4: "b"}, r"labels \[3\], which have no name"),
-        ({1: "a"}, "the label 3; expected 0 to 1"),
+        ({0: "background", 1: "a", 3: "b"}, "label >= 1"),
+        ({1: "a", 3: "a"}, "different names"),
+        ({1: "a", 4: "b"}, r"hold \[3\], which labels does not name"),
+        ({1: "a"}, "from 0 to 1, got 3"),
     ],
 )
 def test_label_errors(labels, message):
@@ -184,7 +184,7 @@ def test_case_values_and_no_mean_row(tmp_path):
 def test_cases_with_other_values_are_an_error(values):
     report = CaseReport()
     report.add("a", two_labels(0.5, 1.0), {"score": 80.0})
-    with pytest.raises(UserError, match=r"case b has the case values .*; this report's are \['score'\]"):
+    with pytest.raises(UserError, match=r"case b has the case values .*, but this report has \['score'\]"):
         report.add("b", two_labels(0.5, 1.0), values)
 
 
@@ -225,7 +225,7 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
         return write_text(path, *args, **kwargs)
 
     monkeypatch.setattr(module.Path, "write_text", full_disk)
-    with pytest.raises(UserError, match=r"summary\.json: cannot be written\. Received: no space"):
+    with pytest.raises(UserError, match=r"summary\.json: cannot be written: no space"):
         report.write(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -233,13 +233,13 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("case_id", "measures", "message"),
     [
-        ("a", two_labels(0.5, 1.0), "case a is in the report already"),
+        ("a", two_labels(0.5, 1.0), "case a is already in the report"),
         ("b", {}, "case b has no measures"),
         ("b", {"upper": {}, "lower": {}}, "case b has no measures"),
         ("b", {"upper": {"dice": 1.0, "error_ml": 0.0}}, "case b has the labels and measures"),
         ("b", {"upper": {"dice": 1.0}, "lower": {"dice": 1.0}}, "case b has the labels and measures"),
-        ("b", {"mean": {"dice": 1.0}}, "called 'mean'"),
-        ("b", {"case": {"dice": 1.0}}, "called 'case'"),
+        ("b", {"mean": {"dice": 1.0}}, "the label name 'mean' is reserved"),
+        ("b", {"case": {"dice": 1.0}}, "the label name 'case' is reserved"),
     ],
 )
 def test_report_errors(case_id, measures, message):

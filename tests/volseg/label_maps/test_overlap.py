@@ -70,11 +70,15 @@ def test_boolean_masks_and_empty_volumes():
 @pytest.mark.parametrize(
     ("prediction", "truth", "message"),
     [
-        (np.zeros((2, 2, 2), np.float32), np.zeros((2, 2, 2), int), "prediction is of type float32"),
+        (
+            np.zeros((2, 2, 2), np.float32),
+            np.zeros((2, 2, 2), int),
+            "prediction must be an integer label map, got float32",
+        ),
         (np.zeros((2, 2, 2), int), np.zeros((2, 2, 1), int), r"\(2, 2, 2\), the truth \(2, 2, 1\)"),
-        (np.full((2, 2, 2), 3), np.zeros((2, 2, 2), int), "prediction has the label 3; expected 0 to 2"),
-        (np.zeros((2, 2, 2), int), np.full((2, 2, 2), -1), "truth has the label -1; expected 0 to 2"),
-        (np.zeros((2, 2, 2), int), np.full((2, 2, 2), 2**64 - 1, np.uint64), "truth has the label"),
+        (np.full((2, 2, 2), 3), np.zeros((2, 2, 2), int), "prediction must hold labels from 0 to 2, got 3"),
+        (np.zeros((2, 2, 2), int), np.full((2, 2, 2), -1), "truth must hold labels from 0 to 2, got -1"),
+        (np.zeros((2, 2, 2), int), np.full((2, 2, 2), 2**64 - 1, np.uint64), "truth must hold labels"),
     ],
 )
 def test_errors(prediction, truth, message):

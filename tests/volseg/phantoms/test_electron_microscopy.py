@@ -157,13 +157,13 @@ def test_lost_sections_are_blank_or_repeated():
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (8, 64), (8, 63, 70), (8, 70, 63)])
 def test_errors_name_the_shape(shape):
-    with pytest.raises(UserError, match=rf"Received: \({shape[0]}, {shape[1]}"):
+    with pytest.raises(UserError, match=rf"got \({shape[0]}, {shape[1]}"):
         electron_microscopy(0, shape)
 
 
 @pytest.mark.parametrize(("missing", "noisy"), [(4, 3), (-1, 0), (0, -1)])
 def test_errors_name_the_sections(missing, noisy):
-    with pytest.raises(UserError, match=f"Received: {missing} missing, {noisy} noisy"):
+    with pytest.raises(UserError, match=f"got {missing} missing, {noisy} noisy"):
         electron_microscopy(0, SMALL, missing, noisy)
 
 

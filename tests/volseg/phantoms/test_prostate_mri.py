@@ -195,5 +195,5 @@ def test_sizes_and_places_match_patients(glands):
 
 @pytest.mark.parametrize("shape", [(8, 64, 64), (64, 64), (64, 64, 15)])
 def test_errors_name_what_was_received(shape):
-    with pytest.raises(UserError, match=rf"Received: \({shape[0]}, {shape[1]}"):
+    with pytest.raises(UserError, match=rf"got \({shape[0]}, {shape[1]}"):
         prostate_mri(0, shape)

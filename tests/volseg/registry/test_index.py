@@ -64,7 +64,7 @@ def test_empty_registry(registry):
 @pytest.mark.parametrize("name", ["source", "checksum", "sha256", "size", "unpacked_size", "date", "license"])
 def test_missing_item_is_named(registry, content, name):
     del content["tiny_bundle_v0.1.0"][name]
-    with pytest.raises(UserError, match=f"no index of a registry. Received: tiny_bundle_v0.1.0 without {name}"):
+    with pytest.raises(UserError, match=f"not a registry index: tiny_bundle_v0.1.0 without {name}"):
         read(registry, content)
 
 
@@ -99,24 +99,24 @@ def test_missing_item_is_named(registry, content, name):
 )
 def test_item_that_does_not_fit(registry, content, name, value):
     content["tiny_bundle_v0.1.0"][name] = value
-    with pytest.raises(UserError, match=f"{INDEX}: no index of a registry. Received: tiny_bundle_v0.1.0 with") as error:
+    with pytest.raises(UserError, match=f"{INDEX}: not a registry index: tiny_bundle_v0.1.0 with") as error:
         read(registry, content)
     assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("key", ["tiny_bundle", "tiny_bundle_v1", "../x_v0.1.0", "Tiny_v0.1.0", ""])
 def test_forbidden_key(registry, content, key):
-    with pytest.raises(UserError, match=r"no index of a registry"):
+    with pytest.raises(UserError, match=r"not a registry index"):
         read(registry, {key: content["tiny_bundle_v0.1.0"]})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "1", '"x"', "<html>", '{"a_v0.1.0": []}', "[" * 100_000])
 def test_text_that_is_no_index(registry, text):
-    with pytest.raises(UserError, match=f"^{registry}/{INDEX}: no index of a registry. Received: "):
+    with pytest.raises(UserError, match=f"^{registry}/{INDEX}: not a registry index: "):
         read(registry, text)
 
 
 def test_folder_without_an_index(registry, server):
     for location in (locate(registry), locate(server.url)):
-        with pytest.raises(UserError, match=f"{INDEX}: not found. Received: "):
+        with pytest.raises(UserError, match=f"{INDEX}: not found; "):
             read_index(location)

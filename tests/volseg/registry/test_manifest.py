@@ -122,7 +122,7 @@ def test_what_running_and_sharing_adds_is_not_looked_at(installed):
 def test_path_that_no_release_has(path):
     content = manifest_of({"a": b""}).as_json()
     content["files"] = {path: content["files"]["a"]}
-    with pytest.raises(UserError, match=r"^here: no manifest of a bundle. Received: the path"):
+    with pytest.raises(UserError, match=r"^here: not a bundle manifest: the path"):
         Manifest.parse(json.dumps(content), "here")
 
 
@@ -136,7 +136,7 @@ def test_paths_that_would_be_one(paths):
 def test_missing_item_is_named(name):
     content = manifest_of({"a": b""}).as_json()
     del content[name]
-    with pytest.raises(UserError, match=f"^here: no manifest of a bundle. Received: no '{name}'"):
+    with pytest.raises(UserError, match=f"^here: not a bundle manifest: '{name}' is missing"):
         Manifest.parse(json.dumps(content), "here")
 
 
@@ -148,7 +148,7 @@ def test_missing_item_is_named(name):
 )
 def test_file_without_facts(file):
     content = manifest_of({"a": b""}).as_json() | {"files": {"a": file}}
-    with pytest.raises(UserError, match=r"^here: no manifest of a bundle"):
+    with pytest.raises(UserError, match=r"^here: not a bundle manifest"):
         Manifest.parse(json.dumps(content), "here")
 
 
@@ -161,5 +161,5 @@ def test_text_that_is_no_manifest(text):
 
 
 def test_folder_without_a_manifest(tmp_path):
-    with pytest.raises(UserError, match=r"Received: No such file or directory. Give the folder of a downloaded bundle"):
+    with pytest.raises(UserError, match=r"cannot be read: No such file or directory; give the folder of a downl"):
         Manifest.read(tmp_path)

@@ -28,7 +28,7 @@ def test_key_is_read_as_it_is_written(name):
     ["", "A", "1a", "a-b", "a__b", "_a", "a_", "a b", "a/b", "..", "a.b", "prostate_vnet", "a_v1", "a\n", "ä", "a\x1b"],
 )
 def test_forbidden_name(name):
-    with pytest.raises(UserError, match=r"no name of a bundle") as error:
+    with pytest.raises(UserError, match=r"bundle names are lower-case words") as error:
         Release(name, "0.1.0")
     assert repr(name) in str(error.value)
 
@@ -52,7 +52,7 @@ def test_forbidden_name(name):
     ],
 )
 def test_forbidden_version(version):
-    with pytest.raises(UserError, match=r"no version of a. Give three numbers"):
+    with pytest.raises(UserError, match=r"the version of a must be three numbers"):
         Release("a", version)
 
 

@@ -84,14 +84,14 @@ def test_zip_that_was_exchanged_together_with_its_index(signed, bundle_dir, keys
     path = signed / f"{NAME}_v0.1.0.zip"
     bundle_zip(path, bundle_files() | {"LICENSE": b"evil"})
     publish(signed, entry_of(path, signature=f"{path.name}.sig"))
-    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub. Received: .*mismatch")
+    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub: .*mismatch")
     assert download(NAME, signed, bundle_dir).is_dir()  # nobody asked
 
 
 def test_signature_of_another_version(signed, bundle_dir, keys):
     entry = release(signed, "0.2.0", signature=f"{NAME}_v0.1.0.zip.sig")
     assert entry.release.version == "0.2.0"
-    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub. Received: .*mismatch")
+    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub: .*mismatch")
 
 
 @pytest.mark.parametrize("part", ["payload", "sig"])
@@ -104,7 +104,7 @@ def test_tampered_signature(signed, bundle_dir, keys, part):
     data[len(data) // 2] ^= 1
     holder[part] = base64.b64encode(data).decode()
     path.write_text(json.dumps(content))
-    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub. Received: ")
+    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub: ")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_tampered_signature(signed, bundle_dir, keys, part):
 )
 def test_text_that_is_no_signature(signed, bundle_dir, keys, text):
     (signed / f"{NAME}_v0.1.0.zip.sig").write_bytes(text)
-    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub. Received: ")
+    refused(signed, bundle_dir, keys / "ours.pub", "not signed by the holder of .*ours.pub: ")
 
 
 @pytest.mark.parametrize("removed", ["publicKey", "dsseEnvelope", "signatures", "hint"])
@@ -137,33 +137,29 @@ def test_signature_that_lacks_a_part(signed, bundle_dir, keys, removed):
     if removed == "hint":  # of the key; without it the signature itself has to tell
         content["verificationMaterial"]["publicKey"].pop("hint")
     path.write_text(json.dumps(content))
-    refused(signed, bundle_dir, keys / "foreign.pub", "not signed by the holder of .*foreign.pub. Received: ")
+    refused(signed, bundle_dir, keys / "foreign.pub", "not signed by the holder of .*foreign.pub: ")
 
 
 def test_foreign_key(signed, bundle_dir, keys):
-    refused(
-        signed, bundle_dir, keys / "foreign.pub", "not signed by the holder of .*foreign.pub. Received: Key mismatch"
-    )
+    refused(signed, bundle_dir, keys / "foreign.pub", "not signed by the holder of .*foreign.pub: Key mismatch")
 
 
 def test_missing_signature(registry, server, bundle_dir, keys):
     release(registry)
-    refused(
-        server.url, bundle_dir, keys / "ours.pub", "v0.1.0 of .*: cannot be verified. Received: no signature. Ask for"
-    )
+    refused(server.url, bundle_dir, keys / "ours.pub", "v0.1.0 of .*: has no signature to verify; ask for")
     assert server.ranges(f"/{NAME}_v0.1.0.zip") == []
 
 
 def test_signature_that_is_in_the_index_only(signed, bundle_dir, keys):
     (signed / f"{NAME}_v0.1.0.zip.sig").unlink()
-    refused(signed, bundle_dir, keys / "ours.pub", "zip.sig: not found. Received: an index that names it")
+    refused(signed, bundle_dir, keys / "ours.pub", "zip.sig: not found, although the index lists it")
 
 
 def test_bundle_that_is_there_is_verified_too(signed, bundle_dir, keys):
     download(NAME, signed, bundle_dir)
     with pytest.raises(UserError, match=r"not signed by the holder of .*foreign\.pub"):
         download(NAME, signed, bundle_dir, public_key=keys / "foreign.pub")
-    with pytest.raises(UserError, match="no key that can verify"):
+    with pytest.raises(UserError, match="cannot be used as a public key"):
         download(NAME, signed, bundle_dir, public_key="")  # of a variable that is not set
     assert download(NAME, signed, bundle_dir, public_key=keys / "ours.pub").is_dir()
 
@@ -171,8 +167,8 @@ def test_bundle_that_is_there_is_verified_too(signed, bundle_dir, keys):
 @pytest.mark.parametrize(
     ("name", "received"),
     [
-        ("rsa", "one of another kind"),
-        ("ed25519", "one of another kind"),
+        ("rsa", "not an elliptic curve key"),
+        ("ed25519", "not an elliptic curve key"),
         ("secp256k1", "Unsupported key for curve 'secp256k1'"),
         ("nowhere", "No such file or directory"),
         ("folder", "Is a directory"),
@@ -182,12 +178,12 @@ def test_bundle_that_is_there_is_verified_too(signed, bundle_dir, keys):
     ],
 )
 def test_public_key_that_cannot_be_used(signed, bundle_dir, keys, name, received):
-    refused(signed, bundle_dir, keys / f"{name}.pub", f"{name}.pub: no key that can verify. Received: {received}")
+    refused(signed, bundle_dir, keys / f"{name}.pub", f"{name}.pub: cannot be used as a public key: {received}")
 
 
 @pytest.mark.parametrize("name", ["rsa", "ed25519", "secp256k1", "locked", "nowhere", "text", "swapped"])
 def test_private_key_that_cannot_be_used(signed, keys, name):
-    with pytest.raises(UserError, match=f"{name}.key: no key that can sign. Received: ") as error:
+    with pytest.raises(UserError, match=f"{name}.key: cannot be used as a private key: ") as error:
         sign(signed / f"{NAME}_v0.1.0.zip", keys / f"{name}.key")
     assert str(error.value).isprintable()
 

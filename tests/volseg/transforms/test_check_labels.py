@@ -28,7 +28,7 @@ def test_labels_of_a_file_with_a_scale_slope_are_rounded():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (0.5, r"s1\.nii\.gz: label codes are not whole numbers\. Received: 0\.5 among them"),
+        (0.5, r"s1\.nii\.gz: label codes are not whole numbers, got 0\.5;"),
         (4.998, "whole numbers"),
         (float("nan"), "whole numbers"),
         (float("inf"), "whole numbers"),

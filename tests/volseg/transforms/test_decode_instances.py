@@ -62,7 +62,7 @@ def test_low_precision_logits():
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (2, 5, 6), (1, 2, 4, 5, 6)])
 def test_other_shapes(shape):
-    with pytest.raises(ValueError, match=r"pred must be \(2, D, H, W\), mask and boundary\. Received: "):
+    with pytest.raises(ValueError, match=r"pred must be \(2, D, H, W\), mask and boundary, got "):
         DecodeInstancesd()({"pred": torch.zeros(shape)})
 
 

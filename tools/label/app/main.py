@@ -58,7 +58,7 @@ class VolsegApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label takes the firs
         name, image = request.get("model", ""), request.get("image")
         # MONAI Label finds the path "" for an image it does not know
         if datastore is None and isinstance(image, str) and not Path(image).exists() and not self._has(image):
-            raise UserError(f"{image}: no such image in the studies. Received: its name. Choose one of them.")
+            raise UserError(f"{image}: no such image in the studies; choose one of them")
         task = self._infers.get(name)
         if task is not None and not task.is_valid():
             task = BundleInferTask(self.models[name], self.conf)  # trained since the server started?
@@ -85,12 +85,12 @@ class VolsegApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label takes the firs
         path = Path(self.models[name], "models", file)
         if not path.is_file():
             there = ", ".join(sorted(found.name for found in path.parent.glob("*.pt")))
-            raise UserError(f"{name}: no such weights. Received: {file}. There are {there}.")
+            raise UserError(f"{name}: no weights named {file}; choose one of {there}")
         if not fits(path, path.stat().st_mtime_ns, task.network):
-            raise UserError(f"{path}: weights of another network than {name}'s. Received: {file}. Choose model.pt.")
+            raise UserError(f"{path}: weights of another network than {name}'s; choose model.pt")
 
     def _missing_weights(self, name: str) -> str:
         return (
-            f"{name}: no weights. Received: no {self.models[name]}/models/model.pt. Train them with the bundle's "
-            "configs/train.json and start again with --repack, or label images and train here."
+            f"{name}: no weights, {self.models[name]}/models/model.pt is missing; train them with the bundle's "
+            "configs/train.json and start again with --repack, or label images and train here"
         )

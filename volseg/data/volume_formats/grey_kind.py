@@ -42,7 +42,7 @@ def why_not_grey(files: Mapping[Path, tuple[np.dtype[Any], GreyKind]]) -> str:
             f"{_text(usual)}; convert them to one type"
         )
     if usual[1] == "a palette of colours":
-        return "grey values are needed, got a palette of colours; convert the image to grey values"
+        return "pixels must be grey values, got a palette of colours; convert the image to grey values"
     return ""
 
 

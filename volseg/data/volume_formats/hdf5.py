@@ -9,8 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import unreadable
-from volseg.data.volume_formats.chunked import Block, ChunkedVolume
+from volseg.data.image_file import readable
+from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.stored_axes import find_axes
 from volseg.data.volume_formats.voxel_size import voxel_size_from_attributes
@@ -26,29 +26,24 @@ class Hdf5Volume(ChunkedVolume):
 
     Args:
         file_path: the file.
-        dataset: name of the data set; None: the only 3-D one.
+        dataset: name of the data set; None for the only 3-D one.
 
     Raises:
-        UserError: the file cannot be read, or has no such data set, or several where none is named.
+        UserError: the file cannot be read, lacks the data set, or has several and none is named.
     """
 
     _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
 
     def __init__(self, file_path: Path, dataset: str | None = None) -> None:
-        try:
-            with optional_module("h5py").File(file_path, "r") as file:
-                self._dataset = _chosen(file_path, file, dataset)
-                stored = file[self._dataset]
-                path = file_path if dataset is None else Path(f"{file_path}:{dataset}")
-                self._axes = axes = find_axes(path, stored.shape, _axis_names(stored))
-                shape = axes.of(stored.shape)
-                chunks = axes.of(stored.chunks) if stored.chunks else (1, *shape[1:])
-                size_nm = voxel_size_from_attributes(stored.attrs, axes)
-                super().__init__(path, shape, stored.dtype, chunks, size_nm, file_path)
-        except UserError:
-            raise
-        except self._READ_ERRORS as error:
-            raise unreadable(file_path, error) from error
+        with readable(file_path, self._READ_ERRORS), optional_module("h5py").File(file_path, "r") as file:
+            self._dataset = _chosen(file_path, file, dataset)
+            stored = file[self._dataset]
+            path = file_path if dataset is None else Path(f"{file_path}:{dataset}")
+            self._axes = axes = find_axes(path, stored.shape, _axis_names(stored))
+            shape = axes.of(stored.shape)
+            chunks = axes.of(stored.chunks) if stored.chunks else (1, *shape[1:])
+            size_nm = voxel_size_from_attributes(stored.attrs, axes)
+            super().__init__(path, shape, stored.dtype, chunks, size_nm, file_path)
 
     def _open(self) -> Any:
         return optional_module("h5py").File(self.file_path, "r")[self._dataset]
@@ -75,8 +70,7 @@ def _chosen(path: Path, file: Any, name: str | None) -> str:
         return volumes[0]
     if name is not None and (name := name.strip("/")) in shapes:
         return name
-    wanted = "Name one" if volumes else "A file with a 3-D data set is needed"
-    example = f" as {path.name}:{volumes[0]}" if volumes else ""
-    what = "which data set is the volume is not clear" if name is None else f"no data set {name!r}"
-    received = f"{len(volumes)} 3-D data sets" + (f" ({', '.join(volumes)})" if volumes else "")
-    raise UserError(f"{path}: {what}. Received: {received}. {wanted}{example}.")
+    what = "must hold one 3-D data set" if name is None else f"no data set {name!r}"
+    found = f"{len(volumes)} 3-D data sets" + (f" ({', '.join(volumes)})" if volumes else "")
+    remedy = f"name one as {path.name}:{volumes[0]}" if volumes else "give a file with a 3-D data set"
+    raise UserError(f"{path}: {what}, got {found}; {remedy}")

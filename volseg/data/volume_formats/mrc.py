@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import unreadable
-from volseg.data.volume_formats.chunked import Block, ChunkedVolume
+from volseg.data.image_file import readable
+from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.stored_axes import StoredAxes
 from volseg.data.volume_formats.voxel_size import voxel_size_in_nm
 from volseg.errors import UserError
@@ -36,22 +36,17 @@ class MrcVolume(ChunkedVolume):
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                header = file.read(_HEADER_BYTES)
-        except OSError as error:
-            raise unreadable(path, error) from error
+        with readable(path, (OSError,)), path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
         if len(header) < _HEADER_BYTES:
-            raise UserError(
-                f"{path}: the file ends early, got {len(header)} of 1024 bytes of its header; copy it again"
-            )
+            raise UserError(f"{path}: truncated, got {len(header)} of 1024 bytes of its header; copy it again")
         order = ">" if header[212] == 0x11 else "<"
         words, numbers = (struct.unpack(f"{order}256{kind}", header) for kind in "if")
         columns_rows_sections, mode = words[:3], words[3]
         axes = words[16:19] if sorted(words[16:19]) == [1, 2, 3] else (1, 2, 3)
         if mode not in _TYPES or min(columns_rows_sections) < 1 or words[23] < 0:
             raise UserError(
-                f"{path}: MRC of mode 0, 1, 2, 6 or 12 is needed, got mode {mode}, size {columns_rows_sections}; "
+                f"{path}: must be MRC of mode 0, 1, 2, 6 or 12, got mode {mode}, size {columns_rows_sections}; "
                 "convert it"
             )
         is_unsigned = mode == 0 and words[38] == _IMOD and not words[39] & _IMOD_SIGNED
@@ -61,9 +56,7 @@ class MrcVolume(ChunkedVolume):
         self._axes = StoredAxes(tuple(stored_axes.index(axis) for axis in (3, 2, 1)), 3)
         expected = self._stored[2] + int(np.prod(columns_rows_sections, dtype=np.int64)) * dtype.itemsize
         if path.stat().st_size < expected:
-            raise UserError(
-                f"{path}: the file ends early, got {path.stat().st_size} of {expected} bytes; copy it again"
-            )
+            raise UserError(f"{path}: truncated, got {path.stat().st_size} of {expected} bytes; copy it again")
         cell, intervals = numbers[10:13], words[7:10]
         edges = [length / n if n > 0 else 0.0 for length, n in zip(cell, intervals, strict=True)][::-1]
         shape = self._axes.of(self._stored[0])

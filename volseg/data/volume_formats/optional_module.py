@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages that only volumes of electron microscopy need: the extra ``em`` of this distribution."""
+"""Import packages of the optional extra ``em``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["optional_module"]
 
 
 def optional_module(name: str) -> Any:
-    """A module of the extra ``em``, imported at its first use.
+    """Return a module of the extra ``em``, imported at its first use.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(f"{name}: not installed. Received: {error}. Install it with: pip install {name}") from error
+        raise UserError(f"{name}: not installed, got {error}; run pip install {name}") from error

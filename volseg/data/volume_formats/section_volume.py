@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A volume of one file a section, or of several tiles a section."""
+"""Volumes stored as one file per section, or as several tiles per section."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.volume_formats.chunked import Block, ChunkedVolume
-from volseg.data.volume_formats.color_labels import grey_from_ids
+from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.grey_kind import GreyKind, why_not_grey
 from volseg.data.volume_formats.section_file import SECTION_SUFFIXES, read_section, read_section_header
+from volseg.data.volume_formats.tiff_stack import grey_from_ids
 from volseg.errors import UserError
 
 __all__ = ["SectionVolume", "open_section_folder"]
 
 
 class SectionVolume(ChunkedVolume):
-    """Sections as image files; the files that were read last stay decoded.
+    """Sections as image files, of which the most recently read stay decoded.
 
-    Windows that go through many sections, tile by tile, decode each section again for every tile: for those, convert
-    the volume to OME-Zarr first (:mod:`volseg.data.ome_zarr`).
+    Reading many sections window by window decodes each section once per window. For such access, first convert the
+    volume to OME-Zarr (:mod:`volseg.data.ome_zarr`).
 
     Args:
-        path: what stands for the volume: a folder, an index file, a single section.
+        path: folder, index file or single section that stands for the volume.
         files: the tiles of each section, row by row.
-        cache_bytes: decoded files are kept up to this size, at least one.
-        plane: (H, W) of a section; None: that of the first file.
-        n_columns: tiles in a row.
-        tile_size: (H, W) of a tile; the last tile of a row or column may be smaller, or padded. None: one tile.
+        cache_bytes: maximum size of the decoded files kept; at least one is kept.
+        plane: (H, W) of a section; None for that of the first file.
+        n_columns: tiles per row.
+        tile_size: (H, W) of a tile; the last tile of a row or column may be smaller or padded. None for one tile.
 
     Attributes:
-        section_names: of each section, the name of its file without suffix; of a tiled section, of its first tile.
+        section_names: file name of each section, or of its first tile, without suffix.
 
     Raises:
-        UserError: a file is missing, cannot be read, or has another size than the first.
+        UserError: a file is missing, cannot be read, or has an unexpected size.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SectionVolume(ChunkedVolume):
         self._n_cached = max(1, cache_bytes // (self.dtype.itemsize * self._tile_size[0] * self._tile_size[1]))
 
     def _check_files(self, plane: tuple[int, int]) -> dict[Path, tuple[np.dtype[Any], GreyKind]]:
-        """Type and kind of each file; those of ids differ where tools write sections with few ids in fewer bits."""
+        """Return type and kind of each file; types of ids differ if tools write sections with few ids in fewer bits."""
         found = {}
         for tiles in self._files:
             for i, file in enumerate(tiles):
@@ -81,8 +81,8 @@ class SectionVolume(ChunkedVolume):
                 )
                 if header.shape not in (expected, self._tile_size):
                     raise UserError(
-                        f"{file}: not of the size of the other sections. Received: {header.shape[0]}x{header.shape[1]}"
-                        f". Expected: {expected[0]}x{expected[1]} (height x width); crop or pad it"
+                        f"{file}: all sections must have one size, here {expected[0]}x{expected[1]} (height x width), "
+                        f"got {header.shape[0]}x{header.shape[1]}; crop or pad it"
                     )
                 found[file] = header.dtype, header.kind
         return found
@@ -108,7 +108,7 @@ def _read_as_grey(file: Path) -> NDArray[Any]:
 
 
 def _tiles_along(wanted: slice, size: int) -> list[tuple[int, slice, slice]]:
-    """Along one axis: the tiles that hold a part of a block, the part in the tile, and the part in the block."""
+    """Return the tiles along an axis that hold a part of a block, with its range in the tile and in the block."""
     parts = []
     for tile in range(wanted.start // size, -(-wanted.stop // size)):
         start, stop = max(wanted.start, tile * size), min(wanted.stop, (tile + 1) * size)
@@ -118,61 +118,47 @@ def _tiles_along(wanted: slice, size: int) -> list[tuple[int, slice, slice]]:
 
 
 def open_section_folder(path: Path, cache_bytes: int) -> SectionVolume:
-    """A folder with one PNG or TIFF file a section, numbered in their names; other files are left alone.
+    """Open a folder with one PNG or TIFF file per section, numbered by name; other files are ignored.
 
     Raises:
-        UserError: no sections, both kinds, names that are not numbered alike, a number missing or twice, or what
-            :class:`SectionVolume` raises.
+        UserError: there are no sections or several file types, the names are not numbered alike, a number is missing or
+            used twice, or :class:`SectionVolume` refuses the files.
     """
     files = [p for p in path.iterdir() if p.suffix.lower() in SECTION_SUFFIXES and not p.name.startswith(".")]
     if not files:
-        raise UserError(
-            f"{path}: no sections found. Received: a folder without {', '.join(SECTION_SUFFIXES)} files. "
-            "Check the path."
-        )
+        raise UserError(f"{path}: no sections found, got a folder without {', '.join(SECTION_SUFFIXES)} files")
     suffixes = sorted({file.suffix for file in files})
     if len(suffixes) > 1:
-        raise UserError(f"{path}: sections must be of one kind. Received: {', '.join(suffixes)}. Keep one kind.")
+        raise UserError(f"{path}: sections must have one file type, got {', '.join(suffixes)}; keep one type")
     return SectionVolume(path, [[file] for file in _in_order(path, files)], cache_bytes)
 
 
 def _in_order(folder: Path, files: list[Path]) -> list[Path]:
-    """Sort files by the number in their names in which they differ."""
+    """Sort files by the one number in which their names differ."""
     if len(files) == 1:
         return files
-    parts = {file: re.split(r"(\d+)", file.stem) for file in files}  # texts at even, numbers at odd places
+    parts = {file: re.split(r"(\d+)", file.stem) for file in files}  # text at even, numbers at odd positions
     texts = {tuple(split[::2]) for split in parts.values()}
     if len(texts) > 1:
         names = ", ".join(sorted(file.name for file in files)[:: len(files) - 1])
-        raise UserError(
-            f"{folder}: names of sections must differ in one number only. Received: {names}. Move other files away."
-        )
+        raise UserError(f"{folder}: names of sections must differ in one number only, got {names}; remove other files")
     numbers = {file: [int(number) for number in split[1::2]] for file, split in parts.items()}
     columns = list(zip(*numbers.values(), strict=True))
     varying = [i for i, column in enumerate(columns) if len(set(column)) > 1]
     if len(varying) != 1:
         names = ", ".join(sorted(file.name for file in files)[:2])
-        raise UserError(
-            f"{folder}: names of sections must differ in one number. Received: {names}. "
-            "Number the sections in one place."
-        )
+        raise UserError(f"{folder}: names of sections must differ in exactly one number, got {names}; rename them")
     by_number: dict[int, Path] = {}
     for file in files:
         other = by_number.setdefault(numbers[file][varying[0]], file)
         if other is not file:
             names = ", ".join(sorted([file.name, other.name]))
-            raise UserError(f"{folder}: two sections have one number. Received: {names}. Keep one of them.")
+            raise UserError(f"{folder}: two sections have the same number, got {names}; keep one of them")
     first, last = min(by_number), max(by_number)
     if last - first + 1 != len(files):
-        missing = _first_missing(by_number, first)
+        missing = next(number for number in range(first, last) if number not in by_number)
         raise UserError(
-            f"{folder}: sections are missing. Received: {len(files)} of the {last - first + 1} numbers from {first} to "
-            f"{last}; the first missing is {missing}. Add them or number the sections anew."
+            f"{folder}: sections are missing, got {len(files)} of the {last - first + 1} numbers from {first} to "
+            f"{last}, first missing is {missing}; add or renumber them"
         )
     return [by_number[number] for number in sorted(by_number)]
-
-
-def _first_missing(numbers: dict[int, Path], first: int) -> int:
-    while first in numbers:
-        first += 1
-    return first

@@ -84,6 +84,6 @@ def find_axes(path: Path, shape: Sequence[int], names: Sequence[Any] | None = No
         if name not in wanted and n != 1:
             what = "channels" if name == "c" else f"elements along axis {name}"
             raise UserError(
-                f"{path}: one 3-D volume is needed, got {n} {what}, which are no sections; extract one volume first"
+                f"{path}: must be one 3-D volume, got {n} {what}, which are no sections; extract one volume first"
             )
     return StoredAxes(tuple(known.index(name) for name in wanted), len(shape))

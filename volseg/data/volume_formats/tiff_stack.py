@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TIFF files: plain pages, ImageJ stacks, OME-TIFF, BigTIFF; one page is decoded at a time."""
+"""Read TIFF files page by page: plain pages, ImageJ stacks, OME-TIFF, BigTIFF."""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,47 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import unreadable
-from volseg.data.volume_formats.chunked import Block, ChunkedVolume
-from volseg.data.volume_formats.color_labels import ids_from_colors
+from volseg.data.image_file import readable
+from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.grey_kind import GreyKind, kind_of_palette, why_not_grey
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.stored_axes import find_axes
 from volseg.data.volume_formats.voxel_size import VoxelSize, voxel_size_in_nm
 from volseg.errors import UserError
 
-__all__ = ["TIFF_SUFFIXES", "TiffPages", "TiffStack"]
+__all__ = ["TIFF_SUFFIXES", "TiffPages", "TiffStack", "grey_from_ids", "ids_from_colors"]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-# imagecodecs, where tifffile finds it, has RuntimeErrors of its own
+# imagecodecs raises its own kind of RuntimeError
 TIFF_ERRORS = (OSError, RuntimeError, ValueError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
-# what tifffile decodes by itself
+# compressions that tifffile decodes itself
 _PLAIN_COMPRESSIONS = ("NONE", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA")
+
+
+def ids_from_colors(colors: NDArray[Any]) -> NDArray[np.uint32]:
+    """Return ids R * 65536 + G * 256 + B ``(...)`` of uint8 colours ``(..., 3)``, as in the label tiles of MitoEM."""
+    red, green, blue = np.moveaxis(colors.astype(np.uint32), -1, 0)
+    return red * 65536 + green * 256 + blue
+
+
+def grey_from_ids(path: Path, ids: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """Return grey values that were stored as colours of three equal channels.
+
+    Args:
+        path: for the error.
+        ids: from :func:`ids_from_colors`, any shape.
+
+    Raises:
+        UserError: a colour is no shade of grey.
+    """
+    grey = (ids & 255).astype(np.uint8)
+    if (ids != grey * np.uint32(0x010101)).any():
+        raise UserError(
+            f"{path}: sections must have one scale of grey values, got colours among sections of 8 bits; convert it "
+            "to grey values"
+        )
+    return grey
 
 
 class TiffPages:
@@ -37,27 +62,19 @@ class TiffPages:
 
     Attributes:
         shape: (D, H, W).
-        dtype: of the voxels; uint32 where colours stand for ids.
+        dtype: type of the voxels; uint32 if colours stand for ids.
         kind: what they look like.
 
     Raises:
-        UserError: the file cannot be read, ends early, or holds something else.
+        UserError: the file cannot be read, is truncated, or holds something else.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._file = optional_module("tifffile").TiffFile(path)
-        except TIFF_ERRORS as error:
-            raise unreadable(path, error) from error
-        try:
+        with readable(path, TIFF_ERRORS), ExitStack() as stack:
+            self._file = stack.enter_context(optional_module("tifffile").TiffFile(path))
             self._inspect()
-        except UserError:
-            self.close()
-            raise
-        except TIFF_ERRORS as error:
-            self.close()
-            raise unreadable(path, error) from error
+            stack.pop_all()  # leave the file open
 
     def close(self) -> None:
         """Close the file."""
@@ -65,12 +82,12 @@ class TiffPages:
 
     def _inspect(self) -> None:
         path, file = self._path, self._file
-        file.filehandle.set_lock(True)  # a loader may read from several threads
+        file.filehandle.set_lock(True)  # loaders may read from several threads
         if len(file.series) != 1:
             shapes = ", ".join("x".join(str(n) for n in series.shape) for series in file.series[:4])
             raise UserError(
-                f"{path}: all pages must be of one size and type. Received: {len(file.series)} sets of pages "
-                f"({shapes}). Keep one of them."
+                f"{path}: all pages must have one size and type, got {len(file.series)} sets of pages ({shapes}); keep "
+                "one of them"
             )
         series = self._series = file.series[0]
         page = series.keyframe
@@ -81,8 +98,8 @@ class TiffPages:
             axes = axes.replace("S", "")
             if n_channels != 3 or series.dtype != np.uint8:
                 raise UserError(
-                    f"{path}: one value a voxel, or ids as 8-bit RGB, are needed. Received: {n_channels} channels of "
-                    f"{series.dtype}. Convert it to one channel."
+                    f"{path}: must hold one value per voxel, or ids as 8-bit RGB, got {n_channels} channels of "
+                    f"{series.dtype}; convert it to one channel"
                 )
         elif axes == "SYX":  # samples that are no colours
             axes = "ZYX"
@@ -96,7 +113,7 @@ class TiffPages:
         self.shape = tuple(shape)
         self.dtype = np.dtype(np.uint32 if self._is_colored else series.dtype)
         self.kind = self._find_kind()
-        # An uncompressed stack lies in the file as one array.
+        # an uncompressed stack is one array in the file
         self._array = None
         is_planar = self._is_colored and not series.axes.endswith("S")
         if series.dataoffset is not None and page.is_memmappable and not is_planar:
@@ -117,30 +134,25 @@ class TiffPages:
         return "inverted grey values" if page.photometric.name == "MINISWHITE" else "grey values"
 
     def _check_complete(self, n_pages: int, shape: list[int]) -> None:
-        """See that no page is lost: tifffile takes a file that ends early for a shorter one."""
+        """Check that no page is missing: tifffile reads a truncated file as a shorter one."""
         file = self._file
         n_expected = (file.imagej_metadata or {}).get("images", shape[0]) if file.is_imagej else shape[0]
         if n_pages > 1 or shape[0] == 1:
             n_read = len(file.pages)
             file.filehandle.seek(file.pages.next_page_offset)
             if any(file.filehandle.read(file.tiff.offsetsize)):
-                raise UserError(
-                    f"{self._path}: the file ends early. Received: {n_read} pages and a reference to more. "
-                    "Copy it again."
-                )
+                raise UserError(f"{self._path}: truncated, got {n_read} pages and a reference to more; copy it again")
         if n_expected != shape[0]:
-            raise UserError(
-                f"{self._path}: the file ends early. Received: {shape[0]} of {n_expected} pages. Copy it again."
-            )
+            raise UserError(f"{self._path}: truncated, got {shape[0]} of {n_expected} pages; copy it again")
 
     @property
     def is_one_array(self) -> bool:
-        """Whether blocks can be read without decoding pages."""
+        """Return whether blocks can be read without decoding pages."""
         return self._array is not None
 
     @property
     def voxel_size_nm(self) -> VoxelSize | None:
-        """(z, y, x), from the metadata of OME-TIFF or ImageJ; other TIFF files do not have one."""
+        """Return (z, y, x) from the metadata of OME-TIFF or ImageJ; None for other TIFF files."""
         file = self._file
         if file.is_ome:
             try:
@@ -161,18 +173,18 @@ class TiffPages:
         return None
 
     def block(self, block: Block) -> NDArray[Any]:
-        """Read a block (D, H, W) of a file that is one array."""
+        """Return a block (D, H, W) of a file that is one array."""
         assert self._array is not None
         voxels = self._array[block]
         return ids_from_colors(voxels) if self._is_colored else voxels
 
     def page(self, z: int) -> NDArray[Any]:
-        """Decode a section (H, W)."""
+        """Return a decoded section (H, W)."""
         pages = self._series.pages
-        is_planar = len(pages) == 1 and self.shape[0] > 1  # three or four sections as the channels of one page
+        is_planar = len(pages) == 1 and self.shape[0] > 1  # three or four sections stored as channels of one page
         page = pages[0 if is_planar else z]
         if page is None:
-            raise UserError(f"{self._path}: section {z} is missing. Received: a set of files without it. Complete it.")
+            raise UserError(f"{self._path}: section {z} is missing, got a set of files without it; add its file")
         voxels = page.asarray()
         if self._is_colored:
             return ids_from_colors(voxels if voxels.shape[-1] == 3 else np.moveaxis(voxels, 0, -1))
@@ -180,14 +192,14 @@ class TiffPages:
 
 
 class TiffStack(ChunkedVolume):
-    """A multi-page TIFF file. ImageJ and OME-TIFF metadata give the voxel size.
+    """A multi-page TIFF file, with the voxel size from ImageJ or OME-TIFF metadata.
 
     Args:
         path: the file.
-        cache_bytes: decoded pages of a compressed file are kept up to this size, at least one.
+        cache_bytes: maximum size of the decoded pages kept for a compressed file; at least one is kept.
 
     Raises:
-        UserError: the file cannot be read or is not one volume.
+        UserError: the file cannot be read or does not hold one volume.
     """
 
     _READ_ERRORS = TIFF_ERRORS

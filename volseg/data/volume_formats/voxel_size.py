@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Voxel sizes in nanometres from the numbers and units of a file's metadata."""
+"""Derive voxel sizes in nanometres from a file's metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VoxelSize = tuple[float, float, float]
 _NM_PER_UNIT = {
     1e-1: ("å", "angstrom"),
     1: ("nm", "nanometer", "nanometre"),
-    # the micro sign, the Greek letter, and how ImageJ escapes the sign
+    # the micro sign, the Greek letter, and the micro sign as escaped by ImageJ
     1e3: ("um", "µm", "μm", "\\u00b5m", "micron", "micrometer", "micrometre"),
     1e6: ("mm", "millimeter", "millimetre"),
     1e7: ("cm", "centimeter", "centimetre"),
@@ -39,14 +39,14 @@ def nm_per_unit(unit: Any) -> float | None:
 
 
 def voxel_size_in_nm(sizes: Iterable[Any], units: Iterable[Any]) -> VoxelSize | None:
-    """Voxel size in nm.
+    """Convert a voxel size to nm.
 
     Args:
-        sizes: edges of a voxel along z, y, x.
+        sizes: edge lengths of a voxel along z, y, x.
         units: the unit of each.
 
     Returns:
-        (z, y, x), or None where a size is no positive number or a unit no length: metadata that say nothing.
+        (z, y, x), or None if a size is not a positive number or a unit is not a length: such metadata say nothing.
     """
     edges_nm = []
     for size, unit in zip(sizes, units, strict=False):
@@ -62,7 +62,7 @@ def voxel_size_in_nm(sizes: Iterable[Any], units: Iterable[Any]) -> VoxelSize | 
 
 
 def chosen_voxel_size(path: str | Path, stored: VoxelSize | None, given: VoxelSize | None) -> VoxelSize | None:
-    """The voxel size (z, y, x) in nm that a user gives or else that of the file; the log says where they differ."""
+    """Return the voxel size (z, y, x) in nm that a user gives, or else the file's; log a warning if they differ."""
     if given is None or stored is None:
         return given or stored
     if any(abs(math.log(a / b)) > _SIMILAR for a, b in zip(given, stored, strict=True)):
@@ -72,10 +72,10 @@ def chosen_voxel_size(path: str | Path, stored: VoxelSize | None, given: VoxelSi
 
 
 def voxel_size_from_attributes(attributes: Mapping[str, Any], axes: StoredAxes) -> VoxelSize | None:
-    """Voxel size in nm from attributes of an HDF5 data set or a Zarr array, along its axes.
+    """Return the voxel size (z, y, x) in nm from attributes of an HDF5 data set or Zarr array, or None.
 
-    Known are ``element_size_um`` (ilastik, PlantSeg), and ``voxel_size`` (funlib) and ``resolution`` (CREMI), both in
-    nm unless ``units`` says otherwise.
+    Supported are ``element_size_um`` (ilastik, PlantSeg), and ``voxel_size`` (funlib) and ``resolution`` (CREMI), both
+    in nm unless ``units`` says otherwise.
     """
     for key, default_unit in (("element_size_um", "um"), ("voxel_size", "nm"), ("resolution", "nm")):
         if key in attributes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes in Zarr: arrays of format 2 and 3, and OME-Zarr images and labels of version 0.4 and 0.5."""
+"""Read Zarr arrays of format 2 and 3, and OME-Zarr images and labels of version 0.4 and 0.5."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from volseg.data.stored_volume import unreadable
-from volseg.data.volume_formats.chunked import Block, ChunkedVolume
+from volseg.data.image_file import readable
+from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.stored_axes import StoredAxes, find_axes
 from volseg.data.volume_formats.voxel_size import VoxelSize, nm_per_unit, voxel_size_from_attributes, voxel_size_in_nm
@@ -27,28 +27,26 @@ CHUNKS_WRITTEN = "chunks_written"
 
 
 ZARR_METADATA_FILES = ("zarr.json", ".zarray", ".zgroup")
-# Zarr's metadata are JSON that it takes as it comes, and its codecs raise a RuntimeError.
+# Zarr does not validate its JSON metadata, and its codecs raise RuntimeError
 ZARR_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError,
                ZeroDivisionError)  # fmt: skip
 
 
 def open_zarr(path: Path) -> Any:
-    """A Zarr array or group for reading.
+    """Open a Zarr array or group for reading.
 
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with readable(path, ZARR_ERRORS):
         return optional_module("zarr").open(str(path), mode="r")
-    except ZARR_ERRORS as error:
-        raise unreadable(path, error) from error
 
 
 def read_multiscale(path: Path, node: Any) -> dict[str, Any] | None:
-    """The first multiscale image in a group's OME metadata, None where it has none.
+    """Return the first multiscale image in a group's OME metadata, or None.
 
     Raises:
-        UserError: it lacks what OME-Zarr asks for.
+        UserError: the metadata lack what OME-Zarr requires.
     """
     attributes = node.attrs.asdict()
     multiscales = attributes.get("ome", attributes).get("multiscales")
@@ -57,13 +55,11 @@ def read_multiscale(path: Path, node: Any) -> dict[str, Any] | None:
     try:
         multiscale = multiscales[0]
         if not all(isinstance(axis["name"], str) for axis in multiscale["axes"]):
-            raise TypeError("an axis without a name")
+            raise TypeError("a name for each axis")
         if not isinstance(multiscale["datasets"][0]["path"], str):
-            raise TypeError("a level without a path")
+            raise TypeError("a path for each level")
     except (KeyError, IndexError, TypeError) as error:
-        raise UserError(
-            f"{path}: not readable as OME-Zarr 0.4 or 0.5. Received: metadata without {error}. Write it again."
-        ) from error
+        raise UserError(f"{path}: not OME-Zarr 0.4 or 0.5, got metadata without {error}; write it again") from error
     return multiscale
 
 
@@ -75,17 +71,17 @@ class ZarrVolume(ChunkedVolume):
     writes it the only image is read.
 
     Args:
-        path: the folder of the array or group.
+        path: folder of the array or group.
 
     Raises:
-        UserError: it cannot be read or is not one volume.
+        UserError: it cannot be read or does not hold one volume.
     """
 
     _READ_ERRORS = ZARR_ERRORS
 
     def __init__(self, path: Path) -> None:
         node = open_zarr(path)
-        try:
+        with readable(path, self._READ_ERRORS):
             found = _find_array(path, node)
             array = node[found.path] if found.path else node
             self._array_path = found.path
@@ -100,10 +96,6 @@ class ZarrVolume(ChunkedVolume):
             super().__init__(path, axes.of(array.shape), array.dtype, chunks, size_nm)
             self.origin_nm = origin_nm
             _warn_of_missing_chunks(path, array)
-        except UserError:
-            raise
-        except ZARR_ERRORS as error:
-            raise unreadable(path, error) from error
 
     def _open(self) -> Any:
         node = open_zarr(self.path)
@@ -131,7 +123,7 @@ def _find_array(path: Path, node: Any) -> _Found:
         images = sorted(name for name in node if name.isdigit())
         if len(images) != 1:
             raise UserError(
-                f"{path}: one image is needed, got a container of {len(images)} ({', '.join(images)}); give the path "
+                f"{path}: a container must hold one image, got {len(images)} ({', '.join(images)}); give the path "
                 f"of one, such as {path}/{images[0] if images else 0}"
             )
         image, prefix = node[images[0]], f"{images[0]}/"
@@ -143,8 +135,8 @@ def _find_array(path: Path, node: Any) -> _Found:
     if len(arrays) != 1:
         listed = f" ({', '.join(sorted(arrays))})" if arrays else ""
         raise UserError(
-            f"{path}: which array is the volume is not clear. Received: a group with {len(arrays)} 3-D arrays"
-            f"{listed}. Give the path of one, or an OME-Zarr image."
+            f"{path}: a group must hold one 3-D array, got {len(arrays)}{listed}; give the path of one, or an "
+            "OME-Zarr image"
         )
     return _Found(arrays[0])
 

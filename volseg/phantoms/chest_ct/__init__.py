@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Procedural chest CT in Hounsfield units with exact lobe labels.
 
-Everything is drawn in a patient frame in mm: x to the patient's right, y to the front, z to the head (RAS), the
-origin on the mid line, in the middle of the lungs' depth, at the lowest tip of the lungs. The unit of shape is the
-lungs' half width, half depth and height, so most tables of shapes read as fractions of those. Their values were
-fitted to the outlines of lobe maps of patients (extents, volumes, areas per height, planes through the fissures).
+Everything is drawn in a patient frame in mm: x to the patient's right, y to the front, z to the head (RAS). The origin
+is on the mid line, halfway through the lungs' depth, at their lowest tip. Shapes are tabulated as fractions of the
+lungs' half width, half depth and height. The values were fitted to lobe maps of patients (extents, volumes, areas per
+height, planes through the fissures).
 
-A lobe differs from its neighbour by position alone, and by a fissure that is thin, blurred and in places invisible.
-Fissures vary less in place and tilt than between patients and are drawn thicker, as 0.5 to 1 mm of tissue, so that
-minutes of training on a few cores find them.
+Neighbouring lobes differ only in position and are separated by a fissure that is thin, blurred and partly invisible.
+Fissures vary less in position and tilt than among patients, and are thicker, 0.5 to 1 mm of tissue, so that a few
+minutes of training on a few cores suffice to find them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from volseg.phantoms.chest_ct.vessels import paint_trees
 from volseg.phantoms.geometry import Triple, in_body_axes, store, stored_axes
 
 GENERATION = 5
-"""Raised whenever the same seed gives another phantom, so that data sets made before are made again."""
+"""Increased whenever a seed gives a different phantom, so that existing data sets are made again."""
 
 LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RAI", "LPI", "RPI", "PIR", "ASL", "SPL")
@@ -33,10 +33,10 @@ ORIENTATIONS = ("RAS", "LPS", "LAS", "RAI", "LPI", "RPI", "PIR", "ASL", "SPL")
 
 @dataclass(frozen=True)
 class ChestCT:
-    """A phantom: arrays in stored axis order (X, Y, Z) and the affine from voxel indices to RAS mm (NIfTI).
+    """A phantom: arrays in stored axis order (X, Y, Z) and the affine, voxel to RAS in mm.
 
     ``label`` is 0 outside the lungs and 1 LUL, 2 LLL, 3 RUL, 4 RML, 5 RLL. ``fissure_visible`` is the fraction of the
-    lobar interface that was drawn into the image at all.
+    lobar interfaces that is visible in the image.
     """
 
     image: NDArray[np.int16]
@@ -47,13 +47,11 @@ class ChestCT:
 
 def _check(shape: tuple[int, int, int] | None, spacing_mm: Triple | None, orientation: str) -> None:
     if shape is not None and (len(shape) != 3 or min(shape) < 16):
-        raise ValueError(f"shape must be three sizes of at least 16 voxels; got {shape}")
+        raise ValueError(f"shape must be three sizes >= 16, got {shape}")
     if spacing_mm is not None and (len(spacing_mm) != 3 or min(spacing_mm) <= 0):
-        raise ValueError(f"spacing_mm must be three positive numbers; got {spacing_mm}")
+        raise ValueError(f"spacing_mm must be three positive numbers, got {spacing_mm}")
     if orientation != "random" and sorted(max("RAS".find(c), "LPI".find(c)) for c in orientation) != [0, 1, 2]:
-        raise ValueError(
-            f"orientation must be 'random' or one code per axis such as 'RAS' or 'LPI'; got {orientation!r}"
-        )
+        raise ValueError(f"orientation must be 'random' or one code per axis such as 'RAS', got {orientation!r}")
 
 
 def chest_ct(
@@ -62,11 +60,11 @@ def chest_ct(
     spacing_mm: Triple | None = None,
     orientation: str = "random",
 ) -> ChestCT:
-    """Draw the chest CT of number ``seed``.
+    """Draw the chest CT of a seed.
 
-    Shape and spacing belong to the stored axes; what is None is drawn so that the body fills the field of view. The
-    stored axes point as ``orientation`` says (NIfTI codes of their positive ends), by default one of
-    ``ORIENTATIONS``. One case in five is scanned a few degrees oblique.
+    Shape and spacing refer to the stored axes; by default they are drawn so that the body fills the field of view.
+    ``orientation`` gives the NIfTI codes of the stored axes, by default one of ``ORIENTATIONS``. One case in five is
+    oblique by a few degrees.
     """
     _check(shape, spacing_mm, orientation)
     rng = np.random.default_rng(seed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tissues look like in Hounsfield units: everything but vessels and airways."""
+"""Paint tissues in Hounsfield units, except vessels and airways."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from volseg.phantoms.geometry import Floats, Grid, paint_over, resize_linear
 
 
 def _paint_bones(hu: Floats, s: Space, soft: float) -> None:
-    """Ribs, sternum, shoulder blades on the rib cage; vertebrae, discs and the spinal canal."""
+    """Paint ribs, sternum and shoulder blades; vertebrae, discs and the spinal canal."""
     a, (_, d, h) = s.a, s.a.size
     phase = (s.z + np.float32(a.rib_slope) * s.y) / np.float32(a.rib_pitch)
     phase = (phase - np.floor(phase) - np.float32(0.5)) * np.float32(a.rib_pitch / 5.0)
@@ -25,9 +25,7 @@ def _paint_bones(hu: Floats, s: Space, soft: float) -> None:
     sternum = np.maximum(np.abs(s.cage - 7) - 5, np.abs(s.x) - 16)
     sternum = np.maximum(sternum, np.abs(s.z - np.float32(0.62 * h)) - np.float32(0.26 * h))
     paint_over(hu, np.maximum(sternum, -s.y), BONE - 80, soft)
-    blade = np.maximum(
-        np.abs(s.cage - np.float32(a.muscle + 6)) - 2.5, np.abs(np.abs(s.u) - np.float32(0.72)) * 100 - 26
-    )
+    blade = np.maximum(np.abs(s.cage - (a.muscle + 6)) - 2.5, np.abs(np.abs(s.u) - 0.72) * 100 - 26)
     blade = np.maximum(blade, np.abs(s.z - np.float32(0.8 * h)) - np.float32(0.2 * h))
     paint_over(hu, np.maximum(blade, s.y + np.float32(0.2 * d)), BONE, soft)
     centre, turn = np.float32(-0.66 * d), s.z / np.float32(23.0)
@@ -43,7 +41,7 @@ def _paint_bones(hu: Floats, s: Space, soft: float) -> None:
 
 
 def _paint_abdomen(hu: Floats, s: Space, soft: float) -> None:
-    """Liver, spleen, stomach with a gas bubble and other bowel gas under a diaphragm a few mm thick."""
+    """Paint liver, spleen, stomach with a gas bubble, and bowel gas, below a diaphragm a few mm thick."""
     a = s.a
     below = np.maximum(s.z - s.base, s.cage + 2)  # inside the rib cage, below the lungs
     paint_over(hu, below, MUSCLE, soft)
@@ -65,7 +63,7 @@ def _paint_abdomen(hu: Floats, s: Space, soft: float) -> None:
 
 
 def _paint_mediastinum(hu: Floats, s: Space, soft: float) -> None:
-    """Fat between the lungs with heart, aorta and gullet."""
+    """Paint mediastinal fat, heart, great vessels and oesophagus."""
     a, (w, d, h) = s.a, s.a.size
     inside = np.maximum(s.cage + 3, s.base - s.z)
     paint_over(hu, np.maximum(inside, np.abs(s.x) - np.float32(0.5 * w)), FAT + 40, soft)
@@ -75,22 +73,18 @@ def _paint_mediastinum(hu: Floats, s: Space, soft: float) -> None:
     paint_over(hu, descending, a.blood, soft)
     ascending = np.maximum(np.hypot(s.x - np.float32(0.1 * w), s.y - np.float32(0.28 * d)) - 16, s.z - top)
     paint_over(hu, np.maximum(ascending, np.float32(0.35 * h) - s.z), a.blood, soft)
-    # The arch bends from the front right to the back left.
+    # the arch bends from front right to back left
     along = (s.y - np.float32(0.28 * d)) / np.float32(-0.7 * d)
     arch = np.hypot(s.x - np.float32(0.1 * w) + np.clip(along, 0, 1) * np.float32(0.23 * w), s.z - top) - 13
-    paint_over(
-        hu,
-        np.maximum(arch, np.abs(along - np.float32(0.5)) * np.float32(0.7 * d) - np.float32(0.35 * d)),
-        a.blood,
-        soft,
-    )
+    arch = np.maximum(arch, np.abs(along - np.float32(0.5)) * np.float32(0.7 * d) - np.float32(0.35 * d))
+    paint_over(hu, arch, a.blood, soft)
     artery = np.hypot(s.y - np.float32(0.05 * d), s.z - np.float32(0.53 * h)) - 13
     paint_over(hu, np.maximum(artery, np.abs(s.x) - np.float32(0.26 * w)), a.blood, soft)
     paint_over(hu, np.hypot(s.x + 6, s.y + np.float32(0.4 * d)) - 7, MUSCLE - 20, soft)
 
 
 def _paint_body(hu: Floats, s: Space, table_y: float, soft: float) -> None:
-    """Skin, fat, muscle, arms and the table; everything outside the lungs that needs no tree."""
+    """Paint table, arms, skin, fat and muscle."""
     a, (w, d, h) = s.a, s.a.size
     skin = s.body()
     if a.table >= 0:
@@ -115,8 +109,8 @@ def _paint_body(hu: Floats, s: Space, table_y: float, soft: float) -> None:
 def _paint_fissure(
     hu: Floats, s: Space, sheet: Fissure, value: Floats, where: NDArray[np.bool_], grid: Grid
 ) -> tuple[float, int]:
-    """Add one thin sheet inside the lungs; return the sum of its visibility on the sheet and the number of voxels."""
-    # A sheet thinner than a voxel keeps its mass: its blur grows with the voxel, its height shrinks.
+    """Add one thin sheet inside the lungs; return the sum of its visibility over its voxels, and their number."""
+    # a sheet thinner than a voxel keeps its mass: larger voxels widen its blur and reduce its height
     across = np.abs(grid.rotation.T @ sheet.normal) * grid.spacing
     sigma = float(np.sqrt(0.45**2 + (across**2).sum() / 12))
     near = np.nonzero((np.abs(value) < 3 * sigma) & where & (s.lung < 0))
@@ -130,7 +124,7 @@ def _paint_fissure(
 
 
 def paint_slabs(a: Anatomy, grid: Grid, rng: np.random.Generator) -> tuple[Floats, NDArray[np.uint8], float]:
-    """Image without trees, label, and the visible part of the fissures; slab by slab, to stay in the cache."""
+    """Return image without trees, label, and visible fraction of the fissures; slab by slab, to stay in the cache."""
     hu = np.full(grid.shape, AIR, np.float32)
     label = np.zeros(grid.shape, np.uint8)
     cells = [max(3, int(n * s / 14)) for n, s in zip(grid.shape, grid.spacing, strict=True)]
@@ -160,7 +154,7 @@ def paint_slabs(a: Anatomy, grid: Grid, rng: np.random.Generator) -> tuple[Float
 
 
 def paint_lesions(hu: Floats, label: NDArray[np.uint8], grid: Grid, rng: np.random.Generator) -> None:
-    """In some cases nodules, emphysema, mild opacities: the same in every lobe, so none of them names a lobe."""
+    """Paint nodules, emphysema and mild opacities in some cases, equally likely in every lobe."""
     cells = np.argwhere(label[::4, ::4, ::2] > 0) * (4, 4, 2)
     kinds: list[tuple[int, float, float, float, float]] = []  # count, radius range, HU, strength
     if rng.random() < 0.4:
@@ -185,7 +179,7 @@ def paint_lesions(hu: Floats, label: NDArray[np.uint8], grid: Grid, rng: np.rand
 
 
 def drop_islands(hu: Floats, label: NDArray[np.uint8]) -> None:
-    """Keep one 6-connected piece per lobe; what a coarse grid cuts off becomes soft tissue in image and label."""
+    """Keep one 6-connected piece per lobe; pieces cut off by a coarse grid become soft tissue in image and label."""
     for lobe, box in enumerate(ndimage.find_objects(label), start=1):
         if box is None:
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the scanner makes of it: field of view, kernel, noise, padding."""
+"""Simulate the scanner: field of view, kernel, noise, padding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from volseg.phantoms.geometry import Floats, Grid, Triple, small_rotation
 
 
 def reconstruct(hu: Floats, grid: Grid, rng: np.random.Generator) -> Floats:
-    """Kernel and noise: soft kernels blur both, sharp ones raise edges and fine noise."""
+    """Apply kernel and noise: soft kernels blur both, sharp ones enhance edges and fine noise."""
     sharpness = rng.uniform(0, 1)
     kernel = (0.75 - 0.5 * sharpness) / grid.spacing
     kernel[2] = 0.35
@@ -26,7 +26,7 @@ def reconstruct(hu: Floats, grid: Grid, rng: np.random.Generator) -> Floats:
     if sharpness > 0.6:
         blurred = ndimage.gaussian_filter1d(ndimage.gaussian_filter1d(out, 0.8, axis=0), 0.8, axis=1)
         out += np.float32(sharpness - 0.4) * (out - blurred)
-    # Dose is shared by the photons of a voxel: noise falls with its volume, down to a floor.
+    # larger voxels collect more photons, so noise falls with their volume, down to a floor
     level = rng.uniform(8, 20) * (1 + 1.6 * sharpness) * float(np.clip(voxel, 0.3, 40)) ** -0.35
     noise *= np.float32(max(level, 4) / max(float(noise[::2, ::2, ::2].std()), 1e-6))
     out += noise
@@ -36,11 +36,11 @@ def reconstruct(hu: Floats, grid: Grid, rng: np.random.Generator) -> Floats:
 def field_of_view(
     a: Anatomy, rng: np.random.Generator, shape: tuple[int, int, int] | None, spacing: Triple | None
 ) -> Grid:
-    """Field of view in R, A, S axes: the body fills it or is cut a little at the sides; the lungs are always inside."""
+    """Draw the field of view in R, A, S axes; it may cut the sides of the body slightly, but never the lungs."""
     w, d, h = a.size
     side, back, front = a.wall
     rotation = small_rotation(rng, 5) if rng.random() < 0.2 else np.eye(3)
-    # Room for the sway of the mid line and the shift of the centre, and for what an oblique box cuts off.
+    # room for the sway of the mid line, the shift of the centre, and parts cut off by an oblique box
     spare = 12.0 if np.array_equal(rotation, np.eye(3)) else 26.0
     deep = 2 * d + abs(front - back) + 2 * spare
     wide = max(2 * (w + side) * rng.uniform(0.85, 1.15), 2 * w + 2 * spare)
@@ -60,7 +60,7 @@ def field_of_view(
 
 
 def pad(image: NDArray[np.int16], rng: np.random.Generator) -> None:
-    """In some cases: a constant outside the circle that the scanner reconstructs."""
+    """In some cases, fill the area outside the reconstructed circle with a constant."""
     if rng.random() < 0.35:
         value = int(rng.choice([-1024, -2048]))
         i, j = (((np.arange(n) - (n - 1) / 2) / (n / 2)) ** 2 for n in image.shape[:2])

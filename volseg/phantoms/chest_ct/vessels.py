@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vessels and airways: trees that fill the lobes, and their painting."""
+"""Grow vessels and airways as trees that fill the lobes, and paint them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from volseg.phantoms.geometry import Floats, Grid
 
 @dataclass
 class _Tree:
-    """Nodes (N, 3) in mm, the index of each node's parent (the root is its own) and radii in mm."""
+    """Nodes (N, 3) in mm, index of each node's parent (the root is its own), and radii in mm."""
 
     nodes: NDArray[np.float64]
     parent: NDArray[np.int64]
@@ -22,7 +22,7 @@ class _Tree:
 
 
 def _grow(rng: np.random.Generator, root: NDArray[np.float64], targets: NDArray[np.float64], tip: float) -> _Tree:
-    """Connect each target to the tree where detour and path to the root are short; radii by Murray's law."""
+    """Connect each target where both detour and path to the root are short; radii follow Murray's law."""
     step = 6.0
     nodes = np.empty((1 + 40 * len(targets), 3))
     parent = np.zeros(len(nodes), dtype=np.int64)
@@ -46,7 +46,7 @@ def _grow(rng: np.random.Generator, root: NDArray[np.float64], targets: NDArray[
 
 
 def _samples(tree: _Tree, step: float, low: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points about ``step`` mm apart on all branches thicker than ``low`` mm, and the radius there."""
+    """Return points about ``step`` mm apart on all branches thicker than ``low`` mm, and their radii."""
     child = np.nonzero((tree.radius > low) & (np.arange(len(tree.parent)) != tree.parent))[0]
     start, end = tree.nodes[tree.parent[child]], tree.nodes[child]
     pace = np.maximum(step, tree.radius[child] / 3)
@@ -58,10 +58,10 @@ def _samples(tree: _Tree, step: float, low: float = 0.0) -> tuple[NDArray[np.flo
 
 
 def _stamp(coverage: NDArray[np.uint8], grid: Grid, points: NDArray[np.float64], radius: NDArray[np.float64]) -> None:
-    """Raise ``coverage`` (0 to 255) around points (N, 3) to the part of each voxel that a tube of that radius fills."""
+    """Raise ``coverage`` (0 to 255) around points (N, 3) to the fraction of each voxel filled by a tube."""
     spacing, size = grid.spacing, float(np.prod(grid.spacing) ** (1 / 3))
     wide, edge = np.maximum(radius, 0.5 * size), 0.8 * size
-    # The cross-section, edge included, keeps the area of the tube.
+    # the cross-section, including its edge, keeps the area of the tube
     full = np.minimum(1, radius**2 / (wide**2 + edge**2 / 12))
     index, shape = grid.index(points), np.array(coverage.shape)
     flat = coverage.reshape(-1)
@@ -76,7 +76,7 @@ def _stamp(coverage: NDArray[np.uint8], grid: Grid, points: NDArray[np.float64],
             voxel = base[:, None] + offset
             delta = ((voxel - index[part, None]) * spacing).astype(np.float32)
             r = wide[part].astype(np.float32)[:, None]
-            # Along a coarse axis a voxel averages over more than the tube: widen the tube there.
+            # a voxel averages over more than the tube along a coarse axis, so widen the tube there
             weight = [r * r / (r * r + np.float32(s * s / 12)) for s in spacing]
             away = np.sqrt(sum(delta[..., i] ** 2 * weight[i] for i in range(3)))
             alpha = full[part].astype(np.float32)[:, None] * np.clip(0.5 + (r - away) / np.float32(edge), 0, 1)
@@ -86,7 +86,7 @@ def _stamp(coverage: NDArray[np.uint8], grid: Grid, points: NDArray[np.float64],
 
 
 def _roots(a: Anatomy) -> dict[int, NDArray[np.float64]]:
-    """Where vessels and bronchus enter each lobe."""
+    """Return the points at which vessels and bronchus enter each lobe."""
     at = {
         1: (-0.27, 0.05, 0.55),
         2: (-0.25, -0.15, 0.46),
@@ -98,7 +98,7 @@ def _roots(a: Anatomy) -> dict[int, NDArray[np.float64]]:
 
 
 def _lobe_trees(a: Anatomy, rng: np.random.Generator) -> list[tuple[_Tree, _Tree, _Tree]]:
-    """Arteries, veins and twigs of each lobe: they fill the lobe and stay away from its fissures, as real ones do."""
+    """Grow arteries, veins and twigs that fill each lobe but avoid its fissures, like real ones."""
     grid, label, lung = coarse_lobes(a, 5.0)
     x, y, z = (np.broadcast_to(q, grid.shape) for q in grid.coordinates(0, grid.shape[2]))
     space = Space(a, *grid.coordinates(0, grid.shape[2]))
@@ -114,7 +114,7 @@ def _lobe_trees(a: Anatomy, rng: np.random.Generator) -> list[tuple[_Tree, _Tree
             count = max(20, int(density * share * len(place)))
             pick = place[rng.choice(len(place), min(count, len(place)), replace=False)]
             pick = pick + rng.uniform(-2.5, 2.5, pick.shape)
-            # Near targets first: trunks form before twigs.
+            # near targets first, so that trunks form before twigs
             order = np.argsort(np.linalg.norm(pick - root, axis=1) * rng.uniform(0.4, 1.6, len(pick)))
             pair.append(_grow(rng, root + rng.normal(0, 4, 3), pick[order], rng.uniform(0.42, 0.6)))
         out.append((pair[0], pair[1], _twigs(rng, place)))
@@ -122,7 +122,7 @@ def _lobe_trees(a: Anatomy, rng: np.random.Generator) -> list[tuple[_Tree, _Tree
 
 
 def _twigs(rng: np.random.Generator, place: NDArray[np.float64]) -> _Tree:
-    """Loose ends of vessels, too thin for a tree of their own: about one in three of the points (N, 3)."""
+    """Draw loose ends of vessels, too thin for their own tree, at about a third of the points (N, 3)."""
     count = len(place) // 3
     start = place[rng.integers(len(place), size=count)] + rng.uniform(-2.5, 2.5, (count, 3))
     way = rng.normal(size=(count, 3))
@@ -132,7 +132,7 @@ def _twigs(rng: np.random.Generator, place: NDArray[np.float64]) -> _Tree:
 
 
 def _windpipe(a: Anatomy) -> list[tuple[NDArray[np.float64], float]]:
-    """Trachea, main and lobar bronchi: (2, 3) line in mm and radius of the lumen."""
+    """Return trachea, main and lobar bronchi as lines (2, 3) in mm with the radius of the lumen."""
     radius = 0.06 * a.size[0]
     carina = a.size * (0.02, -0.08, 0.64)
     lines = [(np.stack([a.size * (0.02, -0.02, 1.35), carina]), radius)]
@@ -143,7 +143,7 @@ def _windpipe(a: Anatomy) -> list[tuple[NDArray[np.float64], float]]:
 
 
 def paint_trees(hu: Floats, a: Anatomy, grid: Grid, rng: np.random.Generator) -> None:
-    """Vessels, walls and lumina of the airways, in this order."""
+    """Paint vessels, then walls and lumina of the airways."""
     step = 0.6 * float(grid.spacing.min())
     vessel, wall, lumen = (np.zeros(grid.shape, np.uint8) for _ in range(3))
     for artery, vein, twigs in _lobe_trees(a, rng):

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural serial-section electron microscopy of brain tissue with the exact instances of the mitochondria.
+"""Procedural serial-section electron microscopy of brain tissue with exact instances of mitochondria.
 
-Lengths are in nm, points in the order z, y, x. Neurites are curved tubes that do not cross; the cells of a power
-diagram around them fill the space, and their borders are the membranes. Mitochondria are tubes along the neurites:
-bent, some branching, some touching end to end or side by side. Sections are 30 nm thick and pixels 8 nm wide, so what
-runs obliquely through a section is smeared.
+Lengths are in nm, points in the order z, y, x. Neurites are curved tubes that do not cross. The cells of a power
+diagram around them fill the space, and the borders of the cells are membranes. Mitochondria are bent tubes along the
+neurites; some branch, some touch end to end or side by side. Sections are 30 nm thick and pixels 8 nm wide, so
+structures oblique to a section are smeared.
 
-Mitochondria share their darkness with myelin, glia, lysosomes and membranes: they are found by their double membrane,
-cristae and shape, not by a threshold.
+Mitochondria are as dark as myelin, glia, lysosomes and membranes. They differ by their double membrane, cristae and
+shape, and cannot be found by thresholding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from volseg.phantoms.electron_microscopy.tissue import Tissue
 from volseg.phantoms.geometry import Triple
 
 GENERATION = 2
-"""Raised whenever the same seed gives another phantom, so that data sets made before are made again."""
+"""Increased whenever a seed gives a different phantom, so that existing data sets are made again."""
 
 SMALLEST_SHAPE = (4, 64, 64)
 _VOXELS_AT_A_TIME = 250_000
@@ -37,42 +37,43 @@ _VOXELS_AT_A_TIME = 250_000
 class ElectronMicroscopy:
     """A phantom: arrays (sections, rows, columns) with voxels of ``voxel_size_nm`` (z, y, x).
 
-    ``image`` is uint8. ``label`` holds 0 and the ids 1 to n of the mitochondria, each one 26-connected piece; it is
-    uint16, or uint32 for more than 65 535 of them. Missing and noisy sections are labelled like their neighbours.
+    ``image`` is uint8. ``label`` holds 0 and the ids 1 to n of mitochondria, each one 26-connected piece, as uint16, or
+    as uint32 for more than 65,535. Labels of missing and noisy sections are those of the undamaged tissue.
     """
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint16] | NDArray[np.uint32]
     voxel_size_nm: Triple
-    missing_sections: tuple[int, ...]  # blank, or a copy of the last one before
+    missing_sections: tuple[int, ...]  # blank, or a copy of the previous intact section
     noisy_sections: tuple[int, ...]
 
 
 def electron_microscopy(
     seed: int, shape: tuple[int, int, int], missing: int = 0, noisy: int = 0, binning: int = 1
 ) -> ElectronMicroscopy:
-    """Draw the electron microscopy volume of number ``seed``.
+    """Draw the electron microscopy volume of a seed.
 
     Args:
-        seed: Number of the phantom.
-        shape: Sections, rows and columns.
-        missing: How many inner sections are lost: blank, or a copy of the last one before.
-        noisy: How many other inner sections are blurred, low in contrast and noisy. All remaining sections are those
-            of the phantom without ``missing`` and ``noisy``.
-        binning: How many pixels of 8 nm are averaged along rows and columns. ``shape`` counts pixels after that, time
-            and memory those before.
+        seed: number of the phantom.
+        shape: sections, rows and columns.
+        missing: number of missing inner sections, blank or a copy of the previous intact section.
+        noisy: number of other inner sections that are blurred, noisy and low in contrast. All remaining sections are
+            independent of ``missing`` and ``noisy``.
+        binning: number of 8 nm pixels averaged along rows and columns. ``shape`` counts pixels after binning; time and
+            memory depend on those before.
 
     Raises:
-        UserError: ``shape`` is not three sizes of at least 4, 64 and 64, or there are fewer inner sections than
-            ``missing`` and ``noisy`` ask for.
+        UserError: ``shape`` is less than 4, 64, 64 before binning, or has fewer inner sections than ``missing`` plus
+            ``noisy``.
     """
     drawn_shape = (shape[0], *(n * binning for n in shape[1:]))
     if len(shape) != 3 or any(n < least for n, least in zip(drawn_shape, SMALLEST_SHAPE, strict=True)):
-        raise UserError(f"An electron microscopy phantom needs at least {SMALLEST_SHAPE} voxels before binning. "
-                        f"Received: {tuple(shape)}. Choose a larger shape.")  # fmt: skip
+        raise UserError(f"shape must be at least {SMALLEST_SHAPE} before binning, got {tuple(shape)}")
     if missing < 0 or noisy < 0 or missing + noisy > shape[0] - 2:
-        raise UserError(f"A phantom of {shape[0]} sections has {shape[0] - 2} inner ones to lose or spoil. "
-                        f"Received: {missing} missing, {noisy} noisy. Ask for fewer.")  # fmt: skip
+        raise UserError(
+            f"missing and noisy must be >= 0 and at most the {shape[0] - 2} inner sections together, "
+            f"got {missing} missing, {noisy} noisy"
+        )
     rng = np.random.default_rng(seed)
     wobble = np.cumsum(rng.normal(0, 3, (shape[0], 2)), axis=0)
     shift = np.clip(wobble - wobble.mean(axis=0), -40, 40) + rng.normal(0, 5, (shape[0], 2))

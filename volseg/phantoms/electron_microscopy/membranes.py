@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells around the neurites, whose borders are the membranes."""
+"""Fill the space with cells around the neurites; their borders are the membranes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from volseg.phantoms.electron_microscopy.mitochondria import Mitochondrion
 from volseg.phantoms.electron_microscopy.neurites import Neurite
 from volseg.phantoms.geometry import Floats
 
-BLOCK = 4  # places per side of a block in which the same points compete
-_RIVALS = 20  # how many do
+BLOCK = 4  # positions per side of a block that share candidate points
+_RIVALS = 20  # number of candidate points
 _NO_MEMBRANE_NM = 400.0
 
 
 class Membranes:
-    """Cells of the power diagram around points of neurites and mitochondria; borders between neurites are membranes."""
+    """Power diagram around points of neurites and mitochondria; borders between different neurites are membranes."""
 
     def __init__(self, neurites: list[Neurite], drawn: list[Mitochondrion], rng: np.random.Generator) -> None:
         points = [n.line for n in neurites] + [line for m in drawn for line in m.lines]
@@ -26,15 +26,15 @@ class Membranes:
         self.points = np.concatenate(points)
         radius = np.concatenate(radii)
         self.owner = np.repeat(owners, [len(p) for p in points])
-        # The power d^2 - r^2 is a squared distance in four dimensions, up to a constant.
+        # up to a constant, the power d^2 - r^2 is a squared distance in four dimensions
         self.lift = np.sqrt(radius.max() ** 2 - radius**2).astype(np.float32)
         self.tree = KDTree(np.column_stack([self.points, self.lift]))
         self.waves = np.stack([2 * np.pi / rng.uniform(200, 700, (6, 3)), rng.uniform(0, 2 * np.pi, (6, 3))], axis=1)
 
     def measure(self, z: Floats, y: Floats, x: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
-        """Distance in nm to the nearest membrane, share of z in its normal, and the neurite, at broadcast points.
+        """Return distance in nm to the nearest membrane, z component of its normal, and neurite at broadcasting points.
 
-        Rows and columns are taken in blocks of ``BLOCK`` squared: only points near the middle of a block compete.
+        Rows and columns are processed in blocks of ``BLOCK`` squared with the candidate points near the block's centre.
         """
         depth, height, width = np.broadcast_shapes(z.shape, y.shape, x.shape)
         query = np.empty((3, depth, height, width), np.float32)

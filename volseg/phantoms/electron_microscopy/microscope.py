@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the microscope makes of tissue: blur, drift, noise, lost and spoilt sections, binning."""
+"""Simulate the microscope: blur, drift, noise, missing and noisy sections, binning."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from volseg.phantoms.electron_microscopy.mitochondria import SMALLEST_VOXELS
 from volseg.phantoms.geometry import Floats
 
 SMALLEST_BINNED_VOXELS = 8
-"""Pieces with fewer voxels are dropped after binning, where fewer of ``SMALLEST_VOXELS`` would be left."""
+"""Instances need at least this many voxels after binning, however small ``SMALLEST_VOXELS // binning**2``."""
 
 
 class Microscope:
-    """Blur, brightness that drifts from section to section, shot noise."""
+    """Blur, drift of brightness from section to section, and shot noise."""
 
     def __init__(self, depth: int, rng: np.random.Generator) -> None:
         drift = ndimage.gaussian_filter1d(rng.standard_normal((2, depth)), 2, axis=1, mode="nearest")
@@ -26,7 +26,7 @@ class Microscope:
         self.rng = rng
 
     def record(self, tissue: Floats, slab: slice) -> NDArray[np.uint8]:
-        """The image of some sections."""
+        """Return the image of a range of sections."""
         out = ndimage.gaussian_filter(tissue, (0, 0.9, 0.9), truncate=3)
         out = (out - 120) * self.gain[slab, None, None] + (120 + self.offset[slab, None, None])
         noise = self.rng.standard_normal(out.shape, dtype=np.float32)
@@ -37,7 +37,7 @@ class Microscope:
 def spoil(
     image: NDArray[np.uint8], missing: int, noisy: int, rng: np.random.Generator
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Lose ``missing`` inner sections and spoil ``noisy`` others in place; return their indices."""
+    """Remove ``missing`` inner sections and degrade ``noisy`` others in place; return their indices."""
     order = 1 + rng.permutation(len(image) - 2)
     noise, lost = sorted(order[missing : missing + noisy].tolist()), sorted(order[:missing].tolist())
     for k in noise:
@@ -52,7 +52,7 @@ def spoil(
 
 
 def bin_image(image: NDArray[np.uint8], binning: int) -> NDArray[np.uint8]:
-    """Mean over squares of pixels, ``(D, H, W)`` to ``(D, H / binning, W / binning)``, section by section."""
+    """Average squares of pixels, ``(D, H, W)`` to ``(D, H / binning, W / binning)``, section by section."""
     D, H, W = image.shape
     binned = np.empty((D, H // binning, W // binning), np.uint8)
     for section, source in zip(binned, image, strict=True):
@@ -62,7 +62,7 @@ def bin_image(image: NDArray[np.uint8], binning: int) -> NDArray[np.uint8]:
 
 
 def bin_label(label: NDArray[np.uint16] | NDArray[np.uint32], binning: int) -> NDArray[np.uint16] | NDArray[np.uint32]:
-    """The ids in the middle of the squares; of each instance its largest piece unless that is tiny, counted anew."""
+    """Sample the ids at the centres of the squares, keep each instance's largest piece unless tiny, and renumber."""
     sampled = label[:, binning // 2 :: binning, binning // 2 :: binning]
     binned = np.zeros_like(sampled, order="C")
     kept = 0

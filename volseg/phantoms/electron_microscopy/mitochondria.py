@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mitochondria along the neurites: their shapes, their ids, and the distances they are painted from."""
+"""Place mitochondria along the neurites: shapes, ids, and the distances used to paint them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from volseg.phantoms.electron_microscopy.sections import VOXEL_SIZE_NM, Box, Poi
 from volseg.phantoms.geometry import Floats
 
 SMALLEST_VOXELS = 60
-"""Pieces of mitochondria with fewer voxels, cut off at the border of the volume, are not drawn."""
+"""Pieces with fewer voxels, cut off at the border of the volume, are not drawn."""
 
-_FAR_NM = 60.0  # distances are kept up to here outside mitochondria
+_FAR_NM = 60.0  # maximum distance stored outside mitochondria
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Mitochondrion:
 def _draw_mitochondrion(
     neurite: Neurite, host: int, start: int, largest_nm3: float, rng: np.random.Generator
 ) -> tuple[Mitochondrion, int]:
-    """A mitochondrion that begins at point ``start`` of its neurite, and the point at which it ends."""
+    """Draw a mitochondrion that begins at point ``start`` of its neurite; also return the point where it ends."""
     room = neurite.radius - neurite.myelin
     radius = float(np.clip(rng.uniform(0.55, 0.85) * room, 90, rng.uniform(150, 260)))
     step = 0.5 * neurite.radius
@@ -48,7 +48,7 @@ def _draw_mitochondrion(
     lines, radii = [], []
     for number in range(branches):
         along = np.linspace(0, 1, len(fine))
-        if number:  # leaves the stem and lies on another side of the neurite from there on
+        if number:  # a branch leaves the stem and continues on another side of the neurite
             blend = np.clip((along - rng.uniform(0.2, 0.6)) / 0.2, 0, 1)[:, None]
             place = (1 - blend) * offsets[0] + blend * (0.2 * offsets[1] - 0.9 * offsets[0])
         else:
@@ -60,22 +60,22 @@ def _draw_mitochondrion(
 
 
 class MitochondriaCanvas:
-    """Instances and what is needed to paint them, voxel by voxel of the whole volume."""
+    """Instances of the whole volume and the per-voxel data needed to paint them."""
 
     def __init__(self, sections: Sections, rng: np.random.Generator) -> None:
         self.sections = sections
         self.label = np.zeros(sections.shape, np.uint32)
         self.distance = np.full(sections.shape, _FAR_NM, np.float16)  # nm to the nearest surface, negative inside
-        self.tilt = np.zeros(sections.shape, np.float16)  # share of z in the surface's normal
+        self.tilt = np.zeros(sections.shape, np.float16)  # z component of the surface normal
         self.crista = np.zeros(sections.shape, np.float16)  # phase of the cristae, -1 to 1
         self.host = [-1]  # neurite of each id
-        self.matrix = [80.0]  # brightness of each id; that of 0 is seen at edges
+        self.matrix = [80.0]  # brightness of each id; that of 0 is visible at edges
         self.rng = rng
         self.voxels = 0
         self.waves = np.stack([2 * np.pi / rng.uniform(160, 420, (3, 3)), rng.uniform(0, 2 * np.pi, (3, 3))], axis=1)
 
     def add(self, shape: Mitochondrion, most_voxels: int) -> bool:
-        """Draw one instance where it has room; false if nothing was drawn."""
+        """Draw one instance if there is room; return whether it was drawn."""
         box = self.sections.box(np.concatenate(shape.lines), max(r.max() for r in shape.radii) + _FAR_NM)
         if min(s.stop - s.start for s in box) < 1:
             return False
@@ -87,7 +87,7 @@ class MitochondriaCanvas:
         strangers = [i for i in others if i and self.host[i] != shape.host]
         if not size or strangers or np.count_nonzero(inside & (label > 0)) > 0.5 * size:
             return False
-        # What was there first keeps its surface: the two touch.
+        # an earlier instance keeps its surface, so the two touch
         np.maximum(distance, -before.astype(np.float32), out=distance)
         pieces, count = ndimage.label((distance < 0) & (label == 0), np.ones((3, 3, 3)))
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)
@@ -111,7 +111,7 @@ class MitochondriaCanvas:
         return True
 
     def _measure(self, shape: Mitochondrion, box: Box) -> tuple[Floats, Floats, Floats]:
-        """Distance to the surface, share of z in its normal and phase of the cristae in a box."""
+        """Return distance to the surface, z component of its normal and phase of the cristae in a box."""
         size = tuple(s.stop - s.start for s in box)
         distance, tilt, crista = (np.full(size, v, np.float32) for v in (_FAR_NM, 0, 0))
         for line, radii in zip(shape.lines, shape.radii, strict=True):
@@ -142,7 +142,7 @@ class MitochondriaCanvas:
         return distance, tilt, crista
 
     def uneven(self, z: Floats, y: Floats, x: Floats) -> Floats:
-        """A smooth pattern in nm that is added to distances, so no outline is an exact tube."""
+        """Return a smooth pattern in nm that is added to distances, so that outlines are irregular."""
         total = np.zeros(np.broadcast_shapes(z.shape, y.shape, x.shape), np.float32)
         for (kz, ky, kx), (pz, py, px) in self.waves.astype(np.float32):
             total += np.sin(kx * x + px) * (np.float32(7) * np.sin(ky * y + py) * np.sin(kz * z + pz))
@@ -152,7 +152,7 @@ class MitochondriaCanvas:
 def place_mitochondria(
     sections: Sections, neurites: list[Neurite], rng: np.random.Generator
 ) -> tuple[MitochondriaCanvas, list[Mitochondrion]]:
-    """Fill the neurites with mitochondria until they take a drawn share of the volume."""
+    """Fill the neurites with mitochondria until they occupy a random fraction of the volume."""
     canvas, drawn = MitochondriaCanvas(sections, rng), []
     voxels = int(np.prod(sections.shape))
     wanted, most = rng.uniform(0.06, 0.11) * voxels, 0.145 * voxels
@@ -175,6 +175,6 @@ def place_mitochondria(
         done = canvas.add(shape, int(left))
         if done:
             drawn.append(shape)
-        # Often the next one begins where this one ends.
+        # often the next one begins where this one ends
         follow = (host, stop) if done and rng.random() < 0.85 and stop < len(neurites[host].line) - 1 else None
     return canvas, drawn

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Neurites: curved tubes that do not cross."""
+"""Grow neurites, curved tubes that do not cross."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from volseg.phantoms.electron_microscopy.sections import MARGIN_NM, Points, Sections
 
 _CELL_NM = 80.0  # grid that keeps neurites apart
-# Smallest and largest radius in nm, tries in volumes of the tissue, fewest points of a centre line.
+# smallest and largest radius in nm, attempted fraction of the volume, minimum points of a centre line
 _SIZES = ((330, 480, 0.5, 8), (170, 330, 1.6, 6), (90, 170, 1.2, 4), (60, 110, 0.35, 1))
 
 
 @dataclass(frozen=True)
 class Neurite:
-    """A tube of tissue and what it is filled with."""
+    """A tube and its contents."""
 
     line: Points  # (N, 3) centre line
     radius: float
     cytoplasm: float  # brightness
-    vesicles: float  # share of its vesicle sites that are filled
+    vesicles: float  # fraction of its vesicle sites that are filled
     myelin: float  # thickness of the sheath inside its border, nm
 
 
 def _walk(start: Points, step: float, bend: float, extent: Points, rng: np.random.Generator) -> Points:
-    """A curved line through ``start`` that ends where it leaves the tissue."""
+    """Draw a curved line through ``start`` that ends where it leaves the tissue."""
     heading = rng.standard_normal(3)
     heading /= np.linalg.norm(heading)
     halves = []
@@ -46,7 +46,7 @@ def _walk(start: Points, step: float, bend: float, extent: Points, rng: np.rando
 
 
 def _longest_run(free: NDArray[np.bool_]) -> slice:
-    """The longest stretch of true values."""
+    """Return the longest run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], free.astype(np.int8), [0]])))
     starts, stops = edges[::2], edges[1::2]
     if not starts.size:
@@ -56,14 +56,14 @@ def _longest_run(free: NDArray[np.bool_]) -> slice:
 
 
 def _ball(radius: float) -> NDArray[np.int64]:
-    """Offsets (N, 3) in cells of the grid that keeps neurites apart."""
+    """Return the offsets (N, 3) of a ball, in cells of the grid that keeps neurites apart."""
     reach = int(radius / _CELL_NM) + 1
     offsets = np.argwhere(np.ones((2 * reach + 1,) * 3)) - reach
     return offsets[(offsets**2).sum(axis=1) * _CELL_NM**2 <= radius**2]
 
 
 def grow_neurites(sections: Sections, rng: np.random.Generator) -> list[Neurite]:
-    """Thick dendrites first, then axons in the room that is left, then short thin processes."""
+    """Grow thick dendrites first, then axons in the remaining space, then short thin processes."""
     extent = sections.extent
     taken = np.zeros(np.ceil((extent + 2 * MARGIN_NM) / _CELL_NM).astype(int) + 1, bool)
     limit, volume = np.array(taken.shape) - 1, (extent + 2 * MARGIN_NM).prod()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How bright tissue is: cytoplasm, vesicles, myelin, membranes, mitochondria."""
+"""Paint the brightness of tissue: cytoplasm, vesicles, myelin, membranes, mitochondria."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from volseg.phantoms.geometry import Floats, paint_over, resize_linear
 
 
 def _coverage(distance: Floats, half_width: float | Floats, tilt: Floats) -> Floats:
-    """Share of a voxel that a sheet around ``distance`` 0 takes; an oblique sheet is smeared over the section."""
+    """Return the fraction of a voxel filled by a sheet at ``distance`` 0, smeared over the section if oblique."""
     blur = np.maximum(np.float32(PIXEL_NM), np.float32(THICKNESS_NM) * tilt)
     seen = np.clip((half_width - np.abs(distance)) / blur + np.float32(0.5), 0, 1)
     seen *= np.minimum(1, 2 * half_width / blur)
@@ -23,19 +23,19 @@ def _coverage(distance: Floats, half_width: float | Floats, tilt: Floats) -> Flo
 
 
 def _noise_cells(shape: tuple[int, int, int], size_nm: float, rng: np.random.Generator) -> Floats:
-    """Noise on a grid whose cells are about ``size_nm`` wide."""
+    """Draw noise on a grid with cells about ``size_nm`` wide."""
     cells = [max(3, int(n * s / size_nm) + 2) for n, s in zip(shape, VOXEL_SIZE_NM, strict=True)]
     return np.float32(1.6) * rng.standard_normal(cells, dtype=np.float32)
 
 
 def _fine_noise(shape: tuple[int, int, int], size_nm: float, rng: np.random.Generator) -> Floats:
-    """Noise with standard deviation of about 1 that differs from section to section."""
+    """Draw noise with a standard deviation of about 1 that is independent in each section."""
     cells = [max(3, int(n * s / size_nm) + 2) for n, s in zip(shape[1:], VOXEL_SIZE_NM[1:], strict=True)]
     return resize_linear(np.float32(1.5) * rng.standard_normal((shape[0], *cells), dtype=np.float32), shape)
 
 
 def _vesicles(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
-    """Rings of about 40 nm with a light middle, at sites close together; 1 on the rings."""
+    """Draw rings of about 40 nm with a bright centre, at close sites; 1 on the rings."""
     depth, height, width = shape
     sites = np.zeros(shape, np.float32)
     count = depth * height * width // 55
@@ -46,7 +46,7 @@ def _vesicles(shape: tuple[int, int, int], rng: np.random.Generator) -> Floats:
 
 
 class Tissue:
-    """Everything that is painted, with the smooth noise that varies it."""
+    """Everything that is painted, and the smooth noise that varies it."""
 
     def __init__(
         self, canvas: MitochondriaCanvas, neurites: list[Neurite], membranes: Membranes, rng: np.random.Generator
@@ -63,7 +63,7 @@ class Tissue:
         self.noise = {name: _noise_cells(self.sections.shape, size, rng) for name, size in sizes_nm.items()}
 
     def vary(self, name: str, slab: slice) -> Floats:
-        """Smooth noise with standard deviation of about 1 in some sections, at least two."""
+        """Return smooth noise with a standard deviation of about 1 in a range of at least two sections."""
         noise, (depth, height, width) = self.noise[name], self.sections.shape
         place = np.linspace(0, len(noise) - 1.001, depth)[slab]
         low = place.astype(int)
@@ -71,27 +71,27 @@ class Tissue:
         return resize_linear(noise[low] + (noise[low + 1] - noise[low]) * weight, (len(place), height, width))
 
     def paint(self, slab: slice) -> Floats:
-        """Brightness, 0 to 255, in some sections."""
+        """Return the brightness, 0 to 255, of a range of sections."""
         border, tilt, owner = self._membranes_near(slab)
         shape, rng = border.shape, self.rng
         cytoplasm, vesicles, myelin = (v[owner] for v in self.filling.T)
         image = cytoplasm + 7 * _fine_noise(shape, 25, rng) + 7 * self.vary("cytoplasm", slab)
         terminal = vesicles > 0.5 + 0.4 * self.vary("terminal", slab)
         image *= 1 - np.float32(0.42) * terminal * _vesicles(shape, rng)
-        # Endoplasmic reticulum: short sheets of membrane.
+        # endoplasmic reticulum: short sheets of membrane
         sheet = np.clip(1.4 - np.abs(self.vary("sheet", slab)) / 0.12, 0, 1)
         image *= 1 - np.float32(0.4) * sheet * np.clip(2 * self.vary("sheets", slab) - 1.2, 0, 1)
         self._paint_bodies(image, slab)
         lamellae = 50 + 22 * np.sin(border * np.float32(2 * np.pi / 24))
         image += (myelin > 0) * np.clip((myelin - border) / 12 + 0.5, 0, 1) * (lamellae - image)
-        # Synapses are patches of thicker, darker membrane.
+        # synapses are patches of thicker, darker membrane
         synapse = np.clip(2 * self.vary("synapse", slab) - 3, 0, 1)
         image += _coverage(border, 13 + 20 * synapse, tilt) * (60 - 15 * synapse - image)
         self._paint_mitochondria(image, slab)
         return image
 
     def _membranes_near(self, slab: slice) -> tuple[Floats, Floats, NDArray[np.int64]]:
-        """What ``Membranes.measure`` says of each voxel, measured at every second pixel."""
+        """Return ``Membranes.measure`` for each voxel, measured at every second pixel."""
         _, height, width = self.sections.shape
         plane = (height, width)
         z, _, _ = self.sections.coordinates((slab, slice(0, 1), slice(0, 1)))

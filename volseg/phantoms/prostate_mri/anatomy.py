@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes and places in a pelvis, drawn at random, and the surface of the gland."""
+"""Draw sizes and positions in a pelvis, and compute the surface of the gland."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.phantoms.geometry import Floats, Triple, smooth_max, triple
+from volseg.phantoms.geometry import Blob, Floats, Triple, smooth_max, triple
 
 SPARE_MM = 7.0
-"""Room around the gland's smooth shape: for unevenness, and for slices free of it."""
+"""Margin around the gland's smooth shape, for irregularity and for slices without gland."""
 
-# Range of each tissue's brightness between patients and sequences.
+# range of each tissue's brightness among patients and sequences
 _TISSUES = {
     "fat": (0.68, 0.9),
     "muscle": (0.11, 0.2),
@@ -34,10 +34,10 @@ class Anatomy:
 
     half: Triple  # half width, depth and height of the gland
     lean: Triple  # x, linear y and quadratic y of the gland's axis at the base
-    bend: float  # how far the sides of the gland lie behind its middle
-    taper: float  # how much narrower the apex is than the base
+    bend: float  # distance of the gland's sides behind its middle
+    taper: float  # narrowing of the apex relative to the base
     zone: NDArray[np.float64]  # (2, 3) centre and half axes of the transition zone, fractions of ``half``
-    waves: NDArray[np.float64]  # (3, 2, 3) wave numbers rad/mm and phases of the unevenness of all surfaces
+    waves: NDArray[np.float64]  # (3, 2, 3) wave numbers rad/mm and phases of the irregularity of all surfaces
     tissue: dict[str, float]
     canal: float  # half width of the pelvic cavity between the obturator muscles
     skin: float  # y of the belly's skin
@@ -48,20 +48,27 @@ class Anatomy:
     coil: bool  # an endorectal coil lies in the rectum
     bladder: NDArray[np.float64]  # (2, 3) centre and half axes
     bladder_wall: float
+    obturator: float = 14.0  # thickness of the muscles along the walls of the pelvis
+    levator: float = 3.6  # thickness of the sling
+    nodularity: float = 1.0  # how far nodules differ from the transition zone around them
+    aspect: float = 1.0  # depth of the rectum over its width
+    lobe: Blob | None = None  # a part of the gland that grows into the bladder
+    apron: Blob | None = None  # of the bladder's muscle and veins in front of the gland
+    balloon: tuple[Blob, ...] = ()  # of an endorectal coil, in painting order
 
     def point(self, x: float, y: float, z: float) -> Triple:
-        """A point in mm that is given beside the gland's leaning axis."""
+        """Return a point in mm, given relative to the gland's inclined axis."""
         across, along = self.axis(np.array([z], np.float32))
         return (x + float(across[0]), y + float(along[0]), z)
 
     def axis(self, z: Floats) -> tuple[Floats, Floats]:
-        """x and y of the gland's axis at heights z."""
+        """Return x and y of the gland's axis at heights z."""
         t = np.clip(z / np.float32(self.half[2]), -1.5, 1.5)
         side, first, second = self.lean
         return np.float32(side) * t, np.float32(first) * t + np.float32(second) * (t * t - np.float32(0.3))
 
     def rectum_at(self, z: Floats) -> tuple[Floats, Floats, Floats]:
-        """x, y and outer radius of rectum and anal canal at heights z: the front touches the back of the gland."""
+        """Return x, y and outer radius of rectum and anal canal at heights z; their front touches the gland's back."""
         t, (radius, sway, _) = z / np.float32(self.half[2]), self.rectum
         r = np.interp(t, (-1.6, -1.05, -0.5, 0.3, 1.5), (10, 11.5, 0.75 * radius, radius, 0.9 * radius))
         _, y = self.axis(np.clip(z, -self.half[2], 0.7 * self.half[2]))
@@ -71,7 +78,7 @@ class Anatomy:
 
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
-    """Sizes first: everything else of the pelvis is placed around the gland."""
+    """Draw the gland first, then place the rest of the pelvis around it."""
     log_volume = np.clip(rng.normal(0, 0.46), -1.15, 1.1) if rng.random() > 0.03 else rng.uniform(1.1, 1.65)
     extent = np.array([49.0, 42.0, 52.5]) * np.exp(np.array([0.28, 0.36, 0.3]) * log_volume)
     extent *= np.exp(np.clip(rng.normal(0, (0.07, 0.08, 0.11)), -0.2, 0.2))
@@ -80,7 +87,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
         extent *= (1.08, 0.88, 1.03)
     w, d, h = half = triple(np.minimum(extent, (94, 84, 72)) / 2)
     growth = float(np.clip(0.5 + 0.4 * log_volume + rng.normal(0, 0.2), 0, 1))
-    # Hyperplasia: the transition zone presses the peripheral zone into a thin shell behind it.
+    # hyperplasia: the transition zone compresses the peripheral zone to a thin shell behind it
     zone = np.array([(rng.normal(0, 0.03), 0.2, 0.12), (0.6, 0.58, 0.66)])
     zone += np.array([(0, -0.12, 0), (0.32, 0.34, 0.27)]) * growth
     lean = (rng.normal(0, 1.5), np.clip(rng.normal(2, 4.5), -7, 13), rng.normal(1.5, 1.5))
@@ -90,7 +97,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     size = rng.uniform((27, 20, 16), (46, 36, 38))
     bladder = np.stack([(rng.normal(0, 4), lean[1] + rng.uniform(3, 14), 0.82 * h + 0.86 * size[2]), size])
     tissue = {name: float(rng.uniform(*bounds)) for name, bounds in _TISSUES.items()}
-    # Brighter or darker than the fat around it: alike, the border would be lost at coarse spacing.
+    # never as bright as the surrounding fat, or the border would vanish at coarse spacing
     tissue["peripheral"] = tissue["fat"] * (rng.uniform(0.55, 0.82) if rng.random() < 0.85 else rng.uniform(1.12, 1.35))
     return Anatomy(
         half=half,
@@ -113,7 +120,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
 
 
 def unevenness(a: Anatomy, x: Floats, y: Floats, z: Floats) -> Floats:
-    """A smooth pattern in mm that is added to distances, so no outline is an exact ellipse."""
+    """Return a smooth pattern in mm that is added to distances, so that outlines are irregular."""
     out = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), np.float32)
     for (kx, ky, kz), (px, py, pz) in a.waves.astype(np.float32):
         out += np.sin(kx * x + px) * np.sin(ky * y + py) * (np.float32(1.2) * np.sin(kz * z + pz))
@@ -121,7 +128,7 @@ def unevenness(a: Anatomy, x: Floats, y: Floats, z: Floats) -> Floats:
 
 
 def gland_and_zone(a: Anatomy, x: Floats, y: Floats, z: Floats) -> tuple[Floats, Floats]:
-    """Distances in mm to the surfaces of gland and transition zone, negative inside."""
+    """Return distances in mm to the surfaces of gland and transition zone, negative inside."""
     w, d, h = (np.float32(v) for v in a.half)
     middle, front = a.axis(z)
     t = z / h
@@ -131,13 +138,20 @@ def gland_and_zone(a: Anatomy, x: Floats, y: Floats, z: Floats) -> tuple[Floats,
     gland = (np.sqrt(u * u + v * v + t * t) - 1) * scale + uneven
     (cu, cv, ct), (au, av, at) = a.zone.astype(np.float32)
     zone = (np.sqrt(((u - cu) / au) ** 2 + ((v - cv) / av) ** 2 + ((t - ct) / at) ** 2) - 1) * (scale * au) + uneven
+    if a.lobe is not None:
+        lobe = a.lobe.distance(x, y, z) + uneven
+        gland = -smooth_max(-gland, -lobe, 2.0)
+        zone = np.minimum(zone, lobe + np.float32(1.0))
     return gland, smooth_max(zone, gland + np.float32(1.5), 1.0)
 
 
 def gland_corners(a: Anatomy) -> NDArray[np.float64]:
-    """Two corners (2, 3) of a box around the gland with ``SPARE_MM`` on each side."""
+    """Return two corners (2, 3) of a box around the gland with ``SPARE_MM`` on each side."""
     _, y = a.axis(np.linspace(-1, 1, 9, dtype=np.float32) * np.float32(a.half[2]))
     x = a.half[0] * (1 + a.taper) + abs(a.lean[0])
     behind = a.half[1] * (1 + 0.7 * a.bend)
     corners = np.array([(-x, y.min() - behind, -a.half[2]), (x, y.max() + a.half[1] * (1 + 0.3 * a.bend), a.half[2])])
+    if a.lobe is not None:
+        low, high = a.lobe.corners(0.0)
+        corners = np.stack([np.minimum(corners[0], low), np.maximum(corners[1], high)])
     return corners + np.array([[-SPARE_MM], [SPARE_MM]])

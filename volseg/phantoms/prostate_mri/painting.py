@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brightness of the pelvis and the mask of the gland, from thin slices."""
+"""Paint the pelvis and the mask of the gland from thin slices."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from volseg.phantoms.prostate_mri.anatomy import Anatomy, gland_and_zone, gland_
 from volseg.phantoms.prostate_mri.shapes import pelvis_shapes, shapes_around_gland, shapes_in_gland
 
 SUBSLICES = 3
-"""Each slice is the mean of this many thinner ones: an edge that crosses it obliquely is smeared."""
+"""Number of thinner slices averaged per slice, which smears oblique edges."""
 
 
 def _paint_body(p: Canvas, a: Anatomy) -> None:
-    """Air, fat under the skin and around the organs, muscles of the seat."""
+    """Paint air, fat under the skin and around the organs, and the gluteal muscles."""
     x, y, z, tissue = p.x, p.y, p.z, a.tissue
     skin = smooth_max(y - np.float32(a.skin) + x * x * np.float32(0.001), np.float32(-118) - y, 8)
     skin = skin + np.float32(0.5) * p.uneven
     paint_over(p.image, skin, 0.3, p.soft)
     paint_over(p.image, skin + 2.5, tissue["fat"] * (1 + np.float32(0.04) * p.uneven), p.soft)
     seat = y + 88 - np.float32(0.42) * np.abs(x) + np.float32(0.15) * z + 2 * p.uneven
-    # Bundles of muscle with fat between them, broken in places.
+    # bundles of muscle separated by fat, broken in places
     bundles = np.sin(0.35 * x - 0.5 * np.abs(y) + 0.2 * z + 3 * p.uneven) * np.sin(0.11 * x + 0.07 * y + p.uneven)
     value = tissue["muscle"] * (1 + 4 * np.clip(bundles - np.float32(0.6), 0, 1))
     paint_over(p.image, np.maximum(seat, 7 - np.abs(x)), value, p.soft)
 
 
 def _paint_floor(p: Canvas, a: Anatomy) -> None:
-    """Obturator muscles along the walls of the pelvis, and the levator sling behind and beside gland and rectum."""
+    """Paint the obturator muscles along the pelvic wall, and the levator sling behind and beside gland and rectum."""
     x, y, z, (w, d, h), muscle = np.abs(p.x), p.y, p.z, a.half, a.tissue["muscle"]
     wall = np.float32(a.canal) + 0.22 * np.clip(z, -40, 0) - 0.3 * np.clip(y + 12, -60, 0) * np.clip(-z / 25, 0, 1)
     inside = x - wall + p.uneven
-    thick = 14 * (1 - ((y + 6) / 50) ** 2)
+    thick = a.obturator * (1 - ((y + 6) / 50) ** 2)
     paint_over(p.image, np.maximum(-inside, inside - thick), muscle, p.soft)
     t = z / np.float32(h)
     _, middle = a.axis(z)
@@ -44,29 +44,37 @@ def _paint_floor(p: Canvas, a: Anatomy) -> None:
     front = middle + _table(t, heights, (-2, 4, 0.4 * d, 0.6 * d, 0.7 * d, 0.9 * d))
     rear = back - radius - 3
     along = y - (front + rear) / 2
-    # In front the two sides run on to the pubis.
+    # in front, both sides continue to the pubis
     along = np.where(along > 0, np.float32(0.6) * along, along) / ((front - rear) / 2)
-    sling = np.abs((np.hypot(x / width, along) - 1) * width) - np.float32(1.8)
+    sling = np.abs((np.hypot(x / width, along) - 1) * width) - np.float32(a.levator / 2)
     sling = np.maximum(np.maximum(sling, (t - np.float32(0.6)) * np.float32(h)), y - np.float32(a.pubis + 2))
     paint_over(p.image, sling + np.float32(0.4) * p.uneven, 1.15 * muscle, p.soft)
 
 
 def _paint_hollow_organs(p: Canvas, a: Anatomy) -> None:
-    """Rectum with its content, and the bladder."""
+    """Paint the rectum with its contents, and the bladder."""
     x, y, z, wall = p.x, p.y, p.z, a.tissue["wall"]
     middle, back, radius = a.rectum_at(z)
-    rectum = np.hypot(x - middle, (y - back) * np.float32(1.1 if a.coil else 1.0)) - radius
+    rectum = np.hypot(x - middle, (y - back) * np.float32((1.1 if a.coil else 1.0) / a.aspect)) - radius
     rectum += np.float32(0.3 if a.coil else 0.9) * p.uneven
     paint_over(p.image, rectum, wall, p.soft)
     paint_over(p.image, rectum + np.float32(0.6 * a.rectum[2]), wall + 0.2, p.soft)
     lumps = np.sin(0.35 * x + 1.5 * p.uneven) * np.sin(0.4 * y - 2 * p.uneven) * np.sin(0.3 * z + p.uneven)
     closed = np.clip(-z / np.float32(a.half[2]) - np.float32(0.7), 0, 1) * 40  # the anal canal
     paint_over(p.image, rectum + np.float32(a.rectum[2]) + closed, a.content * (1 + a.stool * lumps), p.soft)
+    for shape in a.balloon:
+        p.fill(shape)
     p.fill(blob(a.bladder[0], a.bladder[1], a.tissue["urine"], 0, wall, a.bladder_wall))
 
 
+def _paint_apron(p: Canvas, a: Anatomy) -> None:
+    """Muscle and veins between gland and pubis, where there are any."""
+    if a.apron is not None:
+        p.fill(a.apron)
+
+
 def _paint_gland(p: Canvas, a: Anatomy, nodules: list[Blob], anywhere: list[Blob], capsule: Floats) -> None:
-    """The gland over everything else: peripheral zone, transition zone, what lies in them, capsules."""
+    """Paint the gland over everything else: peripheral zone, transition zone, their contents and capsules."""
     box = p.box(gland_corners(a))
     image, uneven, tissue = p.image[box], p.uneven[box], a.tissue
     if not image.size:
@@ -84,7 +92,7 @@ def _paint_gland(p: Canvas, a: Anatomy, nodules: list[Blob], anywhere: list[Blob
         p.fill(shape, zone)
     for shape in anywhere:
         p.fill(shape, gland)
-    # The capsule is a dark line, seen in most places.
+    # the capsule is a dark line, visible in most places
     number, phase = capsule
     seen = sum(np.sin(k * q + f) for q, k, f in zip((x, y, z), number, phase, strict=True))
     line = np.clip(1.3 - np.abs(gland[box] + np.float32(0.5)) / np.float32(0.5 * p.soft + 0.45), 0, 1)
@@ -92,7 +100,7 @@ def _paint_gland(p: Canvas, a: Anatomy, nodules: list[Blob], anywhere: list[Blob
 
 
 def paint(a: Anatomy, grid: Grid, rng: np.random.Generator) -> Floats:
-    """Tissue brightness of all slices; slab by slab, to stay in the cache."""
+    """Return the tissue brightness of all slices, painted slab by slab to stay in the cache."""
     pelvis, near, (nodules, anywhere) = pelvis_shapes(a, rng), shapes_around_gland(a, rng), shapes_in_gland(a, rng)
     capsule = np.stack([2 * np.pi / rng.uniform(14, 40, 3), rng.uniform(0, 2 * np.pi, 3)]).astype(np.float32)
     thin, out = _subslices(grid), np.empty(grid.shape, np.float32)
@@ -108,20 +116,21 @@ def paint(a: Anatomy, grid: Grid, rng: np.random.Generator) -> Floats:
         for shape in near:
             p.fill(shape)
         _paint_hollow_organs(p, a)
+        _paint_apron(p, a)
         _paint_gland(p, a, nodules, anywhere, capsule)
         out[:, :, start:stop] = _mean_of_subslices(p.image)
     return out
 
 
 def draw_label(a: Anatomy, grid: Grid) -> NDArray[np.uint8]:
-    """1 where the gland fills most of a voxel; one piece without holes."""
+    """Return 1 where the gland fills most of a voxel, as one piece without holes."""
     thin, out = _subslices(grid), np.zeros(grid.shape, np.uint8)
     x, y, z = thin.coordinates(0, thin.shape[2])
     near = [np.searchsorted(q.ravel(), ends) for q, ends in zip((x, y), gland_corners(a).T, strict=False)]
     i, j = (slice(*ends) for ends in near)
     gland, _ = gland_and_zone(a, x[i], y[:, j], z)
     filled = _mean_of_subslices(np.clip(0.5 - gland / np.float32(thin.softness), 0, 1)) > 0.5
-    # A coarse grid may cut off a voxel or two at the apex.
+    # a coarse grid may cut off a voxel or two at the apex
     pieces, count = ndimage.label(filled)
     if count > 1:
         filled = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the scanner makes of it: field of view, texture, uneven coils, noise."""
+"""Simulate the scanner: field of view, texture, coil sensitivity, noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from volseg.phantoms.prostate_mri.anatomy import Anatomy, gland_corners
 
 
 def receive(tissue: Floats, a: Anatomy, grid: Grid, rng: np.random.Generator) -> Floats:
-    """What the scanner makes of it: texture, uneven coils, noise of a magnitude image, arbitrary scale."""
+    """Apply texture, coil sensitivity, the noise of a magnitude image, and an arbitrary scale."""
     x, y, z = grid.coordinates(0, grid.shape[2])
     out = tissue
     for cell_mm, strength in ((1.5, 0.05), (7.0, 0.06)):
@@ -20,7 +20,7 @@ def receive(tissue: Floats, a: Anatomy, grid: Grid, rng: np.random.Generator) ->
         noise *= np.float32(strength * rng.uniform(0.6, 1.4) / noise.std())
         noise += 1
         out *= resize_linear(noise, grid.shape)
-    # Coils lie on the belly and on the back; the scanner evens that out in part.
+    # coils lie on the abdomen and on the back, and the scanner partly corrects for them
     front, back = rng.uniform(0, 1.0, 2)
     coils = 1 + front * np.exp((y - a.skin) / rng.uniform(25, 60)) + back * np.exp((-y - 118) / rng.uniform(25, 60))
     if a.coil:
@@ -38,14 +38,14 @@ def receive(tissue: Floats, a: Anatomy, grid: Grid, rng: np.random.Generator) ->
 
 
 def draw_grid(a: Anatomy, shape: tuple[int, int, int], rng: np.random.Generator) -> Grid:
-    """Field of view: 160 to 220 mm in plane, 60 to 90 mm through it; the gland is off centre as in patients."""
+    """Draw a field of view, 160 to 220 mm in plane and 60 to 90 mm deep, with the gland off centre as in patients."""
     low, high = gland_corners(a)
     wide = rng.uniform(160, 220)
     pixel = max(wide / max(shape[:2]), 128 / min(shape[:2]))
     deep = float(np.clip(np.clip(rng.uniform(68, 90), 3 * shape[2], 4 * shape[2]), 60, 90))
     deep = max(deep, high[2] - low[2])
     offset = (-2, 2.5, 1) + np.array((2.9, 6, 4)) * np.clip(rng.standard_normal(3), -2.5, 2.5)
-    # The whole gland stays inside, and inside the middle 128 x 128 x 96 mm.
+    # the whole gland stays within the central 128 x 128 x 96 mm and the field of view
     room = np.array([128, 128, min(96, deep)]) / 2
     offset = np.clip(offset, -room - low, room - high)
     return Grid(shape, np.array([pixel, pixel, deep / shape[2]]), -offset)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ellipsoids and tubes of a pelvis: bones, muscles, vessels, nodules, lesions."""
+"""Build a pelvis from ellipsoids and tubes: bones, muscles, vessels, nodules, lesions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from volseg.phantoms.prostate_mri.anatomy import Anatomy
 
 
 def pelvis_shapes(a: Anatomy, rng: np.random.Generator) -> list[Blob]:
-    """Bones, muscles and vessels outside the pelvic floor, in painting order."""
+    """Return bones, muscles and vessels outside the pelvic floor, in painting order."""
     (_, d, h), tissue, c = a.half, a.tissue, a.canal
     muscle, marrow, cortex = tissue["muscle"], tissue["marrow"], tissue["cortex"]
     out = []
@@ -46,7 +46,7 @@ def pelvis_shapes(a: Anatomy, rng: np.random.Generator) -> list[Blob]:
 
 
 def shapes_around_gland(a: Anatomy, rng: np.random.Generator) -> list[Blob]:
-    """Veins, nerves and vessels beside the gland, seminal vesicles behind its base, penile bulb below its apex."""
+    """Return veins and nerves beside the gland, seminal vesicles behind its base, penile bulb below its apex."""
     (w, d, h), tissue = a.half, a.tissue
     out = []
     for _ in range(70):
@@ -74,13 +74,13 @@ def shapes_around_gland(a: Anatomy, rng: np.random.Generator) -> list[Blob]:
 
 
 def shapes_in_gland(a: Anatomy, rng: np.random.Generator) -> tuple[list[Blob], list[Blob]]:
-    """What lies in the transition zone alone (nodules), and what in any part of the gland; in painting order."""
+    """Return nodules of the transition zone, and shapes in any part of the gland, both in painting order."""
     (w, d, h), tissue = a.half, a.tissue
     stroma, (centre, axes) = tissue["stroma"], a.zone * np.array(a.half)
     nodules, anywhere = [], []
     for _ in range(int(np.clip(axes.prod() / 350, 6, 60))):
         place, size = centre + rng.uniform(-0.85, 0.85, 3) * axes, rng.uniform(3, 9) * rng.uniform(0.75, 1.25, 3)
-        value = tissue["transition"] * rng.choice([0.55, 0.8, 1.35, 2.1]) * rng.uniform(0.85, 1.15)
+        value = tissue["transition"] * rng.choice([0.55, 0.8, 1.35, 2.1]) ** a.nodularity * rng.uniform(0.85, 1.15)
         nodules.append(blob(a.point(*place), size, float(value), 0, stroma, 0.8))
     anywhere.append(blob(a.point(0, 0.85 * d, 0.1 * h), (0.38 * w, 0.24 * d, 0.6 * h), stroma))  # anterior stroma
     anywhere.append(blob(a.point(0, -0.55 * d, 0.7 * h), (0.4 * w, 0.17 * d, 0.3 * h), 0.3))  # central zone

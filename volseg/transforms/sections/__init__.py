@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentations of the sections of electron microscopy (arXiv 2104.07961)."""
+"""Augmentations for sections of electron microscopy (arXiv 2104.07961)."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Noise in a random cuboid, an augmentation of Res-UNet's training (arXiv 2104.07961, released code)."""
+"""Add noise to a random cuboid (Res-UNet, arXiv 2104.07961, released code)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ __all__ = ["RandCutNoised"]
 
 
 class RandCutNoised(RandCuboidGreyValuesd):
-    """Add uniform noise to a random cuboid of an image and clip it there to [0, 1].
+    """Add uniform noise to a random cuboid of an image and clip the result to [0, 1].
 
-    Every voxel has noise of its own; the channels and entries of a case share it. Each place in the volume is equally
-    likely. A call with ``randomize=False`` repeats the last draw.
+    Each voxel has its own noise, which the channels and entries of a case share.
 
     Args:
         keys: images ``(C, D, H, W)`` with values in [0, 1], on one grid.
-        cuboid_fraction: edges of the cuboid as fractions of the volume's, in (0, 1]; at least one voxel.
-        noise_amplitude: the noise is uniform from minus to plus this value.
+        cuboid_fraction: see :class:`RandCuboidGreyValuesd`.
+        noise_amplitude: noise is uniform between minus and plus this value.
         prob: probability of noise.
 
     Raises:
-        ValueError: a fraction out of range.
+        ValueError: the fraction is out of range.
     """
 
     def __init__(
@@ -42,11 +41,7 @@ class RandCutNoised(RandCuboidGreyValuesd):
         self.noise = torch.zeros(0)
 
     def randomize(self, data: Sequence[int]) -> None:
-        """Draw whether to add noise and, if so, the cuboid and its noise.
-
-        Args:
-            data: D, H, W of the image.
-        """
+        """Decide whether to add noise and, if so, draw the cuboid and its noise; ``data`` is (D, H, W)."""
         super().randomize(data)
         if self._do_transform:
             size = [side.stop - side.start for side in self.cuboid]

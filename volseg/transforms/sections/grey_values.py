@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What random transforms that change the grey values of images in place have in common."""
+"""Base classes of random transforms that change grey values."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["RandCuboidGreyValuesd", "RandGreyValuesd"]
 
 
 class RandGreyValuesd(RandomizableTransform, MapTransform):
-    """Base of random transforms that change images ``(C, D, H, W)`` and leave their labels.
+    """Base class of random transforms that change images ``(C, D, H, W)`` but not their labels.
 
-    A subclass draws for a size (D, H, W) in :meth:`randomize`, after calling this class's, and changes one image in
-    :meth:`change`. All entries of a case share the draw. A call with ``randomize=False`` repeats the last draw.
+    A subclass extends :meth:`randomize`, which receives the size (D, H, W), and changes one image in :meth:`change`.
+    All entries of a case share the draw. A call with ``randomize=False`` repeats the last draw.
 
     Args:
         keys: images on one grid.
@@ -33,10 +33,10 @@ class RandGreyValuesd(RandomizableTransform, MapTransform):
 
     @abstractmethod
     def change(self, image: torch.Tensor) -> torch.Tensor:
-        """Change a copy of an image ``(C, D, H, W)`` as drawn, in place or not, and return it."""
+        """Change ``(C, D, H, W)`` as drawn and return it; ``image`` is a copy that may be changed in place."""
 
     def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
-        """Change all images alike, by a new draw or by the last one."""
+        """Change all images alike, with a new draw or the last one."""
         d = dict(data)
         for i, key in enumerate(self.key_iterator(d)):
             if randomize and i == 0:
@@ -49,15 +49,15 @@ class RandGreyValuesd(RandomizableTransform, MapTransform):
 
 
 class RandCuboidGreyValuesd(RandGreyValuesd):
-    """Base of those that change a random cuboid of the image; each place in the volume is equally likely.
+    """Base class of random transforms that change a random cuboid; all positions are equally likely.
 
     Args:
         keys: images on one grid.
-        cuboid_fraction: edges of the cuboid as fractions of the volume's, in (0, 1]; at least one voxel.
+        cuboid_fraction: edge lengths of the cuboid as a fraction of the volume's, in (0, 1]; at least one voxel.
         prob: probability of a change.
 
     Raises:
-        ValueError: a fraction out of range.
+        ValueError: the fraction is out of range.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class RandCuboidGreyValuesd(RandGreyValuesd):
     ) -> None:
         super().__init__(keys, prob, allow_missing_keys)
         if not 0 < cuboid_fraction <= 1:
-            raise ValueError(f"cuboid_fraction must lie in (0, 1]. Received: {cuboid_fraction}")
+            raise ValueError(f"cuboid_fraction must be in (0, 1], got {cuboid_fraction}")
         self.cuboid_fraction = cuboid_fraction
         self.cuboid: tuple[slice, ...] = ()
 
     def randomize(self, data: Sequence[int]) -> None:
-        """Draw whether to change anything and, if so, the cuboid in a volume of ``data``, (D, H, W)."""
+        """Decide whether to change the image and, if so, draw the cuboid; ``data`` is (D, H, W)."""
         super().randomize(None)
         if self._do_transform:
             cuboid_size = [max(1, round(n * self.cuboid_fraction)) for n in data]

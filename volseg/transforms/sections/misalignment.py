@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections that slipped out of alignment (augmentation of Res-UNet-R and Res-UNet-H, arXiv 2104.07961)."""
+"""Simulate misaligned sections (Res-UNet, arXiv 2104.07961)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = ["RandMisalignmentd"]
 
 
 class RandMisalignmentd(RandInPlaned):
-    """Let one section slip, or that one and all after it: half of the time by a shift, half by a rotation.
+    """Shift or rotate one section, or that section and all following ones; the four cases are equally likely.
 
-    A shift is a whole number of pixels along each axis, so that the section stays as sharp as its neighbours. A
-    rotation about the middle moves the corners of the section at most as far. The first section stays, as all slips
-    are against the section before; so does a volume of one section.
+    A shift is an integer number of pixels along each axis, so the section stays as sharp as its neighbours. A rotation
+    about the centre moves the corners of the section by at most the same distance. The first section never moves,
+    because misalignment is relative to the previous section; a single section stays unchanged.
 
-    Both reach ``max_shift_pixels`` beyond the block: crop it with that margin, and cut it out afterwards.
+    Both reach ``max_shift_pixels`` beyond the block. Crop it with that margin and cut it out afterwards.
 
     Args:
         keys: entries ``(1, D, H, W)`` on one grid.
-        label_keys: those of them that hold instance ids.
-        max_shift_pixels: along y and x.
-        prob: probability of a slip.
+        label_keys: entries among ``keys`` that hold instance ids.
+        max_shift_pixels: maximum shift along y and x.
+        prob: probability of a misalignment.
     """
 
     def __init__(
@@ -49,14 +49,13 @@ class RandMisalignmentd(RandInPlaned):
         self.max_shift_pixels = max_shift_pixels
         self.sections = slice(0, 0)
         self.is_shift = True
-        self.positions = torch.empty(2, 0, 0)
 
     def margin_pixels(self, size: Sequence[int]) -> tuple[int, int]:
-        """The largest shift, whatever the size."""
+        """Return the maximum shift, whatever the size."""
         return self.max_shift_pixels, self.max_shift_pixels
 
     def randomize(self, data: Any) -> None:
-        """Draw for a size (D, H, W) which sections slip and where to."""
+        """Draw which sections move and how; ``data`` is (D, H, W)."""
         super().randomize(None)
         D, *size = data
         self._do_transform = self._do_transform and D > 1
@@ -70,7 +69,7 @@ class RandMisalignmentd(RandInPlaned):
             moved_by = torch.from_numpy(shift).to(self.device).reshape(2, 1, 1)
             self.positions = pixel_positions(size, self.device) - moved_by
         else:
-            # a point at this radius moves by the chord, which is the largest shift for the largest angle
+            # a corner at this radius moves along a chord, whose length is the maximum shift at the largest angle
             radius = math.hypot(*(n - 1 for n in size)) / 2
             largest = 2 * math.asin(min(1.0, self.max_shift_pixels / max(2 * radius, 1)))
             matrix = rotation_matrix(self.R.uniform(-largest, largest))
@@ -78,7 +77,7 @@ class RandMisalignmentd(RandInPlaned):
 
     def move(self, volume: torch.Tensor, nearest: bool) -> torch.Tensor:
         moved = volume.clone()
-        # whole pixels need no interpolation
+        # integer shifts need no interpolation
         moved[:, self.sections] = resample_in_plane(
             volume[:, self.sections], self.positions, nearest=nearest or self.is_shift
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lost bands of sections, an augmentation of Res-UNet's training (arXiv 2104.07961, released code)."""
+"""Hide bands of sections (Res-UNet, arXiv 2104.07961, released code)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ __all__ = ["RandMissingPartsd"]
 
 
 class RandMissingPartsd(RandGreyValuesd):
-    """Fill a random straight band of some sections with the section's mean grey, as folds, cracks and dirt hide tissue.
+    """Fill a random straight band of some sections with the section's mean grey, as if hidden by a fold, crack or dirt.
 
-    A band runs from one side of the section to the opposite one, along y or along x with equal probability, between
-    two random pixels. Sections are taken in order: one is hit with ``section_prob``, and then the next
-    ``intact_sections`` stay whole, so that neighbours tell what was there. Labels stay, and the network learns to
-    bridge the gap. A call with ``randomize=False`` repeats the last draw.
+    A band connects random pixels on opposite sides of the section, along y or x with equal probability. Sections are
+    visited in order: each is hit with ``section_prob``, and then the next ``intact_sections`` are skipped, so that
+    neighbours show the hidden tissue. Labels do not change, so the network learns to bridge the gap.
 
     Args:
         keys: images ``(C, D, H, W)`` on one grid.
-        half_width_pixels: the band holds all pixels within this city-block distance of the line, which is what as many
-            dilations by a cross give. The default is meant for sections of 256 pixels and more.
+        half_width_pixels: the band contains all pixels within this city-block distance of its line, as after so many
+            dilations by a cross. The default suits sections of 256 pixels and more.
         section_prob: probability of a band in a section.
-        intact_sections: at least so many lie between two sections with bands.
-        prob: probability that the volume gets any.
+        intact_sections: minimum number of sections between two with bands.
+        prob: probability that the volume gets bands.
     """
 
     def __init__(
@@ -44,15 +43,11 @@ class RandMissingPartsd(RandGreyValuesd):
         self.half_width_pixels = half_width_pixels
         self.section_prob = section_prob
         self.intact_sections = intact_sections
-        # of each section that is hit: the ends (y, x) of its line
+        # section to the ends (y, x) of its line
         self.lines: dict[int, tuple[tuple[int, int], tuple[int, int]]] = {}
 
     def randomize(self, data: Sequence[int]) -> None:
-        """Draw whether to hide anything and, if so, the lines.
-
-        Args:
-            data: D, H, W of the image.
-        """
+        """Decide whether to hide anything and, if so, draw the lines; ``data`` is (D, H, W)."""
         super().randomize(None)
         self.lines = {}
         if not self._do_transform:
@@ -76,8 +71,8 @@ class RandMissingPartsd(RandGreyValuesd):
         return image
 
     def _bands(self, size: Sequence[int], device: torch.device) -> torch.Tensor:
-        """Pixels of H, W that lie near the line of each section that is hit, bool ``(n, H, W)``."""
-        distance = torch.full((len(self.lines), *size), sum(size), dtype=torch.int32)  # farther than any pixel
+        """Return the pixels near the line of each section that is hit, bool ``(n, H, W)``."""
+        distance = torch.full((len(self.lines), *size), sum(size), dtype=torch.int32)  # beyond any distance
         for section, (start, end) in zip(distance, self.lines.values(), strict=True):
             section[line(*start, *end)] = 0
         distance = distance.to(device)
@@ -87,9 +82,9 @@ class RandMissingPartsd(RandGreyValuesd):
 
 
 def _nearest_along(distance: torch.Tensor, axis: int) -> torch.Tensor:
-    """Smallest sum of a pixel's distance and the steps to that pixel along an axis: city-block distances, in two axes.
+    """Return the minimum along an axis of a pixel's distance plus the steps to it.
 
-    SciPy's ``distance_transform_cdt`` on any device.
+    Applied to two axes this gives city-block distances, as ``scipy.ndimage.distance_transform_cdt``, on any device.
     """
     steps = torch.arange(distance.shape[axis], dtype=distance.dtype, device=distance.device)
     steps = steps.reshape([-1 if i == axis else 1 for i in range(distance.ndim)])

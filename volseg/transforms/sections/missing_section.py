@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Missing sections of a stack, an augmentation of Res-UNet's training (arXiv 2104.07961, released code)."""
+"""Remove sections from a stack (Res-UNet, arXiv 2104.07961, released code)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["RandMissingSectiond"]
 
 
 class RandMissingSectiond(RandomizableTransform, MapTransform):
-    """Take random inner sections out of image and label together, so that objects jump where they were.
+    """Remove random inner sections from image and label together, so that objects jump there.
 
-    The block gets shorter, so draw it ``num_sections`` deeper than the network's. Blocks without missing sections lose
-    as many at their ends, half of them at each and an odd one at the last: all blocks leave with one shape. First and
-    last section are never missing. The affine of a volume that has one stays, and there is no inverse. A call with
+    The block gets shorter, so crop it ``num_sections`` deeper than the network's input. Otherwise as many sections are
+    removed at the ends, half at each and an odd one at the last, so that all blocks have the same shape. The first and
+    the last section are never among the inner ones. An affine stays unchanged, and there is no inverse. A call with
     ``randomize=False`` repeats the last draw.
 
     Args:
         keys: images and labels ``(C, D, H, W)`` of one depth.
-        num_sections: sections to take out.
-        prob: probability that they are inner ones.
+        num_sections: number of sections to remove, >= 1.
+        prob: probability of removing inner sections.
 
     Raises:
-        ValueError: no sections.
+        ValueError: ``num_sections`` is less than 1.
     """
 
     def __init__(
@@ -37,16 +37,12 @@ class RandMissingSectiond(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         if num_sections < 1:
-            raise ValueError(f"num_sections must be 1 or more. Received: {num_sections}")
+            raise ValueError(f"num_sections must be an integer >= 1, got {num_sections}")
         self.num_sections = num_sections
         self.kept = torch.zeros(0, dtype=torch.int64)
 
     def randomize(self, data: int) -> None:
-        """Draw the sections that stay into ``kept``.
-
-        Args:
-            data: D of the block, at least ``num_sections + 2``.
-        """
+        """Draw the sections to keep into ``kept``; ``data`` is D, at least ``num_sections + 2``."""
         super().randomize(None)
         if self._do_transform:
             inner = 1 + self.R.permutation(data - 2)[: self.num_sections]
@@ -58,10 +54,10 @@ class RandMissingSectiond(RandomizableTransform, MapTransform):
             self.kept = torch.arange(first, first + data - self.num_sections)
 
     def __call__(self, data: Mapping[Hashable, Any], randomize: bool = True) -> dict[Hashable, Any]:
-        """Shorten, by a new draw or by the last one.
+        """Shorten all entries alike, with a new draw or the last one.
 
         Raises:
-            ValueError: entries of different depths, or fewer sections than ``num_sections + 2``.
+            ValueError: the entries differ in depth, or have fewer than ``num_sections + 2`` sections.
         """
         d = dict(data)
         keys = list(self.key_iterator(d))
@@ -69,10 +65,10 @@ class RandMissingSectiond(RandomizableTransform, MapTransform):
             return d
         depths = {d[key].shape[1] for key in keys}
         if len(depths) > 1:
-            raise ValueError(f"entries {keys} must be of one depth. Received: {sorted(depths)} sections")
+            raise ValueError(f"entries {keys} must have one depth, got {sorted(depths)} sections")
         depth = depths.pop()
         if depth < self.num_sections + 2:
-            raise ValueError(f"blocks must have {self.num_sections + 2} sections or more. Received: {depth}")
+            raise ValueError(f"blocks must have at least {self.num_sections + 2} sections, got {depth}")
         if randomize:
             self.randomize(depth)
         for key in keys:

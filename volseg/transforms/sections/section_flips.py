@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flips and in-plane transposition (augmentation of Res-UNet-R and Res-UNet-H, arXiv 2104.07961)."""
+"""Flip and transpose sections (Res-UNet, arXiv 2104.07961)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["RandSectionFlipsd"]
 
 
 class RandSectionFlipsd(RandInPlaned):
-    """Flip along z, y and x and exchange y with x, each by a draw of its own.
+    """Flip along z, y and x and transpose y and x, each by a separate draw.
 
-    z is never exchanged, as sections are thicker than pixels are wide. Where sections are not square, y and x stay as
-    they are: all blocks must keep one size. No margin is needed.
+    z is never transposed, because sections are thicker than pixels are wide. Non-square sections are not transposed
+    either, because all blocks must keep one size. No margin is needed.
 
     Args:
         keys: entries ``(1, D, H, W)`` on one grid.
-        label_keys: those of them that hold instance ids.
-        prob: probability of each of the four.
+        label_keys: entries among ``keys`` that hold instance ids.
+        prob: probability of each flip and of the transposition.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class RandSectionFlipsd(RandInPlaned):
         self.transposed = False
 
     def randomize(self, data: Any) -> None:
-        """Draw for a size (D, H, W) which axes to flip and whether to transpose."""
+        """Draw which axes to flip and whether to transpose; ``data`` is (D, H, W)."""
         _, H, W = data
         *flips, transpose = self.R.rand(4) < self.prob
         self.flipped_axes = [axis for axis, flip in enumerate(flips, start=1) if flip]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grey values of whole sections, an augmentation of Res-UNet's training (arXiv 2104.07961, released code)."""
+"""Change contrast, brightness and gamma of sections (Res-UNet, arXiv 2104.07961, released code)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ __all__ = ["RandSectionGrayscaled"]
 class RandSectionGrayscaled(RandGreyValuesd):
     """Change grey values ``v`` to ``clip(contrast * v + brightness, 0, 1) ** gamma``.
 
-    Either each section has values of its own, as sections that are imaged one by one, or all of a volume share one
-    set. A call with ``randomize=False`` repeats the last draw.
+    Either each section has its own values, like sections imaged one by one, or all sections of a volume share them.
 
     Args:
         keys: images ``(C, D, H, W)`` with values in [0, 1], on one grid.
-        contrast_width: contrast is uniform in an interval of this width around 1: 0.85 to 1.15 for 0.3.
+        contrast_width: contrast is uniform in an interval of this width around 1, 0.85 to 1.15 for 0.3.
         brightness_width: brightness is uniform in an interval of this width around 0.
-        gamma_octaves: gamma is 2 to the power of a number that is uniform from minus to plus this value.
-        per_section_prob: probability that each section has its own values: 1 for always, 0 for never.
+        gamma_octaves: gamma is 2 to the power of a number uniform between minus and plus this value.
+        per_section_prob: probability that each section has its own values.
         prob: probability of a change.
     """
 
@@ -46,10 +45,9 @@ class RandSectionGrayscaled(RandGreyValuesd):
         self.contrast = self.brightness = self.gamma = torch.zeros(0)
 
     def randomize(self, data: Sequence[int]) -> None:
-        """Draw whether to change and, if so, contrast, brightness and gamma: ``(D, 1, 1)``, or ``(1, 1, 1)`` for all.
+        """Decide whether to change anything and, if so, draw the values, ``(D, 1, 1)`` or ``(1, 1, 1)``.
 
-        Args:
-            data: D, H, W of the image.
+        ``data`` is (D, H, W).
         """
         super().randomize(None)
         if self._do_transform:

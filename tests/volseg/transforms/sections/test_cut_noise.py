@@ -97,7 +97,7 @@ def test_kind_stays():
 
 @pytest.mark.parametrize("fraction", [0.0, 1.1])
 def test_fraction_out_of_range(fraction):
-    with pytest.raises(ValueError, match=rf"cuboid_fraction must lie in \(0, 1\]\. Received: {fraction}"):
+    with pytest.raises(ValueError, match=rf"cuboid_fraction must be in \(0, 1\], got {fraction}"):
         RandCutNoised("image", cuboid_fraction=fraction)
 
 

@@ -72,17 +72,17 @@ def test_last_draw_repeats():
 
 
 def test_too_few_sections():
-    with pytest.raises(ValueError, match=r"blocks must have 7 sections or more\. Received: 6"):
+    with pytest.raises(ValueError, match=r"blocks must have at least 7 sections, got 6"):
         RandMissingSectiond(KEYS, num_sections=5)(block(6))
 
 
 def test_entries_of_different_depths():
-    with pytest.raises(ValueError, match=r"must be of one depth\. Received: \[7, 8\] sections"):
+    with pytest.raises(ValueError, match=r"must have one depth, got \[7, 8\] sections"):
         RandMissingSectiond(KEYS)({"image": block(7)["image"], "label": block(8)["label"]})
 
 
 def test_no_sections():
-    with pytest.raises(ValueError, match=r"num_sections must be 1 or more\. Received: 0"):
+    with pytest.raises(ValueError, match=r"num_sections must be an integer >= 1, got 0"):
         RandMissingSectiond(KEYS, num_sections=0)
 
 

@@ -98,10 +98,10 @@ def test_never():
 
 @pytest.mark.parametrize("length", [10, -1])
 def test_length_that_is_not_odd_and_positive(length):
-    with pytest.raises(ValueError, match=f"line_length_pixels must be odd and positive. Received: {length}"):
+    with pytest.raises(ValueError, match=f"line_length_pixels must be odd and positive, got {length}"):
         RandMotionBlurd("image", line_length_pixels=length)
 
 
 def test_no_sections():
-    with pytest.raises(ValueError, match=r"num_sections must be 1 or more\. Received: 0"):
+    with pytest.raises(ValueError, match=r"num_sections must be an integer >= 1, got 0"):
         RandMotionBlurd("image", num_sections=0)

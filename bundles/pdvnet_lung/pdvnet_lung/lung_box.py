@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A coarse look at a CT that finds the lungs by thresholds, and the crop to their box."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Crop, InvertibleTransform, MapTransform
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from volseg.transforms.separable import area_average
+
+__all__ = ["CropToLungsd", "find_lungs", "lung_box"]
+
+COARSE_MM = 4.0
+TISSUE_HU = -400.0
+# denser than room air, bowel gas or the foam of most tables; emphysema averages above it
+EMPTY_HU = -945.0
+MINIMUM_ML = 20.0
+# a second piece counts as lung from this part of the largest on
+MINIMUM_PART = 0.06
+# half as wide as the widest windpipe
+WINDPIPE_MM = 12.0
+
+
+class CropToLungsd(MapTransform, InvertibleTransform):
+    """Crop a CT to the box around the lungs, so that neck, abdomen, arms and air do not shrink them on the grid.
+
+    Where no lungs are found the volume stays whole.
+
+    Args:
+        keys: entries to crop ``(1, X, Y, Z)`` along R, A, S; the first is the CT in HU.
+        margin_mm: around the lungs, as far as the volume reaches.
+    """
+
+    def __init__(self, keys: KeysCollection, margin_mm: float = 10.0, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.margin_mm = margin_mm
+        self.crop = Crop()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        image: MetaTensor = d[self.keys[0]]
+        spacing_mm = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
+        box = lung_box(image.as_tensor()[0], spacing_mm, self.margin_mm)
+        for key in self.key_iterator(d):
+            d[key] = self.crop(d[key], box or (slice(None),) * 3)
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.crop.inverse(d[key])
+        return d
+
+
+def lung_box(hu: torch.Tensor, spacing_mm: NDArray[np.float64], margin_mm: float) -> tuple[slice, ...] | None:
+    """Voxels ``(X, Y, Z)`` of the box around the lungs in a CT along R, A, S; None where there are none."""
+    step = np.maximum(1, np.floor(COARSE_MM / 2 / spacing_mm)).astype(int)
+    thin = hu[:: int(step[0]), :: int(step[1]), :: int(step[2])]
+    size = np.maximum(1, np.round(np.array(thin.shape) * spacing_mm * step / COARSE_MM)).astype(int)
+    size = np.minimum(size, thin.shape)
+    coarse = area_average(thin, [int(n) for n in size]).numpy()
+    lungs = find_lungs(coarse, np.array(hu.shape) * spacing_mm / size)
+    if not lungs.any():
+        return None
+    box = ndimage.find_objects(lungs.astype(np.uint8))[0]
+    margin = margin_mm / spacing_mm
+    scale = np.array(hu.shape) / size
+    return tuple(
+        slice(max(0, int(np.floor(s.start * f - m))), min(n, int(np.ceil(s.stop * f + m))))
+        for s, f, m, n in zip(box, scale, margin, hu.shape, strict=True)
+    )
+
+
+def find_lungs(hu: NDArray[np.float32], spacing_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mask of aerated lung in a coarse CT ``(X, Y, Z)`` along R, A, S, main bronchi among it.
+
+    Lung is darker than tissue, has tissue on three sides at least, and is not as empty as the air that reaches the
+    sides of the volume or as gas in the bowel. So arms, table and clothes do not count, and a field of view may cut the
+    lungs on one side.
+    """
+    air = hu < TISSUE_HU
+    body = _largest(ndimage.binary_opening(~air))
+    sides = np.zeros(hu.shape, np.uint8)
+    for axis in (0, 1):
+        sides += np.logical_or.accumulate(body, axis=axis)
+        sides += np.flip(np.logical_or.accumulate(np.flip(body, axis), axis=axis), axis)
+    candidate = air & ~_room_air(hu) & (sides >= 3)
+    # partial volume makes a rim around everything
+    core = ndimage.binary_erosion(candidate, border_value=1)
+    pieces, count = ndimage.label(core)
+    if not count:
+        return core
+    numbers = np.arange(1, count + 1)
+    volume_ml = np.bincount(pieces.ravel())[1:] * float(np.prod(spacing_mm)) / 1000
+    gas = ndimage.mean(hu, pieces, numbers) < EMPTY_HU
+    lung_ml = np.where(gas, 0, volume_ml)
+    main = int(lung_ml.argmax()) + 1
+    if lung_ml[main - 1] < MINIMUM_ML:
+        return np.zeros_like(core)
+    bottom = np.flatnonzero((pieces == main).any(axis=(0, 1)))[0]
+    height = np.array([c[2] for c in ndimage.center_of_mass(core, pieces, numbers)])
+    # bowel lies below the lungs
+    keep = (lung_ml >= MINIMUM_PART * lung_ml[main - 1]) & (height > bottom)
+    kept = np.concatenate([[False], keep])[pieces]
+    lungs = ndimage.binary_dilation(kept, iterations=2, mask=candidate)
+    return _without_windpipe(lungs, spacing_mm)
+
+
+def _without_windpipe(lungs: NDArray[np.bool_], spacing_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Without what rises above the lungs and is thinner than they are."""
+    depth = ndimage.distance_transform_edt(lungs, sampling=spacing_mm)
+    reach = min(WINDPIPE_MM, 0.6 * float(depth.max()))
+    wide = np.flatnonzero((depth >= reach).any(axis=(0, 1)))
+    top = int(wide[-1] + np.ceil(reach / spacing_mm[2]))
+    lungs[:, :, top + 1 :] = False
+    return lungs
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    pieces, count = ndimage.label(mask)
+    return pieces == 1 + np.bincount(pieces.ravel())[1:].argmax() if count else mask
+
+
+def _room_air(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Emptiness that reaches a side, the front or the back of the volume, with its rim."""
+    pieces, _ = ndimage.label(hu < EMPTY_HU)
+    border = np.concatenate([pieces[[0, -1]].ravel(), pieces[:, [0, -1]].ravel()])
+    room = np.isin(pieces, np.unique(border[border > 0]))
+    return ndimage.binary_dilation(room)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of one piece per lobe and lungs without holes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from pdvnet_lung.clean_up import CleanLobesd, clean_lobes
+
+
+def lobes() -> np.ndarray:
+    labels = np.zeros((12, 9, 10), np.uint8)
+    labels[1:6, 1:8, 1:5] = 2
+    labels[1:6, 1:8, 5:9] = 1
+    labels[8:11, 2:7, 2:8] = 5
+    return labels
+
+
+def test_clean_lobes_stay():
+    np.testing.assert_array_equal(clean_lobes(lobes()), lobes())
+    np.testing.assert_array_equal(clean_lobes(np.zeros((4, 5, 6), np.uint8)), 0)
+
+
+def test_islands_go_to_the_lobe_around_them_or_vanish():
+    labels = lobes()
+    labels[2:4, 2:4, 6] = 2  # inside lobe 1
+    labels[1, 4, 7] = 5  # at the surface of lobe 1
+    labels[11, 8, 9] = 3  # the only piece of its lobe
+    labels[7, 0, 9] = 1  # in the air
+    expected = lobes()
+    expected[11, 8, 9] = 3
+    np.testing.assert_array_equal(clean_lobes(labels), expected)
+
+
+def test_holes_go_to_the_nearest_lobe_and_notches_stay():
+    labels = lobes()
+    labels[3:5, 3:5, 2] = 0
+    labels[3, 4, 6:8] = 0
+    labels[1, 2, 3] = 0  # open to the outside
+    expected = lobes()
+    expected[1, 2, 3] = 0
+    np.testing.assert_array_equal(clean_lobes(labels), expected)
+
+
+def test_dictionary_form_keeps_the_geometry():
+    affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0], dtype=torch.float64))
+    labels = lobes()
+    labels[3, 4, 7] = 0
+    out = CleanLobesd("pred")({"pred": MetaTensor(torch.from_numpy(labels)[None], affine=affine)})["pred"]
+    np.testing.assert_array_equal(out[0].numpy(), lobes())
+    torch.testing.assert_close(out.affine, affine)

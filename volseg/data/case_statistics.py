@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``statistics.json`` of a folder of results: what was found in each image, or why nothing was."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from volseg.data.volume_reader import volume_name
+from volseg.errors import UserError
+from volseg.storage.files import write_json
+
+__all__ = ["STATISTICS_NAME", "CaseStatistics", "file_state"]
+
+STATISTICS_NAME = "statistics.json"
+
+
+class CaseStatistics:
+    """The entries of all images that were ever segmented into a folder; an image's newest replaces its others.
+
+    Args:
+        folder: of the results.
+        ending: of the file with an image's result, after its name.
+        inputs: folder in which the images lie at any depth; names of results tell their folders below it.
+    """
+
+    def __init__(self, folder: str | Path, ending: str, inputs: str | Path | None = None) -> None:
+        self.path = Path(folder) / STATISTICS_NAME
+        self.ending = ending
+        self.inputs = Path(inputs).absolute() if inputs else None
+        self.entries: dict[str, dict[str, Any]] = {}
+
+    def read(self) -> None:
+        """Take up the entries of earlier runs.
+
+        Raises:
+            UserError: the file is there and holds something else.
+        """
+        if not self.path.is_file():
+            return
+        try:
+            entries = json.loads(self.path.read_text(encoding="utf-8"))
+            self.entries = {str(entry["image"]): dict(entry) for entry in entries}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path} must list the results of this folder, got {error!r}; choose another folder"
+            ) from error
+
+    def add(self, image: str, entry: Mapping[str, Any]) -> None:
+        """Write the entry of an image."""
+        self.entries.pop(image, None)
+        self.entries[image] = {"image": image, **entry}
+        write_json(self.path, list(self.entries.values()))
+
+    def is_finished(self, image: str, fingerprint: str) -> bool:
+        """Whether the result of an image is there, from the same content and settings."""
+        entry = self.entries.get(image, {})
+        has_result = (self.path.parent / entry.get("segmentation", "")).is_file()
+        return entry.get("fingerprint") == fingerprint and has_result
+
+    def result_name(self, image: str) -> str:
+        """Name of an image's result: what it is called already, or one that no other image's is called."""
+        own = self.entries.get(image, {}).get("segmentation")
+        if own:
+            return own
+        path = Path(image)
+        folders: tuple[str, ...] = ()
+        if self.inputs and path != self.inputs and path.is_relative_to(self.inputs):
+            folders = path.parent.relative_to(self.inputs).parts
+        stem, whole = ("_".join([*folders, name]) for name in (volume_name(path), path.name))
+        candidates = itertools.chain([stem, whole], (f"{stem}_{number}" for number in itertools.count(2)))
+        taken = {entry.get("segmentation") for entry in self.entries.values()}
+        return next(name + self.ending for name in candidates if name + self.ending not in taken)
+
+
+def file_state(image: str) -> str:
+    """Hash of the sizes and times of an image's files: those of a folder, or those beside it with the same name."""
+    path = Path(image)
+    files = path.iterdir() if path.is_dir() else path.parent.glob(f"{glob.escape(volume_name(path))}.*")
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
+    return hashlib.sha256(repr(states).encode()).hexdigest()

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the volumes in a folder of patients, studies and series."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from volseg.data.case_statistics import STATISTICS_NAME
+from volseg.data.datalist import DATALIST_NAME, SPLITS
+from volseg.data.dicom_series import is_scout, is_slice
+from volseg.data.volume_reader import VOLUME_SUFFIXES
+from volseg.errors import UserError
+
+__all__ = ["find_volumes"]
+
+logger = logging.getLogger(__name__)
+
+# a localizer is one slice of each orientation
+SCOUT_SLICES = 3
+
+
+def find_volumes(source: str | Path) -> list[Path]:
+    """Find the volumes that a user's path refers to.
+
+    Label maps that ``statistics.json`` or ``dataset.json`` list are left out. So are scouts beside the series of a
+    study, and the log names them.
+
+    Args:
+        source: one file, or a folder that holds volume files and folders of DICOM series at any depth.
+
+    Returns:
+        one path per volume, sorted: files, or folders with one DICOM series each.
+
+    Raises:
+        UserError: the path does not exist or holds no volume.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UserError(
+            f"{source}: no such file or folder. --input takes a volume, a folder of them or a DICOM series."
+        )
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise UserError(f"{source} must be a file or folder, got a device or pipe; copy its content to a file first")
+    found: list[Path] = []
+    series: dict[Path, list[Path]] = {}
+    labels: set[Path] = set()
+    count = 0
+    for folder, files in _folders(source):
+        labels.update(_listed_labels(folder))
+        count += len(files)
+        found += [path for path in files if path.name.lower().endswith(VOLUME_SUFFIXES)]
+        others = [path for path in files if not path.name.lower().endswith(VOLUME_SUFFIXES)]
+        if any(is_slice(path) for path in others):
+            series[folder] = others
+    volumes = sorted([*(path for path in found if path not in labels), *_without_scouts(series)])
+    if not volumes:
+        raise UserError(
+            f"{source}: no volume found in a folder with {count} files; none is {', '.join(VOLUME_SUFFIXES)} or DICOM"
+        )
+    return volumes
+
+
+def _folders(source: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Every folder once, with its files; hidden ones are left out, links are followed."""
+    seen = set()
+    for name, subfolders, names in os.walk(source, followlinks=True):
+        folder = Path(name)
+        subfolders[:] = sorted(subfolder for subfolder in subfolders if not subfolder.startswith("."))
+        if folder.resolve() in seen:
+            subfolders.clear()
+            continue
+        seen.add(folder.resolve())
+        files = [folder / file for file in sorted(names) if not file.startswith(".")]
+        yield folder, [path for path in files if path.is_file()]
+
+
+def _listed_labels(folder: Path) -> Iterable[Path]:
+    """Label maps in the folder's lists: results of a bundle, and labels of a data set."""
+    results = _read_list(folder / STATISTICS_NAME)
+    dataset = _read_list(folder / DATALIST_NAME)
+    entries = results if isinstance(results, list) else []
+    if isinstance(dataset, dict):
+        entries = [*entries, *(entry for split in SPLITS for entry in dataset.get(split) or ())]
+    for entry in entries:
+        if isinstance(entry, dict):
+            yield from (folder / str(entry[key]) for key in ("segmentation", "instances", "label") if entry.get(key))
+
+
+def _read_list(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or somebody else's
+        return None
+
+
+def _without_scouts(series: Mapping[Path, Sequence[Path]]) -> Iterator[Path]:
+    """Series folders, but not those of a scout beside a series with more slices."""
+    studies = defaultdict(list)
+    for folder, files in series.items():
+        studies[folder.parent].append((folder, files))
+    for study in studies.values():
+        most = max(len(files) for _, files in study)
+        for folder, files in study:
+            if len(files) <= SCOUT_SLICES < most and is_scout(files):
+                logger.warning("%s: left out, a scout of %d slice(s) beside a series", folder, len(files))
+            else:
+                yield folder

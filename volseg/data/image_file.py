@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read voxels in their stored type, and grids from headers alone.
+
+Use it to prepare data sets of thousands of files; :mod:`volseg.data.volume_reader` reads a network's input.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import itk
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from volseg.data.voxel_grid import VoxelGrid, grid_from_itk
+from volseg.errors import UserError
+
+__all__ = [
+    "itk_pixel_type",
+    "nifti_channel",
+    "open_nifti",
+    "quiet_itk",
+    "read_itk",
+    "read_metaimage_grid",
+    "read_nifti",
+    "readable",
+    "unreadable",
+]
+
+_NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+
+
+@lru_cache(maxsize=1)
+def quiet_itk() -> Any:
+    """Return ITK's package with its warnings switched off.
+
+    ITK writes warnings straight to the terminal, such as slice distances that differ by a micrometre. Switching them
+    off loads ITK's libraries, half a second that a reader of NIfTI does not need.
+    """
+    itk.ProcessObject.SetGlobalWarningDisplay(False)
+    return itk
+
+
+def open_nifti(path: Path) -> Any:
+    """Open a NIfTI file as nibabel's image without reading its voxels.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return nib.load(path)
+    except _NIFTI_ERRORS as error:
+        raise unreadable(path, error) from error
+
+
+def read_nifti(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
+    """Return voxels (x, y, z) and grid of a NIfTI file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = open_nifti(path)
+    try:
+        voxels = np.asanyarray(image.dataobj)
+    except _NIFTI_ERRORS as error:
+        raise unreadable(path, error) from error
+    return voxels, VoxelGrid(voxels.shape, image.affine)
+
+
+def nifti_channel(path: Path, channel: int) -> Any:
+    """Return one channel of a NIfTI file (x, y, z, channel) as a 3-D image with the same header and type.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = open_nifti(path)
+    try:
+        return image.slicer[..., channel]
+    except _NIFTI_ERRORS as error:
+        raise unreadable(path, error) from error
+
+
+def read_itk(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
+    """Return voxels (x, y, z) and grid of a file that ITK reads: NRRD, MetaImage and others.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        image = quiet_itk().imread(path, itk_pixel_type(path))
+    except RuntimeError as error:  # what ITK's wrapping raises for every failure of reading
+        raise unreadable(path, error) from error
+    axes, origin_mm = np.asarray(itk.array_from_matrix(image.GetDirection())), list(image.GetOrigin())
+    voxels = itk.array_view_from_image(image).transpose()  # (z, y, x) to (x, y, z)
+    return voxels, grid_from_itk(voxels.shape, axes, list(image.GetSpacing()), origin_mm)
+
+
+def itk_pixel_type(path: Path) -> Any:
+    """Return the pixel type to read a file with in ITK, or None for the stored type.
+
+    ITK's Python package has no images of signed bytes (``MET_CHAR``), so they are read as shorts, and none of vectors
+    of length 1, which are read as floats.
+
+    Raises:
+        UserError: the header cannot be read, or a voxel has several values.
+    """
+    header = _read_header(path)
+    if header.GetNumberOfComponents() > 1:
+        raise UserError(
+            f"{path} must hold one value per voxel, got {header.GetNumberOfComponents()}; export one channel"
+        )
+    if header.GetPixelType() != itk.CommonEnums.IOPixel_SCALAR:
+        return itk.F
+    return itk.SS if header.GetComponentType() == itk.CommonEnums.IOComponent_CHAR else None
+
+
+def read_metaimage_grid(path: Path) -> VoxelGrid:
+    """Return the grid of a MetaImage (``.mhd``) from its header; of the voxel file only the size is checked.
+
+    Raises:
+        UserError: the header cannot be read, or the voxel file is absent or too short.
+    """
+    reader = _read_header(path)
+    header = path.read_text(encoding="latin-1")
+    data_name = re.search(r"^ElementDataFile\s*=\s*(.+?)\s*$", header, re.MULTILINE)
+    data = path.parent / data_name[1] if data_name else path
+    compressed = re.search(r"^CompressedData\s*=\s*True", header, re.MULTILINE | re.IGNORECASE)
+    n_bytes = data.stat().st_size if data.is_file() else 0
+    n_expected = 1 if compressed else reader.GetImageSizeInBytes()
+    if n_bytes < n_expected:
+        raise UserError(
+            f"{path}: voxels are missing: {data.name} has {n_bytes} bytes, needs at least {n_expected}; "
+            "unpack or download it again"
+        )
+    n_axes = range(reader.GetNumberOfDimensions())
+    return grid_from_itk(
+        [reader.GetDimensions(axis) for axis in n_axes],
+        np.array([list(reader.GetDirection(axis)) for axis in n_axes]).T,  # one call per axis gives one column
+        [reader.GetSpacing(axis) for axis in n_axes],
+        [reader.GetOrigin(axis) for axis in n_axes],
+    )
+
+
+def _read_header(path: Path) -> Any:
+    """Return ITK's reader of a file after reading its header."""
+    reader = quiet_itk().ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
+    try:
+        if reader is None:
+            raise RuntimeError("header unknown to ITK")
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise unreadable(path, error) from error
+    return reader
+
+
+@contextmanager
+def readable(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn a library's errors into the ``UserError`` of :func:`unreadable`."""
+    try:
+        yield
+    except UserError:  # a ValueError, too
+        raise
+    except errors as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """Return the error of one line for a file that cannot be read."""
+    reason = " ".join(str(error).split())[-160:] or type(error).__name__
+    return UserError(f"{path}: cannot be read, damaged or truncated: {reason}; copy the file again")

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read random crops of volumes on disk, and nothing but the crop."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Randomizable
+from monai.utils import ensure_tuple
+
+from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.transforms.load_em_volume import check_one_shape, to_ids, to_tensor
+
+__all__ = ["RandLoadImageCropd"]
+
+OPEN_VOLUMES = 32
+
+
+class RandLoadImageCropd(Randomizable, MapTransform):
+    """Draw a position in a volume and read the crop there, the same for all keys.
+
+    Memory holds the crop and the chunks it touches, whatever the size of the volume; formats that store whole sections
+    also keep some of them decoded. All positions are equally likely. A volume smaller than the crop is extended by
+    reflection. Up to 32 volumes stay open per process.
+
+    Args:
+        keys: entries with paths for :func:`volseg.data.chunked_volume.open_chunked_volume`; each becomes a
+            ``MetaTensor`` ``(1, *spatial_size)``.
+        spatial_size: of the crop, (D, H, W).
+        label_keys: entries among ``keys`` that hold instance ids; they become int32, or int64 for larger ids.
+
+    Raises:
+        UserError: a file cannot be read, a label does not hold integers, or shapes differ.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spatial_size: Sequence[int],
+        label_keys: KeysCollection = (),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.spatial_size = tuple(spatial_size)
+        self.label_keys = set(ensure_tuple(label_keys))
+        self.starts = [0, 0, 0]
+        self._volumes: OrderedDict[str, ChunkedVolume] = OrderedDict()
+
+    def randomize(self, data: Sequence[int]) -> None:
+        """Draw the crop's first voxel in a volume of shape ``data``, (D, H, W)."""
+        self.starts = [
+            int(self.R.randint(max(0, n - size) + 1)) for n, size in zip(data, self.spatial_size, strict=True)
+        ]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        volumes = {key: self._open(str(d[key])) for key in self.key_iterator(d)}
+        check_one_shape({str(d[key]): volume.shape for key, volume in volumes.items()})
+        if not volumes:
+            return d
+        self.randomize(next(iter(volumes.values())).shape)
+        for key, volume in volumes.items():
+            z, y, x = (slice(start, start + n) for start, n in zip(self.starts, self.spatial_size, strict=True))
+            crop = volume[z, y, x]
+            missing = [size - n for size, n in zip(self.spatial_size, crop.shape, strict=True)]
+            if any(missing):
+                crop = np.pad(crop, [(n // 2, n - n // 2) for n in missing], mode="reflect")
+            tensor = to_ids(crop, str(d[key])) if key in self.label_keys else to_tensor(crop)
+            d[key] = MetaTensor(tensor[None], meta={"filename_or_obj": str(d[key])})
+        return d
+
+    def _open(self, path: str) -> ChunkedVolume:
+        if path not in self._volumes:
+            self._volumes[path] = open_chunked_volume(path)
+        self._volumes.move_to_end(path)
+        if len(self._volumes) > OPEN_VOLUMES:
+            self._volumes.popitem(last=False)
+        return self._volumes[path]
