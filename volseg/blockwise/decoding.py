@@ -92,7 +92,7 @@ def decode_blockwise(
     A run that ended at any moment resumes when it is called again with the same arguments; the result is the same, bit
     for bit. ``OUTPUT/decoding`` holds what resuming takes, and can be removed afterwards.
 
-    Memory of each worker: 12 bytes per voxel of the block for uint8, 18 for float32; for watershed 19 and 22 of block
+    Memory of each worker: 13 bytes per voxel of the block for uint8, 18 for float32; for watershed 19 and 22 of block
     and halo, and 40 to 80 bytes per voxel of the box of its largest connected piece of foreground. Add about 50 MB of
     chunks that are packed or unpacked at once, and 130 MB of Python. The calling process takes about 60 bytes per
     component of each block, and 250 per object.

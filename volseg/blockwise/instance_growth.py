@@ -22,7 +22,7 @@ __all__ = ["InstanceGrowth"]
 class InstanceGrowth:
     """Grows as the whole volume would, since each block is looked at with a halo of half the window.
 
-    Memory: 12 bytes per voxel of block and halo.
+    Memory: 12 bytes per voxel of block and halo, and one per voxel of the block.
 
     Args:
         grid: the blocks.
@@ -42,11 +42,13 @@ class InstanceGrowth:
     labels: Any
 
     def __call__(self, block: Block) -> Mapping[str, np.ndarray]:
+        # first, as its inputs and the growth do not fit into the memory at once
+        blank = blank_voxels(read_region(self.mask, block.core), read_region(self.boundary, block.core))
         halo = [width // 2 for width in self.window]
         region = self.grid.extended(block, halo, halo)
         ids = self.components[region]
         grow_instances(ids, self.window)
         core = ids[inner_region(block.core, region)]
-        core[blank_voxels(read_region(self.mask, block.core), read_region(self.boundary, block.core))] = 0
+        core[blank] = 0
         write_region(self.labels, block.core, core)
         return extents(core, [along.start for along in block.core])._asdict()

@@ -264,12 +264,12 @@ ROWS = [
     Row("OME-Zarr with axes x, y, z", ome_zarr("xyz"), "right", size_nm=SIZE_NM),
     Row("OME-Zarr with axes c, z, y, x", ome_zarr("czyx"), "right", size_nm=SIZE_NM),
     Row("bioformats2raw", ome_zarr(images=("0",)), "right", size_nm=SIZE_NM),
-    Row("bioformats2raw of two", ome_zarr(images=("0", "1")), "refused", ("a.ome.zarr", "container of 2", "/0")),
+    Row("bioformats2raw of two", ome_zarr(images=("0", "1")), "refused", ("a.ome.zarr", "got 2 (0, 1)", "/0")),
     Row("MRC of bytes", mrc(0, "i1"), "right", size_nm=SIZE_NM),
     Row("MRC of int16", mrc(1, "i2"), "right", size_nm=SIZE_NM),
     Row("MRC of float32, big-endian", mrc(2, "f4", ">"), "right", size_nm=SIZE_NM),
     Row("MRC of uint16", mrc(6, "u2"), "right", size_nm=SIZE_NM),
-    Row("MRC that ends early", mrc(1, "i2", n_bytes=5000), "refused", ("a.mrc", "ends early")),
+    Row("truncated MRC", mrc(1, "i2", n_bytes=5000), "refused", ("a.mrc", "truncated")),
     Row("MRC of complex values", mrc(4, "c8"), "refused", ("a.mrc", "mode 4")),
 ]
 
