@@ -23,8 +23,8 @@ SILENT = ("OneOf", "SomeOf", "RandomOrder", "EnsureTyped", "LoadImageChunkedVolu
 CHUNKED_CROP, SMALLER_CROP = "RandLoadImageCropd", "CenterSpatialCropd"
 # How a config takes a value that training recorded beside its weights.
 RECORDED = "$@recorded['"
-# Arguments that say nothing about what happens to the image.
-SILENT_ARGUMENTS = ("_desc_", "_disabled_", "allow_missing_keys")
+# Arguments that say nothing about what happens to the image; blank only tells inference where there is no tissue.
+SILENT_ARGUMENTS = ("_desc_", "_disabled_", "allow_missing_keys", "blank")
 # Arguments that take one value per key: reduced to the image's value.
 PER_KEY_ARGUMENTS = (
     "mode", "padding_mode", "align_corners", "dtype", "anti_aliasing", "anti_aliasing_sigma", "device"

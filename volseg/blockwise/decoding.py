@@ -68,7 +68,7 @@ class BlockwiseInstances:
     labels: str
     csv: str
     parquet: str
-    statistics: Mapping[str, int]
+    statistics: Mapping[str, Any]
 
 
 def decode_blockwise(
@@ -80,6 +80,8 @@ def decode_blockwise(
     voxel_size_nm: Sequence[float] | None = None,
     client: Client | None = None,
     progress: bool = True,
+    origin_nm: Sequence[float] | None = None,
+    warnings: Sequence[str] = (),
 ) -> BlockwiseInstances:
     """Number the objects that mask and boundary probabilities show, block by block.
 
@@ -90,7 +92,7 @@ def decode_blockwise(
     A run that ended at any moment resumes when it is called again with the same arguments; the result is the same, bit
     for bit. ``OUTPUT/decoding`` holds what resuming takes, and can be removed afterwards.
 
-    Memory of each worker: 12 bytes per voxel of the block for uint8, 18 for float32; for watershed 19 and 22 of block
+    Memory of each worker: 13 bytes per voxel of the block for uint8, 18 for float32; for watershed 19 and 22 of block
     and halo, and 40 to 80 bytes per voxel of the box of its largest connected piece of foreground. Add about 50 MB of
     chunks that are packed or unpacked at once, and 130 MB of Python. The calling process takes about 60 bytes per
     component of each block, and 250 per object.
@@ -108,6 +110,8 @@ def decode_blockwise(
         voxel_size_nm: along z, y, x; None takes that of ``mask`` if it says.
         client: of a Dask cluster whose workers reach input and output; None works in this process.
         progress: show a bar for each stage.
+        origin_nm: where the first voxel lies (z, y, x).
+        warnings: further entries of ``statistics.json``, of the volume.
 
     Raises:
         UserError: an invalid ``block_shape``; inputs that are not alike or cannot be read; the output holds another
@@ -140,9 +144,9 @@ def decode_blockwise(
         if decoding.is_watershed:
             function = SeededWatershed(stages.grid, mask, boundary, components, decoding, labels)
         else:
-            function = InstanceGrowth(stages.grid, components, decoding.dilation, labels)
+            function = InstanceGrowth(stages.grid, components, mask, boundary, decoding.dilation, labels)
         stages.run(_LABELS, function)
-        return stages.write(labels, decoding, voxel_size_nm)
+        return stages.write(labels, decoding, voxel_size_nm, origin_nm, warnings)
 
 
 class _Stages:
@@ -174,7 +178,12 @@ class _Stages:
         return GlobalComponents(self.grid, array, self.finished, _IDS)
 
     def write(
-        self, labels: VoxelArray, decoding: Decoding, voxel_size_nm: Sequence[float] | None
+        self,
+        labels: VoxelArray,
+        decoding: Decoding,
+        voxel_size_nm: Sequence[float] | None,
+        origin_nm: Sequence[float] | None,
+        warnings: Sequence[str],
     ) -> BlockwiseInstances:
         """Remove small objects; write labels, pyramid, tables and statistics."""
         kept, removed = filter_sizes(self.grid, self.finished, _LABELS, _SIZES, decoding.min_size)
@@ -188,13 +197,14 @@ class _Stages:
             final = FinalLabels(labels, self.finished, _SIZES, array)
             self.run(stage, CoarserLevel(finer, level.step, array) if number else final, grid)
             finer = array
-        write_pyramid_metadata(location, levels, voxel_size_nm, is_labels=True)
+        write_pyramid_metadata(location, levels, voxel_size_nm, is_labels=True, origin_nm=origin_nm)
         csv, parquet = write_instance_files(f"{self.output}/instances", kept, voxel_size_nm)
-        statistics = {
+        statistics: dict[str, Any] = {
             "instances": len(kept.ids),
             "removed_below_min_size": removed,
             "blocks": len(self.grid),
             **(self._cut_pieces() if decoding.is_watershed else {}),
+            **({"warnings": list(warnings)} if warnings else {}),
         }
         with local_file(f"{self.output}/statistics.json") as path:
             path.write_text(json.dumps(statistics, indent=4) + "\n", encoding="utf-8")

@@ -21,22 +21,22 @@ class GreyRange:
 
     Attributes:
         low: becomes 0, and so does what is not finite.
-        high: becomes 1.
+        high: becomes 1; below ``low`` where larger values are darker.
         clipped: whether values outside the range become 0 and 1.
+        finds_blank: whether what :func:`volseg.data.blank.find_blank` finds is no tissue: it gets neither a part in a
+            prediction nor a label.
     """
 
     low: float
     high: float
     clipped: bool = True
+    finds_blank: bool = False
 
-    def __call__(self, voxels: NDArray[Any] | torch.Tensor) -> torch.Tensor:
+    def __call__(self, voxels: NDArray[Any]) -> torch.Tensor:
         """float32 of the shape of ``voxels``, which stay as they are."""
-        if isinstance(voxels, torch.Tensor):
-            values = voxels.to(torch.float32, copy=True)
-        else:
-            values = torch.from_numpy(np.array(voxels, dtype=np.float32))
+        values = torch.from_numpy(np.array(voxels, dtype=np.float32))
         values = values.nan_to_num_(nan=self.low, posinf=self.low, neginf=self.low)
-        values = values.sub_(self.low).div_(max(self.high - self.low, 1e-6))
+        values = values.sub_(self.low).div_((self.high - self.low) or 1.0)
         return values.clamp_(0, 1) if self.clipped else values
 
 

@@ -153,6 +153,7 @@ def write_pyramid_metadata(
     levels: Sequence[PyramidLevel],
     voxel_size_nm: Sequence[float] | None,
     is_labels: bool = False,
+    origin_nm: Sequence[float] | None = None,
 ) -> None:
     """Make the folder of the levels an OME-Zarr image; call it last, so that an unfinished one does not count.
 
@@ -161,11 +162,13 @@ def write_pyramid_metadata(
         levels: all of them.
         voxel_size_nm: along z, y, x; None writes scales without a unit.
         is_labels: the voxels are ids, which viewers then colour individually.
+        origin_nm: where the first voxel, of each level, lies (z, y, x).
 
     Raises:
         UserError: it cannot be written.
     """
-    multiscale = axes_and_levels(voxel_size_nm, [level.scale for level in levels]) | {"type": "nearest"}
+    scales = [level.scale for level in levels]
+    multiscale = axes_and_levels(voxel_size_nm, scales, origin_nm) | {"type": "nearest"}
     try:
         create_multiscale_group(node_store(location), Path(location).name, multiscale, is_labels)
     except ZARR_ERRORS as error:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from volseg.blockwise.block_grid import Region
 from volseg.blockwise.grey_range import BYTES, GreyRange
 from volseg.blockwise.zarr_array import VoxelArray, read_region
-from volseg.inferers.sliding_window import BlendedSlidingWindow, WindowAxis, gaussian_blend_weight
+from volseg.data.blank import find_blank_in
+from volseg.inferers.sliding_window import BLANK_GREY, BlendedSlidingWindow, WindowAxis, gaussian_blend_weight
 
 __all__ = ["Activation", "predict_block", "to_bytes", "window_work"]
 
@@ -71,10 +72,10 @@ def predict_block(
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     axes = windows.axes(volume.shape)
-    source = _WindowSource(volume, axes, core, windows)
+    source = _WindowSource(volume, axes, core, windows, grey_range)
     mean: torch.Tensor | None = None
     for flipped, transposed in windows.augmentations:
-        blended = _blended(source, axes, core, network, windows.batch_size, grey_range, flipped, transposed, device)
+        blended = _blended(source, axes, core, network, windows.batch_size, flipped, transposed, device)
         probabilities = _ACTIVATIONS[activation](blended)
         mean = probabilities if mean is None else mean.add_(probabilities)
     assert mean is not None
@@ -112,7 +113,12 @@ class _WindowSource:
     """The part of a volume that the windows of a block see, read once for all of them."""
 
     def __init__(
-        self, volume: VoxelArray, axes: Sequence[WindowAxis], core: Region, windows: BlendedSlidingWindow
+        self,
+        volume: VoxelArray,
+        axes: Sequence[WindowAxis],
+        core: Region,
+        windows: BlendedSlidingWindow,
+        grey_range: GreyRange,
     ) -> None:
         mirrors = {dim - 2 for flipped, _ in windows.augmentations for dim in flipped}
         self._indices: list[dict[int, NDArray[np.intp]]] = []
@@ -123,11 +129,19 @@ class _WindowSource:
             low = min(int(index.min()) for index in indices.values())
             bounds.append(slice(low, 1 + max(int(index.max()) for index in indices.values())))
             self._indices.append({start: index - low for start, index in indices.items()})
-        self._voxels = read_region(volume, tuple(bounds))
+        seen = (bounds[0], bounds[1], bounds[2])
+        self._voxels = read_region(volume, seen)
+        self._blank = find_blank_in(volume, seen) if grey_range.finds_blank else None
+        self._grey_range = grey_range
 
-    def window(self, starts: Sequence[int]) -> NDArray[Any]:
-        """The voxels of the window that begins there, continued by reflection where it leaves the volume."""
-        voxels = self._voxels
+    def window(self, starts: Sequence[int]) -> torch.Tensor:
+        """What the network sees in the window that begins there, continued by reflection where it leaves the volume."""
+        values = self._grey_range(self._taken(self._voxels, starts))
+        if self._blank is None:
+            return values
+        return values.masked_fill_(torch.from_numpy(self._taken(self._blank, starts)), BLANK_GREY)
+
+    def _taken(self, voxels: NDArray[Any], starts: Sequence[int]) -> NDArray[Any]:
         for axis, start in enumerate(starts):
             voxels = voxels.take(self._indices[axis][start], axis)
         return voxels
@@ -139,7 +153,6 @@ def _blended(
     core: Region,
     network: Callable[[torch.Tensor], torch.Tensor],
     batch_size: int,
-    grey_range: GreyRange,
     flipped: tuple[int, ...],
     transposed: bool,
     device: torch.device | str,
@@ -153,7 +166,7 @@ def _blended(
     # in the order of MONAI's windows, the same in every block: so are the sums, to the last bit
     order = itertools.product(*chosen)
     while batch := list(itertools.islice(order, batch_size)):
-        inputs = torch.stack([grey_range(source.window(starts)) for starts in batch])[:, None].to(device)
+        inputs = torch.stack([source.window(starts) for starts in batch])[:, None].to(device)
         inputs = inputs.flip(flipped) if flipped else inputs
         outputs = network(inputs.transpose(3, 4).contiguous() if transposed else inputs)
         outputs = outputs.transpose(3, 4) if transposed else outputs

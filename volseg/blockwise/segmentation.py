@@ -18,6 +18,7 @@ from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.volume_prediction import VolumePrediction, predict_blockwise
 from volseg.console.option_checks import three_whole_numbers
+from volseg.data.blank import blank_warnings
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding
 from volseg.storage.location import open_storage
@@ -90,10 +91,24 @@ def segment_blockwise(
                 for name in (f"finished/{_RECORD}", *_DECODED):
                     _remove(f"{output}/{name}")
                 finished.write_json(_RECORD, {"parameters": wanted, "is_complete": False})
+            warnings = blank_warnings(prediction.blank_fraction(probabilities))
+            for warning in warnings:
+                logger.warning("%s: %s", prediction.open_volume.location, warning)
             # workers of its own: those before hold the network's memory, and are no more than GPUs
             with connect(scheduler, workers) as client:
                 mask, boundary = (prediction.stored(probabilities, name) for name in ("mask", "boundary"))
-                decode_blockwise(mask, boundary, output, decoding, block_shape, size_nm, client, progress)
+                decode_blockwise(
+                    mask,
+                    boundary,
+                    output,
+                    decoding,
+                    block_shape,
+                    size_nm,
+                    client,
+                    progress,
+                    origin_nm=prediction.origin_nm,
+                    warnings=warnings,
+                )
             finished.write_json(_RECORD, {"parameters": wanted, "is_complete": True})
         # the manifest first: what is left of a removal that was interrupted must not pass for probabilities
         removed = () if keep_probabilities else (f"{probabilities}/finished", probabilities)

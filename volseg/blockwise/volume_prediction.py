@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from distributed import Client
 
 from volseg.blockwise.block_array import BlockArray
@@ -30,8 +32,10 @@ from volseg.blockwise.zarr_array import (
     write_region,
 )
 from volseg.console.option_checks import three_whole_numbers
+from volseg.data.blank import find_blank_in
+from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.errors import UserError
-from volseg.inferers.sliding_window import BlendedSlidingWindow
+from volseg.inferers.sliding_window import BlendedSlidingWindow, clear_blank
 
 __all__ = ["VolumePrediction", "predict_blockwise"]
 
@@ -77,6 +81,11 @@ class VolumePrediction:
         """The blocks of the volume."""
         return BlockGrid(self.open_volume.source().shape, self.block_shape)
 
+    @property
+    def origin_nm(self) -> VoxelSize | None:
+        """Where the first voxel of the volume lies (z, y, x), if its file says."""
+        return self.open_volume.source().origin_nm
+
     def parameters(self) -> dict[str, Any]:
         """What the probabilities depend on, as JSON holds it."""
         return {
@@ -100,6 +109,12 @@ class VolumePrediction:
     def stored(self, output: str | Path, channel: str) -> BlockArray:
         """The bytes (D, H, W) of a channel that :func:`predict_blockwise` wrote to a folder, for reading."""
         return BlockArray(open_array(f"{_image(output, channel)}/0"), self.grid, _manifest(output), _STAGE)
+
+    def blank_fraction(self, output: str | Path) -> float:
+        """The part of the volume that is no tissue, as :func:`predict_blockwise` found it in every block."""
+        finished = _manifest(output)
+        n_blank = sum(int(finished.read(_STAGE, block, "blank")[0]) for block in self.grid)
+        return n_blank / math.prod(self.grid.shape)
 
 
 def predict_blockwise(
@@ -136,31 +151,33 @@ def predict_blockwise(
         targets = [None if name is None else arrays[name] for name in prediction.channels]
         run_stage(client, _STAGE, partial(_predict_block, prediction, targets), grid, finished, progress)
         for image in images.values():
-            write_pyramid_metadata(image, pyramid_levels(grid.shape, None, max(grid.shape)), prediction.voxel_size_nm)
+            levels = pyramid_levels(grid.shape, None, max(grid.shape))
+            write_pyramid_metadata(image, levels, prediction.voxel_size_nm, origin_nm=prediction.origin_nm)
             remove_partial_chunks(image)
     return images
 
 
 def _predict_block(prediction: VolumePrediction, targets: Sequence[Any], block: Block) -> dict[str, np.ndarray]:
     """Predict a block and write each output of the network to its Zarr array (D, H, W), unless that is None."""
-    network, device = prediction.network.build()
-    predicted = predict_block(
-        prediction.open_volume(),
-        block.core,
-        network,
-        prediction.windows,
-        prediction.grey_range,
-        prediction.activation,
-        device,
-    )
+    volume, finds_blank = prediction.open_volume(), prediction.grey_range.finds_blank
+    blank = torch.from_numpy(find_blank_in(volume, block.core) if finds_blank else np.zeros(block.shape, bool))
+    if blank.all():
+        predicted = torch.empty((len(targets), *block.shape))
+    else:
+        network, device = prediction.network.build()
+        predicted = predict_block(
+            volume, block.core, network, prediction.windows, prediction.grey_range, prediction.activation, device
+        )
     if len(predicted) != len(targets):
         raise UserError(
             f"{prediction.network.target}: channels must name each of the {len(predicted)} outputs, got {len(targets)}"
         )
+    if finds_blank:
+        clear_blank(predicted, blank.to(predicted.device))
     for channel, array in zip(predicted, targets, strict=True):
         if array is not None:
             write_region(array, block.core, to_bytes(channel))
-    return {}
+    return {"blank": np.array(int(blank.sum()))}
 
 
 def _manifest(output: str | Path) -> FinishedBlocks:

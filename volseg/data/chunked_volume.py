@@ -9,6 +9,7 @@ from pathlib import Path
 
 from volseg.data.volume_formats.base import ChunkedVolume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume
+from volseg.data.volume_formats.mrc import MRC_SUFFIXES, MrcVolume
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES, NiftiVolume
 from volseg.data.volume_formats.section_file import PNG_SUFFIX
 from volseg.data.volume_formats.section_index import open_section_index
@@ -36,7 +37,8 @@ def open_chunked_volume(path: str | Path, cache_bytes: int = SECTION_CACHE_BYTES
             - a multi-page TIFF file, or a single section as TIFF or PNG (D = 1);
             - an HDF5 file, ``file.h5:dataset`` where it has several 3-D data sets;
             - a Zarr array, or an OME-Zarr image: ``a.ome.zarr``; its label: ``a.ome.zarr/labels/NAME``;
-            - a NIfTI file.
+            - a NIfTI file;
+            - an MRC file.
         cache_bytes: size of the cache of recently decoded sections, for formats that store whole sections.
 
     Returns:
@@ -60,6 +62,7 @@ def open_chunked_volume(path: str | Path, cache_bytes: int = SECTION_CACHE_BYTES
         HDF5_SUFFIXES: lambda: Hdf5Volume(path, dataset),
         TIFF_SUFFIXES: lambda: TiffStack(path, cache_bytes),
         NIFTI_SUFFIXES: lambda: NiftiVolume(path),
+        MRC_SUFFIXES: lambda: MrcVolume(path),
         (PNG_SUFFIX,): lambda: SectionVolume(path, [[path]], cache_bytes),
         (_JSON_SUFFIX,): lambda: open_section_index(path, cache_bytes),
     }
@@ -68,5 +71,5 @@ def open_chunked_volume(path: str | Path, cache_bytes: int = SECTION_CACHE_BYTES
             return open_file()
     raise UserError(
         f"{path}: not a supported volume format; use a folder of sections, .json, .tif, .h5, "
-        ".zarr, .ome.zarr, .nii, .nii.gz or .png"
+        ".zarr, .ome.zarr, .nii, .nii.gz, .mrc or .png"
     )

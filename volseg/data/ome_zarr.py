@@ -45,6 +45,7 @@ def create_ome_zarr(
     dtype: DTypeLike,
     voxel_size_nm: Sequence[float] | None,
     chunks: Sequence[int] = DEFAULT_CHUNKS,
+    origin_nm: Sequence[float] | None = None,
 ) -> Iterator[Any]:
     """Write an OME-Zarr image, whole or not at all.
 
@@ -62,6 +63,7 @@ def create_ome_zarr(
         dtype: of the voxels.
         voxel_size_nm: (z, y, x); None writes a scale of 1 without a unit.
         chunks: (D, H, W).
+        origin_nm: where the first voxel lies (z, y, x), of images with a voxel size.
 
     Yields:
         the writable Zarr array of level 0; when the block ends without an error, the image stands at ``path``.
@@ -70,7 +72,8 @@ def create_ome_zarr(
         UserError: something else stands at ``path``, it cannot be written, or ``zarr`` is missing.
     """
     with atomic_folder(path, is_one_level) as temporary:
-        yield _create_multiscale(temporary, Path(path).name, shape, dtype, axes_and_levels(voxel_size_nm), chunks)
+        metadata = axes_and_levels(voxel_size_nm, origin_nm=origin_nm)
+        yield _create_multiscale(temporary, Path(path).name, shape, dtype, metadata, chunks)
 
 
 @contextmanager
@@ -131,21 +134,27 @@ def is_one_level(path: Path) -> bool:
 
 
 def axes_and_levels(
-    voxel_size_nm: Sequence[float] | None, level_scales: Sequence[Sequence[int]] = ((1, 1, 1),)
+    voxel_size_nm: Sequence[float] | None,
+    level_scales: Sequence[Sequence[int]] = ((1, 1, 1),),
+    origin_nm: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """The axes of a multiscale image and its levels, named 0, 1, 2 and so on.
 
     Args:
-        voxel_size_nm: (z, y, x) at full resolution; None writes scales without a unit.
+        voxel_size_nm: (z, y, x) at full resolution; None writes scales without a unit, and no origin.
         level_scales: voxels of the full resolution per voxel of each level, (z, y, x).
+        origin_nm: where the first voxel, of each level, lies (z, y, x).
     """
     edges = [1.0] * 3 if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm]
     unit = {} if voxel_size_nm is None else {"unit": "nanometer"}
     scales = [[edge * by for edge, by in zip(edges, level, strict=True)] for level in level_scales]
+    translation: list[dict[str, Any]] = []
+    if voxel_size_nm is not None and origin_nm is not None and any(origin_nm):
+        translation = [{"type": "translation", "translation": [float(at) for at in origin_nm]}]
     return {
         "axes": [{"name": name, "type": "space", **unit} for name in AXES],
         "datasets": [
-            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+            {"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}, *translation]}
             for number, scale in enumerate(scales)
         ],
     }

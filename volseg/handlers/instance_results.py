@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
+from volseg.data.blank import blank_warnings
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
+from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
 from volseg.data.volume_formats.section_file import PNG_SUFFIX
 from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES
-from volseg.data.volume_formats.voxel_size import VoxelSize
+from volseg.data.volume_formats.voxel_size import VoxelSize, chosen_voxel_size
 from volseg.errors import UserError
 from volseg.instances.picture import save_instance_preview
 from volseg.instances.table import instance_table, write_instance_table
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 # the first that fits is taken off
 _SUFFIXES = (".ome.zarr", ".zarr", ".ome.tif", ".ome.tiff", *TIFF_SUFFIXES, *HDF5_SUFFIXES, *NIFTI_SUFFIXES,
-             PNG_SUFFIX, ".json")  # fmt: skip
+             *MRC_SUFFIXES, PNG_SUFFIX, ".json")  # fmt: skip
 _LARGE_FRACTION = 0.4
 # lengths that differ by less are no other voxel size to a network
 _SIMILAR = 1.3
@@ -48,7 +50,8 @@ class SaveImageInstances:
 
     Args:
         output_dir: folder of the results.
-        voxel_size_nm: along z, y, x, for inputs that do not say theirs; None: volumes in µm³ are left out for these.
+        voxel_size_nm: along z, y, x, in place of what inputs say; None: volumes in µm³ are left out for inputs that do
+            not say theirs.
         preview: ``False`` leaves the pictures out.
         trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
 
@@ -83,12 +86,20 @@ class SaveImageInstances:
     def __call__(self, engine: Engine) -> None:
         output: Any = engine.state.output
         for item in output:
-            self.write(item["image"].meta["filename_or_obj"], np.asarray(item["pred"].cpu())[0])
+            image = item["image"]
+            blank_fraction = float(image.isnan().double().mean())
+            self.write(image.meta["filename_or_obj"], np.asarray(item["pred"].cpu())[0], blank_fraction)
 
-    def write(self, path: str, labels: np.ndarray) -> None:
-        """Write the results of one case, given its image's path and its instance ids ``(D, H, W)``."""
+    def write(self, path: str, labels: np.ndarray, blank_fraction: float = 0.0) -> None:
+        """Write the results of one case.
+
+        Args:
+            path: of its image.
+            labels: instance ids ``(D, H, W)``.
+            blank_fraction: part of the image without tissue, which is NaN in the network's input.
+        """
         image = open_chunked_volume(path)
-        voxel_size_nm = image.voxel_size_nm or self.voxel_size_nm
+        voxel_size_nm = chosen_voxel_size(path, image.voxel_size_nm, self.voxel_size_nm)
         name = free_case_name(path, self._used)
         written = write_instances(self._stem(name), labels, image, voxel_size_nm)
         self._used.add(name)
@@ -98,7 +109,11 @@ class SaveImageInstances:
             title = f"{name}: {len(table)} instance{'' if len(table) == 1 else 's'}"
             save_instance_preview(self.output_dir / f"{name}_preview.png", image, labels, voxel_size_nm, title)
         fraction = sum(instance.voxels for instance in table) / labels.size
-        warnings = [*_warnings(len(table), fraction), *voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm)]
+        warnings = [
+            *blank_warnings(blank_fraction),
+            *_warnings(len(table), fraction),
+            *voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm),
+        ]
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
         self.cases.append(

@@ -15,7 +15,10 @@ from monai.inferers import Inferer, sliding_window_inference
 from volseg.console.option_checks import three_parts, three_whole_numbers
 from volseg.errors import UserError
 
-__all__ = ["BlendedSlidingWindow", "WindowAxis", "gaussian_blend_weight"]
+__all__ = ["BLANK_GREY", "BlendedSlidingWindow", "WindowAxis", "clear_blank", "gaussian_blend_weight"]
+
+BLANK_GREY = 0.5
+"""What a network sees where there is no tissue: next to black it takes tissue for a mitochondrion more often."""
 
 # What is flipped, and whether rows and columns change places, by the number of predictions that are averaged. The
 # axes are those of (B, C, D, H, W).
@@ -41,6 +44,21 @@ def gaussian_blend_weight(window: Sequence[int]) -> torch.Tensor:
     axes = [torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in window]
     squared_distance = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(dim=0)
     return torch.exp(-squared_distance / (2 * 0.2**2)) + 1e-4
+
+
+def clear_blank(probabilities: torch.Tensor, blank: torch.Tensor) -> torch.Tensor:
+    """Set, in place, where there is no tissue, the mask to 0 and the boundary to 1: nothing lies or grows there.
+
+    Args:
+        probabilities: ``(K, D, H, W)``, the mask first.
+        blank: bool ``(D, H, W)``.
+
+    Returns:
+        ``probabilities``.
+    """
+    probabilities[0].masked_fill_(blank, 0)
+    probabilities[1:].masked_fill_(blank, 1)
+    return probabilities
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,8 @@ class BlendedSlidingWindow(Inferer):
     """MONAI's sliding window with the paper's blending, reflected borders, sigmoid and test-time augmentation.
 
     The volume is continued by reflection, so that voxels at its border come to lie further inside some window. Where
-    it is smaller than the window, the window shrinks to it, rounded up to a whole number of ``divisor``.
+    it is smaller than the window, the window shrinks to it, rounded up to a whole number of ``divisor``. NaN is no
+    tissue: the network sees a medium grey there, and :func:`clear_blank` follows.
 
     Args:
         window: voxels along z, y, x. The paper's volumes were run at the depth of the validation set, 100 sections:
@@ -141,6 +160,9 @@ class BlendedSlidingWindow(Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
+        blank = inputs.isnan().any(dim=1).as_subclass(torch.Tensor)
+        if blank.any():
+            inputs = inputs.nan_to_num(nan=BLANK_GREY)
         total: torch.Tensor | None = None
         for flipped, transposed in self.augmentations:
             volume = inputs.flip(flipped) if flipped else inputs
@@ -150,7 +172,12 @@ class BlendedSlidingWindow(Inferer):
             probabilities = probabilities.flip(flipped) if flipped else probabilities
             total = probabilities if total is None else total.add_(probabilities)
         assert total is not None
-        return total.div_(len(self.augmentations)) if len(self.augmentations) > 1 else total
+        if len(self.augmentations) > 1:
+            total.div_(len(self.augmentations))
+        if blank.any():
+            for probabilities, in_case in zip(total, blank.to(total.device), strict=True):
+                clear_blank(probabilities, in_case)
+        return total
 
     def axes(self, shape: Sequence[int]) -> tuple[WindowAxis, WindowAxis, WindowAxis]:
         """Where the windows lie along z, y and x of a volume ``(D, H, W)``."""

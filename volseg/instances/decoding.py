@@ -24,6 +24,7 @@ __all__ = [
     "PAPER",
     "Decoding",
     "DecodingMethod",
+    "blank_voxels",
     "decode_instances",
     "flood_piece",
     "foreground_pieces",
@@ -154,8 +155,9 @@ def decode_instances(
 
     ``"connected_components"``, the article's: seeds that share a face are one object; objects then grow into the
     background by the window ``dilation``, in which a voxel goes to the nearest object (in steps to any of the
-    neighbours within the window; of objects equally near, mostly that of the highest id). The released code lets higher
-    ids overwrite their neighbours instead, and its ids wrap at 65 535.
+    neighbours within the window; of objects equally near, mostly that of the highest id), but not into
+    :func:`blank_voxels`. The released code lets higher ids overwrite their neighbours instead, and its ids wrap at
+    65 535.
 
     ``"watershed"``: seeds that share a face, an edge or a corner are one marker; markers flood the negated mask
     probability through faces, where it is above ``foreground_threshold``.
@@ -191,7 +193,22 @@ def decode_instances(
         section[:] = decoding.seeds(inside, outline)
     count = ndimage.label(labels, FACES, output=labels)
     grow_instances(labels, decoding.dilation)
+    for section, inside, outline in zip(labels, mask, boundary, strict=True):
+        section[blank_voxels(inside, outline)] = 0
     return _renumber(labels, np.arange(count + 1, dtype=np.uint32), decoding.min_size)
+
+
+def blank_voxels(mask: np.ndarray, boundary: np.ndarray) -> np.ndarray:
+    """Where there is no tissue, as :func:`volseg.inferers.sliding_window.clear_blank` has marked it.
+
+    Args:
+        mask: probability of being inside an object, any shape; floating point or uint8.
+        boundary: probability of being on an outline, same shape.
+
+    Returns:
+        bool, shape of the inputs.
+    """
+    return (mask == 0) & (boundary == _stored(1, boundary))
 
 
 def grow_instances(labels: np.ndarray, window: Sequence[int]) -> None:

@@ -100,6 +100,8 @@ def save_instance_preview(
         rows.append([_Panel(caption, _resized(grey, cut_size), _nearest(ids, cut_size))])
 
     low, high = np.percentile(np.concatenate([panel.grey.ravel() for panel in sections]), (0.5, 99.5))
+    if getattr(image, "is_inverted", False):
+        low, high = high, low
     page = _Page(content, TITLE_PIXELS + sum(CAPTION_PIXELS + 2 * (r[0].grey.shape[0] + GAP_PIXELS) for r in rows))
     page.write(title, GAP_PIXELS, TITLE_PIXELS / 2, fontsize=12)
     top = TITLE_PIXELS
@@ -128,7 +130,7 @@ class _Panel:
 
     def pictures(self, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
         """RGB (h, w, 3) in [0, 1], without and with instances."""
-        grey = np.clip((self.grey - low) / max(high - low, 1e-6), 0, 1)[..., None].repeat(3, axis=-1)
+        grey = np.clip((self.grey - low) / ((high - low) or 1.0), 0, 1)[..., None].repeat(3, axis=-1)
         colours = instance_colours(self.ids)
         overlaid = np.where(self.ids[..., None] > 0, (1 - OPACITY) * grey + OPACITY * colours, grey)
         return grey, np.where(find_boundaries(self.ids, mode="inner")[..., None], colours, overlaid)

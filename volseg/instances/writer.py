@@ -15,6 +15,7 @@ from PIL import Image
 from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, is_one_level
 from volseg.data.volume_formats.hdf5 import Hdf5Volume
+from volseg.data.volume_formats.mrc import MrcVolume
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES, NiftiVolume
 from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.section_volume import SectionVolume
@@ -63,7 +64,7 @@ def write_instances(
                         ids exceed 65535
     TIFF                ``.tif`` as OME-TIFF with voxel size
     HDF5                ``.h5`` with the data set ``main``
-    Zarr, OME-Zarr      ``.ome.zarr``, OME-Zarr 0.5
+    Zarr, OME-Zarr, MRC ``.ome.zarr``, OME-Zarr 0.5
     NIfTI               ``.nii.gz`` or ``.nii`` with the image's geometry
     ==================  =======================================================================================
 
@@ -75,7 +76,7 @@ def write_instances(
             image of one level; a folder of sections is not.
         labels: (D, H, W) of an integer type, 0 = background.
         like: the image.
-        voxel_size_nm: along z, y, x, for an image that does not say its own.
+        voxel_size_nm: along z, y, x; None: what the image says.
 
     Returns:
         the file or folder.
@@ -96,7 +97,7 @@ def write_instances(
         raise UserError(
             f"{path}: ids must be from 0 to {max_id}, got {lowest if lowest < 0 else highest}; renumber them"
         )
-    write(path, labels, like, highest, like.voxel_size_nm or voxel_size_nm)
+    write(path, labels, like, highest, voxel_size_nm or like.voxel_size_nm)
     return path
 
 
@@ -130,7 +131,7 @@ def _format(stem: Path, like: ChunkedVolume) -> tuple[Path, Any, int]:
         return _with_suffix(stem, ".tif"), _write_tiff, _MAX_TIFF
     if isinstance(like, Hdf5Volume):
         return _with_suffix(stem, ".h5"), _write_hdf5, max_id
-    if isinstance(like, ZarrVolume):
+    if isinstance(like, ZarrVolume | MrcVolume):
         return _with_suffix(stem, ".ome.zarr"), _write_ome_zarr, max_id
     assert isinstance(like, NiftiVolume)
     suffix = next(suffix for suffix in NIFTI_SUFFIXES if like.path.name.lower().endswith(suffix))
@@ -219,7 +220,7 @@ def _write_ome_zarr(
 ) -> None:
     dtype = np.min_scalar_type(highest)
     chunks = (min(DEFAULT_CHUNKS[0], _slab_depth(labels)), *DEFAULT_CHUNKS[1:])
-    with create_ome_zarr(path, like.shape, dtype, voxel_size_nm, chunks) as voxels:
+    with create_ome_zarr(path, like.shape, dtype, voxel_size_nm, chunks, like.origin_nm) as voxels:
         for start, slab in _slabs(labels, dtype):
             voxels[start : start + len(slab)] = slab
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from monai.utils import ensure_tuple
 
@@ -28,8 +29,8 @@ class RandLoadImageCropd(Randomizable, MapTransform):
     reflection. Up to 32 volumes stay open per process.
 
     Args:
-        keys: entries with paths for :func:`volseg.data.chunked_volume.open_chunked_volume`; each becomes a tensor
-            ``(1, *spatial_size)``.
+        keys: entries with paths for :func:`volseg.data.chunked_volume.open_chunked_volume`; each becomes a
+            ``MetaTensor`` ``(1, *spatial_size)``.
         spatial_size: of the crop, (D, H, W).
         label_keys: entries among ``keys`` that hold instance ids; they become int32, or int64 for larger ids.
 
@@ -70,7 +71,7 @@ class RandLoadImageCropd(Randomizable, MapTransform):
             if any(missing):
                 crop = np.pad(crop, [(n // 2, n - n // 2) for n in missing], mode="reflect")
             tensor = to_ids(crop, str(d[key])) if key in self.label_keys else to_tensor(crop)
-            d[key] = tensor[None]
+            d[key] = MetaTensor(tensor[None], meta={"filename_or_obj": str(d[key])})
         return d
 
     def _open(self, path: str) -> ChunkedVolume:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,12 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
 from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask
 from volseg.errors import UserError
 
 __all__ = ["LoadImageChunkedVolumed", "check_one_shape"]
+
+logger = logging.getLogger(__name__)
 
 
 class LoadImageChunkedVolumed(MapTransform):
@@ -59,6 +63,8 @@ class LoadImageChunkedVolumed(MapTransform):
             if volume.voxel_size_nm is not None:  # batches cannot be made of None
                 meta["voxel_size_nm"] = volume.voxel_size_nm
             tensor = to_ids(voxels, str(d[key])) if key in self.label_keys else to_tensor(voxels)
+            if key in self.label_keys and is_semantic_mask(voxels):
+                logger.warning("%s: %s", d[key], SEMANTIC_MASK)
             d[key] = MetaTensor(tensor[None], meta=meta)
         return d
 

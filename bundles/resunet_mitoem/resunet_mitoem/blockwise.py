@@ -22,6 +22,7 @@ from volseg.blockwise.volume_prediction import VolumePrediction
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.blockwise.zarr_array import local_folder, open_array
 from volseg.console.option_checks import three_whole_numbers, whole_number
+from volseg.data.volume_formats.voxel_size import chosen_voxel_size
 from volseg.errors import UserError
 from volseg.handlers.instance_results import checked_voxel_size, free_case_name, voxel_warnings
 from volseg.inferers.sliding_window import BlendedSlidingWindow
@@ -146,7 +147,7 @@ def segment_volumes(
         block_shape: voxels of a block (D, H, W) of the decoding.
         prediction_block_shape: of the prediction, where larger blocks save windows; None: the same.
         restorer: replaces noisy sections first; None leaves all as they are.
-        voxel_size_nm: (z, y, x), for files that do not say theirs.
+        voxel_size_nm: (z, y, x), in place of what files say.
         trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
         preview: draw ``preview.png``, see :func:`volseg.instances.picture.save_instance_preview`.
         decoding, scheduler, workers, keep_probabilities: see :func:`volseg.blockwise.segmentation.segment_blockwise`.
@@ -162,7 +163,7 @@ def segment_volumes(
         three_whole_numbers("prediction_block_shape", prediction_block_shape, 1, "[256,512,512]")
     if workers is not None:
         whole_number("workers", workers, 0)
-    voxel_size_nm = checked_voxel_size(voxel_size_nm)
+    given_nm = checked_voxel_size(voxel_size_nm)
     network.check()
     folder = str(local_folder(output_dir) or output_dir).rstrip("/")
     used: set[str] = set()
@@ -173,7 +174,7 @@ def segment_volumes(
         name = free_case_name(image, used)
         used.add(name)
         output = f"{folder}/{name}"
-        size_nm = volume.voxel_size_nm or voxel_size_nm
+        size_nm = chosen_voxel_size(image, volume.voxel_size_nm, given_nm)
         logger.info("%s: %d sections of %d x %d pixels, results in %s", image, *volume.shape, output)
         for warning in voxel_warnings(size_nm, trained_voxel_size_nm):
             logger.warning("%s: %s", image, warning)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
+from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
 from volseg.data.volume_formats.zarr_volume import ZARR_METADATA_FILES
 from volseg.errors import UserError
@@ -23,7 +24,7 @@ PHANTOM_BINNING = 4
 """Phantoms have pixels of 32 nm: blocks that two CPU cores can learn from in minutes hold more tissue then."""
 
 # Not sections: in a folder each of these is a volume.
-_VOLUME_SUFFIXES = (".zarr", *HDF5_SUFFIXES, *NIFTI_SUFFIXES)
+_VOLUME_SUFFIXES = (".zarr", *HDF5_SUFFIXES, *NIFTI_SUFFIXES, *MRC_SUFFIXES)
 
 
 def find_em_volumes(source: str) -> list[Path]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from resunet_mitoem.data import LABEL_NAME
-from resunet_mitoem.intensity import PERCENTILES
+from resunet_mitoem.intensity import PERCENTILES, find_grey_range
+from volseg.blockwise.grey_range import GreyRange
 from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.datalist import SPLITS, write_datalist
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, create_ome_zarr_label
 from volseg.data.prepare import Source, describe_skipped
+from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask, number_components
 from volseg.data.volume_formats.voxel_size import VoxelSize
-from volseg.data.volume_formats.zarr_volume import open_zarr
+from volseg.data.volume_formats.zarr_volume import CHUNKS_WRITTEN, open_zarr
 from volseg.errors import UserError
 from volseg.transforms.load_em_volume import check_one_shape
+
+logger = logging.getLogger(__name__)
 
 # what archives are unpacked into, in the dataset folder
 UNPACKED = "unpacked"
@@ -32,24 +37,28 @@ _PREPARED = "prepared"
 # the array in the folder of an image or label
 _ARRAY = "0"
 _MAX_ID = np.iinfo(np.uint32).max
-# sections and pixels of a volume, at most, that its percentiles are taken from
-_SAMPLED_SECTIONS = 16
-_SAMPLED_PIXELS = 2**24
+_LOOKED_AT = 2**27  # voxels
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One volume to write: ``NAME.ome.zarr``."""
+    """One volume to write: ``NAME.ome.zarr``; with ``label_components`` the labels are numbered anew."""
 
     name: str
     split: str
     image: ChunkedVolume
     label: ChunkedVolume | None
     voxel_size_nm: VoxelSize
+    label_components: bool = False
 
 
 def checked_pair(
-    name: str, split: str, image: ChunkedVolume, label: ChunkedVolume | None, voxel_size_nm: VoxelSize | None
+    name: str,
+    split: str,
+    image: ChunkedVolume,
+    label: ChunkedVolume | None,
+    voxel_size_nm: VoxelSize | None,
+    label_components: bool = False,
 ) -> Pair:
     """A pair of one shape, of types that can be converted, and with a voxel size."""
     if label is not None:
@@ -67,7 +76,7 @@ def checked_pair(
         raise UserError(
             f'{image.path}: the file does not say its voxel size; give --voxel_size_nm "[30,8,8]" along z, y, x'
         )
-    return Pair(name, split, image, label, voxel_size_nm)
+    return Pair(name, split, image, label, voxel_size_nm, label_components)
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,12 @@ def _stores(pair: Pair, output: Path) -> list[_Store]:
     stores = [_Store(path, pair.image, size, _write_image, _made_from(pair.image, size))]
     if pair.label:
         label_path = path / "labels" / LABEL_NAME
-        stores.append(_Store(label_path, pair.label, size, _write_label, _made_from(pair.label, size)))
+        made_from = _made_from(pair.label, size)
+        if pair.label_components:
+            write, made_from = _write_components, {**made_from, "label_components": True}
+        else:
+            write = _write_label
+        stores.append(_Store(label_path, pair.label, size, write, made_from))
     return stores
 
 
@@ -195,11 +209,14 @@ def _find_facts(store: _Store) -> dict[str, Any] | None:
 def _write_image(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
     """Write an image as 8-bit OME-Zarr."""
     image = store.source
-    grey_values = None if image.dtype == np.uint8 else _grey_values(image)
-    convert = _unchanged if grey_values is None else partial(_to_bytes, grey_values=grey_values)
+    grey_range = find_grey_range(image)
+    is_kept = image.dtype == np.uint8 and not image.is_inverted
+    convert = _unchanged if is_kept else partial(_to_bytes, grey_range=grey_range)
+    grey_values = None if is_kept else [grey_range.low, grey_range.high]
     facts = {"grey_values": grey_values}
     with create_ome_zarr(store.path, image.shape, np.uint8, store.voxel_size_nm) as voxels:
         _convert(image, voxels, convert, bar)
+        voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
         voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
     return facts
 
@@ -222,7 +239,25 @@ def _write_label(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
 
     with create_ome_zarr_label(store.path.parent.parent, store.path.name, dtype) as voxels:
         _convert(label, voxels, convert, bar)
+        # where there is one id only, the first sections tell, as many as fit into memory
+        if len(ids) == 1 and is_semantic_mask(voxels[: max(1, _LOOKED_AT // math.prod(label.shape[1:]))]):
+            logger.warning("%s: %s", label.path, SEMANTIC_MASK)
         facts = {"instances": len(ids), "foreground_fraction": n_foreground / math.prod(label.shape)}
+        voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
+        voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
+    return facts
+
+
+def _write_components(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
+    """Write the connected components of a mask, which is in memory as a whole for it."""
+    components = number_components(store.source[:])
+    count = int(components.max())
+    dtype = np.uint16 if count <= np.iinfo(np.uint16).max else np.uint32
+    with create_ome_zarr_label(store.path.parent.parent, store.path.name, dtype) as voxels:
+        voxels[:] = components.astype(dtype)
+        bar.update(len(components))
+        facts = {"instances": count, "foreground_fraction": np.count_nonzero(components) / components.size}
+        voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
         voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
     return facts
 
@@ -239,26 +274,13 @@ def _wrong_ids(label: ChunkedVolume, found: int) -> UserError:
     return UserError(f"{label.path}: instance ids must be from 0 to {_MAX_ID}, got {found}; renumber them")
 
 
-def _grey_values(image: ChunkedVolume) -> list[float]:
-    """The percentiles of a sample of sections of the whole image."""
-    depth, height, width = image.shape
-    sampled = np.unique(np.linspace(0, depth - 1, _SAMPLED_SECTIONS).round().astype(int)).tolist()
-    stride = math.ceil(math.sqrt(len(sampled) * height * width / _SAMPLED_PIXELS))
-    sample = np.concatenate([image[z : z + 1][:, ::stride, ::stride].ravel() for z in sampled]).astype(np.float32)
-    sample = sample[np.isfinite(sample)]
-    return np.percentile(sample, PERCENTILES).tolist() if sample.size else [0.0, 1.0]
-
-
 def _unchanged(section: NDArray[Any]) -> NDArray[Any]:
     return section
 
 
-def _to_bytes(section: NDArray[Any], grey_values: Sequence[float]) -> NDArray[np.uint8]:
-    """Grey values brought to 0 to 255; what is not finite counts as the lowest."""
-    low, high = grey_values
-    scaled = (section.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
-    scaled[~np.isfinite(scaled)] = 0
-    return scaled.clip(0, 255).round().astype(np.uint8)
+def _to_bytes(section: NDArray[Any], grey_range: GreyRange) -> NDArray[np.uint8]:
+    """Grey values brought to 0 to 255; what is not finite becomes 0."""
+    return grey_range(section).mul_(255).round_().numpy().astype(np.uint8)
 
 
 def _convert(

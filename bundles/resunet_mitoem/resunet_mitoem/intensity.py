@@ -9,15 +9,20 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, convert_to_tensor
 from numpy.typing import NDArray
 
-from volseg.blockwise.grey_range import BYTES, GreyRange
-from volseg.data.chunked_volume import ChunkedVolume
+from volseg.blockwise.grey_range import GreyRange
+from volseg.data.blank import find_blank
+from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.errors import UserError
+from volseg.inferers.sliding_window import BLANK_GREY
 
-__all__ = ["PERCENTILES", "ScaleGreyValuesd", "find_grey_range"]
+__all__ = ["PERCENTILES", "ScaleGreyValuesd", "find_grey_range", "tissue_range"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,65 +31,81 @@ PERCENTILES = (0.1, 99.9)
 SAMPLE = 2**24
 SAMPLED_CHUNKS = 256
 PIECE_BYTES = 2**28  # of a chunk, which may be a shard of gigabytes
-GREY_IN_COLORS = 0x010101
 
 
 class ScaleGreyValuesd(MapTransform):
-    """Divide 8-bit images by 255, as the paper's were; bring others from their percentiles 0.1 and 99.9 to 0 and 1.
+    """Bring images from the percentiles 0.1 and 99.9 of their tissue to 0 and 1, and clip them.
 
-    Images of 16 bits use an unknown part of their range, and floats have none. Values that are not finite become 0. The
-    percentiles are those of the image that is given: of a crop, the crop's. Files in colour are read as ids of 24 bits:
-    where all are shades of grey, they are 8-bit images.
+    So it makes no difference how grey values are shifted, scaled and stored. Of an image that was read from a file the
+    percentiles are those of the whole file, of a crop too: see :func:`find_grey_range`.
 
     Args:
-        keys: images ``(C, D, H, W)``; each becomes float32 with its meta data.
+        keys: images ``(1, D, H, W)``; each becomes float32 with its meta data.
+        blank: what becomes of voxels that :func:`volseg.data.blank.find_blank` finds; NaN tells them to
+            :class:`~volseg.inferers.sliding_window.BlendedSlidingWindow`.
+
+    Raises:
+        UserError: what :func:`find_grey_range` raises.
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, blank: float = BLANK_GREY, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.blank = float(blank)
+        self._ranges: dict[str, GreyRange] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
             image = convert_to_tensor(d[key], track_meta=True)
-            # an odd step does not stay in a few columns, as rows mostly have even lengths
-            grey_range = _grey_range(convert_to_numpy(image), step=-(-image.numel() // SAMPLE) | 1)
-            name = image.meta.get("filename_or_obj", key)
-            logger.debug("%s: grey values from %g to %g become 0 to 1", name, grey_range.low, grey_range.high)
-            d[key] = grey_range(image)
+            voxels = convert_to_numpy(image)
+            blank = find_blank(voxels[0])
+            path = image.meta.get("filename_or_obj")
+            grey_range = _range_of_voxels(voxels[0][~blank]) if path is None else self._range_of_file(str(path))
+            values = grey_range(voxels)
+            values[0][torch.from_numpy(blank)] = self.blank
+            d[key] = MetaTensor(values.to(image.device), meta=image.meta, applied_operations=image.applied_operations)
         return d
+
+    def _range_of_file(self, path: str) -> GreyRange:
+        """Found once: a training reads thousands of crops of a file."""
+        if path not in self._ranges:
+            found = self._ranges[path] = find_grey_range(open_chunked_volume(path))
+            logger.debug("%s: grey values from %g to %g become 0 to 1", path, found.low, found.high)
+        return self._ranges[path]
+
+
+def _range_of_voxels(tissue: NDArray[Any]) -> GreyRange:
+    # an odd step does not stay in a few columns, as rows mostly have even lengths
+    return GreyRange(*tissue_range(tissue[:: -(-tissue.size // SAMPLE) | 1]))
 
 
 def find_grey_range(volume: ChunkedVolume) -> GreyRange:
-    """The range that :class:`ScaleGreyValuesd` gives the whole volume.
+    """The grey values of a whole volume that become 0 and 1, the same for each part of it.
 
-    8-bit images are not read. Of others the percentiles are those of all voxels up to 2^24 of them; of larger volumes
-    those of as many voxels of 256 chunks, drawn alike each time, of each at most 256 MB from its middle.
+    They are the percentiles 0.1 and 99.9 of the tissue: of all voxels up to 2^24 of them; of larger volumes of as many
+    voxels of 256 chunks, drawn alike each time, of each at most 256 MB from its middle. What
+    :func:`volseg.data.blank.find_blank` finds is no tissue.
 
     Raises:
-        UserError: the volume cannot be read.
+        UserError: the volume cannot be read, or its sections have no common scale of grey values.
     """
-    if volume.dtype == np.uint8:
-        return BYTES
-    return _grey_range(_sample(volume))
+    if volume.not_grey:
+        raise UserError(f"{volume.path}: {volume.not_grey}")
+    low, high = tissue_range(_sample(volume))
+    return GreyRange(*((high, low) if volume.is_inverted else (low, high)), finds_blank=True)
 
 
-def _grey_range(voxels: NDArray[Any], step: int = 1) -> GreyRange:
-    """The range of an image of any shape; percentiles are those of every few of its voxels that are finite."""
-    if voxels.dtype == np.uint8:
-        return BYTES
-    if _is_grey_in_colors(voxels):
-        return GreyRange(0.0, 255.0 * GREY_IN_COLORS)
-    sample = voxels.ravel()[::step].astype(np.float32)
-    sample = sample[np.isfinite(sample)]
-    low, high = np.percentile(sample, PERCENTILES).tolist() if sample.size else (0.0, 1.0)
-    return GreyRange(low, high)
+def tissue_range(tissue: NDArray[np.generic]) -> tuple[float, float]:
+    """The percentiles of voxels (N,); 0 and 1 where there are none."""
+    low, high = np.percentile(tissue.astype(np.float32), PERCENTILES).tolist() if tissue.size else (0.0, 1.0)
+    return low, high
 
 
 def _sample(volume: ChunkedVolume) -> NDArray[np.generic]:
-    """Voxels (N,) of the whole volume, or of some of its chunks."""
+    """Voxels of tissue (N,) of the whole volume, or of some of its chunks."""
     if math.prod(volume.shape) <= SAMPLE:
-        return volume[:].ravel()
+        voxels = volume[:]
+        return voxels[~find_blank(voxels)]
     counts = [-(-n // chunk) for n, chunk in zip(volume.shape, volume.chunks, strict=True)]
     total = math.prod(counts)
     drawn = np.random.default_rng(0).choice(total, min(total, SAMPLED_CHUNKS), replace=False)
@@ -97,7 +118,8 @@ def _sample(volume: ChunkedVolume) -> NDArray[np.generic]:
             _middle(int(place) * chunk, min((int(place) + 1) * chunk, n), length)
             for place, chunk, n, length in zip(position, volume.chunks, volume.shape, piece, strict=True)
         )
-        parts.append(volume[z, y, x].ravel()[::step].copy())  # a view would keep the whole piece
+        voxels = volume[z, y, x]
+        parts.append(voxels[~find_blank(voxels)][::step].copy())  # a view would keep the whole piece
     return np.concatenate(parts)
 
 
@@ -113,10 +135,3 @@ def _middle(start: int, stop: int, length: int) -> slice:
     """So many of the indices from ``start`` to ``stop``, or all if there are no more, from their middle."""
     first = start + max(0, stop - start - length) // 2
     return slice(first, min(stop, first + length))
-
-
-def _is_grey_in_colors(voxels: NDArray[Any]) -> bool:
-    """Whether each value is a red, a green and a blue byte that are equal."""
-    if voxels.dtype.kind not in "ui" or voxels.dtype.itemsize < 4 or not 0 < voxels.max() <= 255 * GREY_IN_COLORS:
-        return False
-    return bool(voxels.min() >= 0) and not bool((voxels % GREY_IN_COLORS).any())

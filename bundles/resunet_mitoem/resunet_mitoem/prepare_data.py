@@ -21,6 +21,7 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import SPLITS
 from volseg.data.image_file import unreadable
 from volseg.data.prepare import Source, check_arguments, check_folders, describe_skipped
+from volseg.data.volume_formats.voxel_size import chosen_voxel_size
 from volseg.errors import UserError
 from volseg.handlers.instance_results import checked_voxel_size
 
@@ -46,7 +47,7 @@ SOURCES = {
         citation="the source of the volumes",
     ),
 }
-_SUFFIXES = re.compile(r"\.(?:ome\.zarr|zarr|nii\.gz|nii|h5|hdf5?|tiff?|json|png)(?=$|:)", re.IGNORECASE)
+_SUFFIXES = re.compile(r"\.(?:ome\.zarr|zarr|mrc|rec|map|nii\.gz|nii|h5|hdf5?|tiff?|json|png)(?=$|:)", re.IGNORECASE)
 
 
 def prepare_data(
@@ -55,6 +56,7 @@ def prepare_data(
     dataset_dir: str | Path | None,
     voxel_size_nm: Sequence[float] | None = None,
     with_test: bool = False,
+    label_components: bool = False,
 ) -> Path:
     """Turn volumes into a dataset folder; this is what ``configs/prepare_data.json`` calls.
 
@@ -62,8 +64,9 @@ def prepare_data(
         source: ``mitoem`` or ``volumes``.
         input_dir: of ``mitoem`` the download, archives or unpacked; of ``volumes`` the folder with ``pairs.json``.
         dataset_dir: where the dataset folder is written.
-        voxel_size_nm: of ``volumes``: (z, y, x), where files do not say it.
+        voxel_size_nm: of ``volumes``: (z, y, x), in place of what files say.
         with_test: of ``mitoem``: write the images of sections 500 to 999 too, whose labels are not published.
+        label_components: of ``volumes``: labels are masks, whose connected components become the instances.
 
     Returns:
         Path of ``dataset.json``.
@@ -74,7 +77,7 @@ def prepare_data(
     check_arguments(SOURCES, source, input_dir, dataset_dir)
     if source == "mitoem":
         return prepare_mitoem(str(input_dir), str(dataset_dir), with_test=with_test)
-    return prepare_volumes(str(input_dir), str(dataset_dir), voxel_size_nm=voxel_size_nm)
+    return prepare_volumes(str(input_dir), str(dataset_dir), voxel_size_nm, label_components)
 
 
 def prepare_mitoem(
@@ -110,7 +113,10 @@ def prepare_mitoem(
 
 
 def prepare_volumes(
-    input_dir: str | Path, dataset_dir: str | Path, voxel_size_nm: Sequence[float] | None = None
+    input_dir: str | Path,
+    dataset_dir: str | Path,
+    voxel_size_nm: Sequence[float] | None = None,
+    label_components: bool = False,
 ) -> Path:
     """Pairs of one's own, in any format of :func:`volseg.data.chunked_volume.open_chunked_volume`.
 
@@ -130,7 +136,8 @@ def prepare_volumes(
                 "it, or list each image once"
             )
         image, label = (open_chunked_volume(root / entry[key], cache_bytes=0) for key in ("image", "label"))
-        pairs[name] = checked_pair(name, entry["split"], image, label, image.voxel_size_nm or size_nm)
+        chosen = chosen_voxel_size(image.path, image.voxel_size_nm, size_nm)
+        pairs[name] = checked_pair(name, entry["split"], image, label, chosen, label_components)
     return write_dataset(source, list(pairs.values()), output, Counter(), f"{PAIRS_NAME} of the user")
 
 

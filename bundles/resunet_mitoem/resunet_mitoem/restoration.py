@@ -112,6 +112,9 @@ def restore_volumes(
         name = free_case_name(case["image"], used)
         used.add(name)
         volume = open_chunked_volume(case["image"])
+        if volume.not_grey or volume.is_inverted:
+            why = volume.not_grey or "larger values are darker (WhiteIsZero or an inverting palette); invert the image"
+            raise UserError(f"{case['image']}: {why}")
         restorations.append(restore_volume(volume, network, output_dir, name, sections, tile_size, preview))
     return restorations
 

@@ -36,7 +36,8 @@ def image(bundle) -> np.ndarray:
 def probabilities(bundle, image) -> np.ndarray:
     """Bytes of mask and boundary of the whole volume."""
     with torch.no_grad():
-        predicted = BlendedSlidingWindow(WINDOW)(torch.from_numpy(image)[None, None] / 255, bundle.network())[0]
+        scaled = find_grey_range(open_chunked_volume(bundle.phantom["image"]))(image)
+        predicted = BlendedSlidingWindow(WINDOW)(scaled[None, None], bundle.network())[0]
     return predicted.mul(255).to(torch.uint8).numpy()
 
 
@@ -82,6 +83,27 @@ def test_blocks_give_what_the_whole_volume_gives(segment, bundle, probabilities,
     assert (tmp_path / "out" / "test_0" / "preview.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_blank_parts_are_as_in_the_whole_volume(segment, bundle, image, thresholds, tmp_path):
+    """A border, a section and whole blocks without tissue; nothing grows into them."""
+    spoilt = image.copy()
+    spoilt[:, :25] = spoilt[:, :, -10:] = spoilt[4] = 0
+    with create_ome_zarr(tmp_path / "test_0.ome.zarr", spoilt.shape, np.uint8, None, chunks=(2, 8, 8)) as array:
+        array[:] = spoilt
+    scaled = ScaleGreyValuesd("image", float("nan"))({"image": spoilt[None]})["image"]
+    with torch.no_grad():
+        predicted = BlendedSlidingWindow(WINDOW)(scaled[None], bundle.network())[0]
+    expected = decode_instances(*predicted.mul(255).to(torch.uint8).numpy(), Decoding(**thresholds))
+    process = segment("--input", tmp_path / "test_0.ome.zarr")
+    assert process.returncode == 0, process.stderr
+    *_, instances = results(tmp_path / "out" / "test_0")
+    assert np.array_equal(instances[:], expected)
+    assert expected.any()
+    assert not instances[:][spoilt == 0].any()
+    assert "of the voxels are blank" in process.stderr
+    statistics = json.loads((tmp_path / "out" / "test_0" / "statistics.json").read_text())
+    assert "of the voxels are blank" in statistics["warnings"][0]
+
+
 def test_a_worker_of_dask_and_a_phantom_without_input(segment, tmp_path, bundle):
     process = segment(
         "--workers", 1, "--phantom_dir", tmp_path / "phantom", "--phantom_shape", list(bundle.small.phantom_shape)
@@ -116,7 +138,8 @@ def test_noisy_sections_are_replaced_first(segment, bundle, image, tmp_path):
     assert process.returncode == 0, process.stderr
     restored = restore_sections(image, network, [4])
     with torch.no_grad():
-        expected = BlendedSlidingWindow(WINDOW)(torch.from_numpy(restored)[None, None] / 255, bundle.network())[0, 0]
+        scaled = find_grey_range(open_chunked_volume(bundle.phantom["image"]))(restored)
+        expected = BlendedSlidingWindow(WINDOW)(scaled[None, None], bundle.network())[0, 0]
     mask, _, _ = results(tmp_path / "out" / "test_0")
     assert np.abs(mask[:].astype(int) - expected.mul(255).to(torch.uint8).numpy()).max() <= 1
     with (tmp_path / "out" / "test_0" / "restoration" / "sections.csv").open(encoding="utf-8") as file:
@@ -175,6 +198,7 @@ def refused_line():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_grey_range_is_that_of_the_whole_volume(tmp_path, dtype):
     values = np.random.default_rng(0).gamma(2, 20, (6, 20, 30)).clip(0, 255).astype(dtype)
+    values[:, :9] = 250  # a border
     if dtype == np.float32:
         values[0, 0, :3] = np.nan
     with create_ome_zarr(tmp_path / "a.ome.zarr", values.shape, dtype, None, chunks=(2, 8, 8)) as array:
@@ -182,7 +206,8 @@ def test_grey_range_is_that_of_the_whole_volume(tmp_path, dtype):
     stored = torch.from_numpy(values.astype(np.int32) if dtype == np.uint16 else values)
     whole = ScaleGreyValuesd("image")({"image": stored[None]})["image"][0]
     scaled = find_grey_range(open_chunked_volume(tmp_path / "a.ome.zarr"))(values[2:4])
-    np.testing.assert_allclose(scaled, whole[2:4], atol=1e-6)
+    np.testing.assert_allclose(scaled[:, 9:], whole[2:4, 9:], atol=1e-6)
+    assert (whole[:, :9] == 0.5).all()
 
 
 def test_grey_range_of_a_large_volume_comes_from_some_of_its_chunks(tmp_path, monkeypatch):
@@ -240,4 +265,5 @@ def test_grey_images_stored_in_colour_are_8_bit_images(tmp_path):
     with create_ome_zarr(tmp_path / "a.ome.zarr", values.shape, np.uint32, None) as array:
         array[:] = values
     scaled = find_grey_range(open_chunked_volume(tmp_path / "a.ome.zarr"))(values)
-    np.testing.assert_allclose(scaled.flatten(), np.arange(96) / 255, atol=1e-6)
+    expected = ScaleGreyValuesd("image")({"image": np.arange(96).reshape(1, 6, 4, 4)})["image"][0]
+    np.testing.assert_allclose(scaled, expected, atol=1e-6)

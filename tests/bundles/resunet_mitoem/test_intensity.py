@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -27,10 +28,11 @@ def ramp() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).permutation(6000)).reshape(SHAPE)
 
 
-def test_bytes_are_divided_by_255():
-    image = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 1, 1, 3)
-    assert scaled(image).flatten().tolist() == pytest.approx([0, 0.2, 1])
+def test_bytes_are_scaled_as_others():
+    image = (ramp() % 200 + 20).to(torch.uint8)
     assert scaled(image).dtype == torch.float32
+    torch.testing.assert_close(scaled(image), scaled(image.int() * 7 - 3000), atol=1e-5, rtol=0)
+    assert (scaled(image).min(), scaled(image).max()) == (0, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64])
@@ -44,9 +46,9 @@ def test_others_run_from_percentile_to_percentile(dtype):
 
 
 def test_shades_of_grey_in_colour_are_bytes():
-    grey = np.array([0, 51, 254], np.uint8).reshape(1, 1, 1, 3)
+    grey = (ramp().numpy() % 256).astype(np.uint8)
     colors = np.stack([grey] * 3, axis=-1)
-    assert scaled(to_tensor(ids_from_colors(colors))).flatten().tolist() == pytest.approx([0, 0.2, 254 / 255])
+    torch.testing.assert_close(scaled(to_tensor(ids_from_colors(colors))), scaled(grey), atol=1e-5, rtol=0)
     colors[..., 2] = 0
     assert scaled(to_tensor(ids_from_colors(colors))).max() == 1
 
@@ -61,33 +63,52 @@ def test_scale_and_offset_do_not_matter():
     torch.testing.assert_close(scaled(-40 + 3 * image), scaled(image), atol=1e-4, rtol=0)
 
 
-def test_values_that_are_not_finite_become_0():
+@pytest.mark.parametrize("blank", [0.5, 0])
+def test_values_that_are_not_finite_become_blank(blank):
     image = ramp().float()
     expected = scaled(image)
     odd = (0, 1, 7)
     image[odd] = torch.tensor([float(v) for v in ("nan", "inf", "-inf")]).repeat(17)[:50]
-    result = scaled(image)
-    assert not result[odd].any()
-    torch.testing.assert_close(result, expected.index_put(tuple(torch.tensor([i]) for i in odd), torch.zeros(50)),
-                               atol=0.005, rtol=0)  # fmt: skip
+    result = ScaleGreyValuesd("image", blank)({"image": image})["image"]
+    assert (result[odd] == blank).all()
+    expected[odd] = blank
+    torch.testing.assert_close(result, expected, atol=0.005, rtol=0)
     assert torch.isnan(image[odd]).any()  # the input is left alone
 
 
 @pytest.mark.parametrize("value", [7.0, float("nan")])
-def test_images_of_one_value_become_0(value):
+def test_images_of_one_value_are_blank(value):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not scaled(torch.full(SHAPE, value)).any()
+        assert (scaled(torch.full(SHAPE, value)) == 0.5).all()
+
+
+def test_a_border_has_no_part_in_the_range():
+    image = ramp().float()
+    spoilt = image.clone()
+    spoilt[:, :, :9] = -30000
+    low, high = np.percentile(image[:, :, 9:], (0.1, 99.9))
+    result = ScaleGreyValuesd("image", float("nan"))({"image": spoilt})["image"]
+    assert result[:, :, :9].isnan().all()
+    expected = ((image[:, :, 9:] - low) / (high - low)).clamp(0, 1)
+    torch.testing.assert_close(result[:, :, 9:].as_subclass(torch.Tensor), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
 def test_input_is_left_alone_and_meta_data_stay(dtype):
-    image = MetaTensor((ramp() % 256).to(dtype), meta={"filename_or_obj": "a.h5"})
+    image = MetaTensor((ramp() % 256).to(dtype), meta={"name": "a"})
     before = image.clone()
     result = scaled(image)
     assert torch.equal(image, before)
     assert isinstance(result, MetaTensor)
-    assert result.meta["filename_or_obj"] == "a.h5"
+    assert result.meta["name"] == "a"
+
+
+def test_a_crop_is_scaled_as_its_file(tmp_path):
+    voxels = ramp().numpy()[0].astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels.T, np.eye(4)), tmp_path / "a.nii.gz")
+    crop = MetaTensor(ramp()[:, :1, :4, :5], meta={"filename_or_obj": tmp_path / "a.nii.gz"})
+    torch.testing.assert_close(scaled(crop), scaled(ramp())[:, :1, :4, :5], atol=1e-5, rtol=0, check_device=False)
 
 
 def test_percentiles_of_a_sample(monkeypatch):

@@ -343,8 +343,10 @@ def test_what_stands_at_the_place_of_an_image_stays(pair: Path, tmp_path: Path):
     assert (voxels(pair / "b.ome.zarr") == 8).all()
 
 
-def test_volumes_of_other_formats_and_types(tmp_path: Path, capsys: pytest.CaptureFixture):
-    """Voxel sizes come from the files first; ids take 16 bits, or 32 where they need them."""
+def test_volumes_of_other_formats_and_types(
+    tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+):
+    """A voxel size that is given replaces that of files; ids take 16 bits, or 32 where they need them."""
     own, out = tmp_path / "own", tmp_path / "out"
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (3, 4, 5), np.uint8)
@@ -356,8 +358,8 @@ def test_volumes_of_other_formats_and_types(tmp_path: Path, capsys: pytest.Captu
         ids_rgb = np.zeros((4, 5, 3), np.uint8)
         ids_rgb[..., 0], ids_rgb[..., 2] = 3, small[z]
         write_png(own / "b" / "label" / f"s{z + 9}.png", ids_rgb)
-    tifffile.imwrite(own / "c.tif", image)
-    tifffile.imwrite(own / "c_label.tif", small.astype(np.uint8) % 2)
+    tifffile.imwrite(own / "c.tif", image, photometric="minisblack")
+    tifffile.imwrite(own / "c_label.tif", small.astype(np.uint8) % 2, photometric="minisblack")
     write_pairs(
         own,
         {"image": "a/image.h5", "label": "a/label.h5:main", "split": "training"},
@@ -366,7 +368,8 @@ def test_volumes_of_other_formats_and_types(tmp_path: Path, capsys: pytest.Captu
     )
     prepare_volumes(own, out, [30, 8, 8])
     content = read(out)
-    assert [entry["voxel_size_nm"] for entry in content["volumes"]] == [list(SIZE_NM), [30, 8, 8], [30, 8, 8]]
+    assert [entry["voxel_size_nm"] for entry in content["volumes"]] == [[30, 8, 8]] * 3
+    assert "image.h5: voxel_size_nm 30x8x8 replaces the " in caplog.text
     assert [entry["instances"] for entry in content["volumes"]] == [59, 60, 1]
     assert [content[split][0]["image"] for split in ("training", "validation", "test")] == [
         f"{name}.ome.zarr" for name in ("a_image", "b_image", "c")
@@ -399,6 +402,32 @@ def test_sixteen_bits_become_eight_by_percentiles(tmp_path: Path, capsys: pytest
     assert "uint16 brought to 8 bits: 20" in said and "percentiles 0.1 and 99.9 of sections of the whole" in said
     prepare_volumes(own, tmp_path / "out", SIZE_NM)
     assert "uint16 brought to 8 bits: 20" in capsys.readouterr().out  # known of a kept volume too
+
+
+def test_semantic_masks_are_told_and_numbered_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    own, mask = tmp_path / "own", np.zeros((4, 5, 6), np.uint8)
+    mask[:2, 1, 1] = mask[3, 3:, 4] = 255
+    write_h5(own / "image.h5", np.arange(120, dtype=np.uint8).reshape(4, 5, 6))
+    write_h5(own / "label.h5", mask)
+    write_pairs(own, {"image": "image.h5", "label": "label.h5", "split": "training"})
+    prepare_data("volumes", own, tmp_path / "out", SIZE_NM)
+    assert "label.h5: a semantic mask" in caplog.text and "--label_components True" in caplog.text
+    prepare_data("volumes", own, tmp_path / "out", SIZE_NM, label_components=True)
+    written = voxels(tmp_path / "out" / "image.ome.zarr" / "labels" / "mitochondria")
+    expected = np.zeros((4, 5, 6), np.uint16)
+    expected[:2, 1, 1], expected[3, 3:, 4] = 1, 2
+    np.testing.assert_array_equal(written, expected)
+    assert read(tmp_path / "out")["volumes"][0]["instances"] == 2
+
+
+def test_images_that_are_inverted_are_written_as_seen(tmp_path: Path):
+    own, image = tmp_path / "own", np.random.default_rng(0).integers(0, 256, (4, 5, 6)).astype(np.uint8)
+    own.mkdir()
+    tifffile.imwrite(own / "image.tif", 255 - image, photometric="miniswhite")
+    write_h5(own / "label.h5", np.ones(image.shape, np.uint8))
+    write_pairs(own, {"image": "image.tif", "label": "label.h5", "split": "training"})
+    prepare_volumes(own, tmp_path / "out", SIZE_NM)
+    np.testing.assert_allclose(voxels(tmp_path / "out" / "image.ome.zarr"), image, atol=6)
 
 
 def test_floats_with_gaps(tmp_path: Path):

@@ -42,7 +42,8 @@ def _blocks() -> np.ndarray:
 
 
 TRUTH = _blocks()
-IMAGE = np.where(TRUTH > 0, 220, 40).astype(np.uint8)
+# with the noise of tissue: large parts of one value are blank
+IMAGE = (np.where(TRUTH > 0, 220, 40) + np.random.default_rng(0).integers(-9, 10, SHAPE)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,7 @@ def test_tiff_stack_in_windows_with_a_voxel_size_from_the_command_line(segment, 
 
 def test_sixteen_bits_in_one_of_two_data_sets_with_sixteen_predictions(segment, tmp_path):
     # neither range of grey values nor flips and transposition change what is found
-    grey = np.where(TRUTH > 0, 41_000, 30_000).astype(np.uint16)
+    grey = IMAGE.astype(np.uint16) * 50 + 30_000
     write_hdf5(tmp_path / "two.h5", 0 * IMAGE, "empty")
     write_hdf5(tmp_path / "two.h5", grey, "raw")
     written, (case,), _ = segment(f"{tmp_path / 'two.h5'}:raw", "--test_time_augmentation", 16)
@@ -189,7 +190,10 @@ def test_nothing_found_is_said(segment, tmp_path):
     write_hdf5(tmp_path / "empty.h5", 0 * IMAGE)
     written, (case,), said = segment(tmp_path / "empty.h5")
     assert not written["empty_instances.h5"][:].any()
-    assert case["warnings"] == ["no instance found."]
+    assert case["warnings"] == [
+        "no tissue: all voxels are blank (one value, or not a number); check the file.",
+        "no instance found.",
+    ]
     assert "no instance found." in said
     assert volumes_um3(tmp_path / "out" / "empty_instances.csv") == []
 

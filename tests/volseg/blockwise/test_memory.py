@@ -60,7 +60,7 @@ def test_memory_is_that_of_a_block(tmp_path, kind, components, watershed):
     seeds = GlobalComponents(grid, arrays[0], finished, "ids")
     flood = SeededWatershed(grid, mask, boundary, seeds, Decoding("watershed", halo=(0, 0, 0)), arrays[1])
     stages["flood"] = flood, watershed
-    stages["grow"] = InstanceGrowth(grid, seeds, (1, 5, 5), arrays[1]), 13
+    stages["grow"] = InstanceGrowth(grid, seeds, mask, boundary, (1, 5, 5), arrays[1]), 13
     for name in ("flood", "grow"):
         measured[name] = bytes_per_voxel(stages[name][0], grid[0])
     run_stage(None, "grow", stages["grow"][0], grid, finished, progress=False)

@@ -203,7 +203,7 @@ def test_truncated_file(tmp_path, name, keep):
 def test_header_without_its_voxels(tmp_path):
     write(tmp_path / "a.mhd")
     (tmp_path / "a.raw").unlink()
-    with pytest.raises(UserError, match=r"a\.mhd: not readable"):
+    with pytest.raises(UserError, match=r"a\.mhd: cannot be read"):
         load_volume(tmp_path / "a.mhd")
 
 

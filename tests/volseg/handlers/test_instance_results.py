@@ -126,10 +126,11 @@ def test_folder_of_sections_without_voxel_size(tmp_path, caplog):
     assert ",60,,0,2,1," in (tmp_path / "out" / "rat.v2_instances.csv").read_text()
 
 
-def test_voxel_size_given_is_for_files_that_do_not_say_theirs(tmp_path):
+def test_voxel_size_given_replaces_what_files_say(tmp_path, caplog):
     cases = [save_zarr(tmp_path / "a.ome.zarr"), save_hdf5(tmp_path / "b.h5")]
     run(tmp_path / "out", [(path, labels()) for path in cases], voxel_size_nm=[50, 5, 5], preview=False)
-    assert [case["voxel_size_nm"] for case in statistics(tmp_path / "out")] == [list(VOXEL_SIZE_NM), [50, 5, 5]]
+    assert [case["voxel_size_nm"] for case in statistics(tmp_path / "out")] == [[50, 5, 5]] * 2
+    assert "voxel_size_nm 50x5x5 replaces the 30x8x4 nm that the file says" in caplog.text
     assert open_chunked_volume(tmp_path / "out" / "b_instances.h5").voxel_size_nm == (50, 5, 5)
 
 

@@ -33,6 +33,9 @@ class ChunkedVolume(ABC):
         dtype: of the arrays that reading returns, in the machine's byte order.
         chunks: (D, H, W) of what is decoded at once; blocks aligned to it are the cheapest.
         voxel_size_nm: (z, y, x), or None where the file does not say.
+        origin_nm: where the first voxel lies (z, y, x), or None where the file does not say.
+        is_inverted: whether larger values are darker, as images; ids are taken as they are.
+        not_grey: why the voxels are no grey values on one scale, and what to do; empty if they are.
 
     Raises:
         UserError: from reading, if the file is damaged.
@@ -63,6 +66,9 @@ class ChunkedVolume(ABC):
         depth, height, width = (min(int(chunk), n) for chunk, n in zip(chunks, self.shape, strict=True))
         self.chunks = (depth, height, width)
         self.voxel_size_nm = voxel_size_nm
+        self.origin_nm: VoxelSize | None = None
+        self.is_inverted = False
+        self.not_grey = ""
         self._opened: tuple[int, Any] | None = None
 
     def __getitem__(self, block: slice | tuple[slice, ...]) -> NDArray[Any]:

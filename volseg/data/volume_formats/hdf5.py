@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from volseg.data.image_file import readable
 from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.stored_axes import find_axes
 from volseg.data.volume_formats.voxel_size import voxel_size_from_attributes
 from volseg.errors import UserError
 
@@ -20,7 +22,7 @@ HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 
 
 class Hdf5Volume(ChunkedVolume):
-    """A data set of an HDF5 file.
+    """A data set of an HDF5 file; labels of its dimensions, or ilastik's axis tags, say which axes are z, y, x.
 
     Args:
         file_path: the file.
@@ -37,21 +39,33 @@ class Hdf5Volume(ChunkedVolume):
             self._dataset = _chosen(file_path, file, dataset)
             stored = file[self._dataset]
             path = file_path if dataset is None else Path(f"{file_path}:{dataset}")
-            chunks = stored.chunks or (1, *stored.shape[1:])
-            size_nm = voxel_size_from_attributes(stored.attrs)
-            super().__init__(path, stored.shape, stored.dtype, chunks, size_nm, file_path)
+            self._axes = axes = find_axes(path, stored.shape, _axis_names(stored))
+            shape = axes.of(stored.shape)
+            chunks = axes.of(stored.chunks) if stored.chunks else (1, *shape[1:])
+            size_nm = voxel_size_from_attributes(stored.attrs, axes)
+            super().__init__(path, shape, stored.dtype, chunks, size_nm, file_path)
 
     def _open(self) -> Any:
         return optional_module("h5py").File(self.file_path, "r")[self._dataset]
 
     def _read(self, block: Block) -> NDArray[Any]:
-        return self._handle()[block]
+        return self._axes.arrange(self._handle()[self._axes.index(block)])
+
+
+def _axis_names(stored: Any) -> list[str]:
+    """Names of the axes, empty where the file does not say."""
+    labels = [dimension.label for dimension in stored.dims]
+    if not any(labels) and "axistags" in stored.attrs:
+        labels = [axis["key"] for axis in json.loads(stored.attrs["axistags"])["axes"]]
+    return labels
 
 
 def _chosen(path: Path, file: Any, name: str | None) -> str:
     shapes: dict[str, tuple[int, ...]] = {}
     file.visititems(lambda found, item: shapes.update({found: item.shape}) if hasattr(item, "shape") else None)
     volumes = [found for found, shape in shapes.items() if shape and len(shape) == 3]
+    if not volumes:  # with axes of one element
+        volumes = [found for found, shape in shapes.items() if shape and len(shape) > 3 > sum(n > 1 for n in shape) - 1]
     if name is None and len(volumes) == 1:
         return volumes[0]
     if name is not None and (name := name.strip("/")) in shapes:

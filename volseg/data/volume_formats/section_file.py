@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 import zlib
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from volseg.data.image_file import readable
+from volseg.data.volume_formats.grey_kind import GreyKind, kind_of_palette
 from volseg.data.volume_formats.tiff_stack import TIFF_ERRORS, TIFF_SUFFIXES, TiffPages, ids_from_colors
 from volseg.errors import UserError
 
@@ -34,8 +36,23 @@ _PNG_TYPES = {
 }
 
 
-def read_section_header(path: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
-    """Return shape (H, W) and dtype of a section without decoding its pixels; uint32 if colours stand for ids.
+@dataclass(frozen=True)
+class SectionHeader:
+    """What a section's file says of itself.
+
+    Attributes:
+        shape: (H, W).
+        dtype: of the pixels; uint32 if colours stand for ids.
+        kind: what they look like.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    kind: GreyKind
+
+
+def read_section_header(path: Path) -> SectionHeader:
+    """Return shape, dtype and kind of a section without decoding its pixels.
 
     Raises:
         UserError: the file is missing, cannot be read, or is not one section. PNG must have 8-bit or 16-bit grey values
@@ -47,16 +64,21 @@ def read_section_header(path: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
         depth, height, width = pages.shape
         if depth != 1:
             raise UserError(f"{path}: a file in a folder must hold one section, got {depth} pages; give the file alone")
-        return (height, width), pages.dtype
+        return SectionHeader((height, width), pages.dtype, pages.kind)
     # unlike this class, Image.open refuses sections above 179 million pixels
     with readable(path, _PNG_ERRORS), PngImageFile(path) as image:
         width, height = image.size
         stored_as = image.tile[0][3]
+        palette = image.getpalette()
     if stored_as not in _PNG_TYPES:
         raise UserError(
             f"{path}: must hold 8-bit or 16-bit grey values, or ids as 8-bit RGB, got PNG {stored_as}; convert the file"
         )
-    return (height, width), np.dtype(_PNG_TYPES[str(stored_as)])
+    dtype = np.dtype(_PNG_TYPES[str(stored_as)])
+    kind: GreyKind = "RGB" if dtype == np.uint32 else "grey values"
+    if palette is not None:
+        kind = kind_of_palette(np.reshape(palette, (-1, 3)))
+    return SectionHeader((height, width), dtype, kind)
 
 
 def read_section(path: Path) -> NDArray[Any]:

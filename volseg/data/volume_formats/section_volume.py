@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.data.volume_formats.base import Block, ChunkedVolume
+from volseg.data.volume_formats.grey_kind import GreyKind, why_not_grey
 from volseg.data.volume_formats.section_file import SECTION_SUFFIXES, read_section, read_section_header
+from volseg.data.volume_formats.tiff_stack import grey_from_ids
 from volseg.errors import UserError
 
 __all__ = ["SectionVolume", "open_section_folder"]
@@ -50,34 +52,43 @@ class SectionVolume(ChunkedVolume):
         tile_size: tuple[int, int] | None = None,
     ) -> None:
         if plane is None:
-            plane, _ = read_section_header(files[0][0])
+            plane = read_section_header(files[0][0]).shape
         self._files = [list(tiles) for tiles in files]
         self._n_columns = n_columns
         self._tile_size = tile_size or plane
         self.section_names = [tiles[0].stem for tiles in files]
-        super().__init__(path, (len(files), *plane), self._check_files(plane), (1, *self._tile_size))
+        found = self._check_files(plane)
+        dtypes = {dtype for dtype, _ in found.values()}
+        self._has_grey_in_colors = {kind for _, kind in found.values()} == {"grey values", "RGB"} and dtypes == {
+            np.dtype(np.uint8),
+            np.dtype(np.uint32),
+        }
+        dtype = np.dtype(np.uint8) if self._has_grey_in_colors else np.result_type(*dtypes)
+        super().__init__(path, (len(files), *plane), dtype, (1, *self._tile_size))
+        self.not_grey = "" if self._has_grey_in_colors else why_not_grey(found)
+        self.is_inverted = all(kind == "inverted grey values" for _, kind in found.values())
         self._n_cached = max(1, cache_bytes // (self.dtype.itemsize * self._tile_size[0] * self._tile_size[1]))
 
-    def _check_files(self, plane: tuple[int, int]) -> np.dtype[Any]:
-        """Return the type that holds the values of all files: some tools write sections with few ids in fewer bits."""
-        dtypes = set()
+    def _check_files(self, plane: tuple[int, int]) -> dict[Path, tuple[np.dtype[Any], GreyKind]]:
+        """Return type and kind of each file; types of ids differ if tools write sections with few ids in fewer bits."""
+        found = {}
         for tiles in self._files:
             for i, file in enumerate(tiles):
-                shape, dtype = read_section_header(file)
+                header = read_section_header(file)
                 expected = tuple(
                     min(size, n - place * size)
                     for place, size, n in zip(divmod(i, self._n_columns), self._tile_size, plane, strict=True)
                 )
-                if shape not in (expected, self._tile_size):
+                if header.shape not in (expected, self._tile_size):
                     raise UserError(
                         f"{file}: all sections must have one size, here {expected[0]}x{expected[1]} (height x width), "
-                        f"got {shape[0]}x{shape[1]}; crop or pad it"
+                        f"got {header.shape[0]}x{header.shape[1]}; crop or pad it"
                     )
-                dtypes.add(dtype)
-        return np.result_type(*dtypes)
+                found[file] = header.dtype, header.kind
+        return found
 
     def _open(self) -> Any:
-        return lru_cache(self._n_cached)(read_section)
+        return lru_cache(self._n_cached)(_read_as_grey if self._has_grey_in_colors else read_section)
 
     def _read(self, block: Block) -> NDArray[Any]:
         read_file = self._handle()
@@ -89,6 +100,11 @@ class SectionVolume(ChunkedVolume):
                     tile = read_file(self._files[section][row * self._n_columns + column])
                     voxels[section - z.start, of_rows, of_columns] = tile[in_rows, in_columns]
         return voxels
+
+
+def _read_as_grey(file: Path) -> NDArray[Any]:
+    section = read_section(file)
+    return grey_from_ids(file, section) if section.dtype == np.uint32 else section
 
 
 def _tiles_along(wanted: slice, size: int) -> list[tuple[int, slice, slice]]:

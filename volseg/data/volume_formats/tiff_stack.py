@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from volseg.data.image_file import readable
 from volseg.data.volume_formats.base import Block, ChunkedVolume
+from volseg.data.volume_formats.grey_kind import GreyKind, kind_of_palette, why_not_grey
 from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.stored_axes import find_axes
 from volseg.data.volume_formats.voxel_size import VoxelSize, voxel_size_in_nm
 from volseg.errors import UserError
 
-__all__ = ["TIFF_SUFFIXES", "TiffPages", "TiffStack", "ids_from_colors"]
+__all__ = ["TIFF_SUFFIXES", "TiffPages", "TiffStack", "grey_from_ids", "ids_from_colors"]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 # imagecodecs raises its own kind of RuntimeError
@@ -36,12 +38,32 @@ def ids_from_colors(colors: NDArray[Any]) -> NDArray[np.uint32]:
     return red * 65536 + green * 256 + blue
 
 
+def grey_from_ids(path: Path, ids: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """Return grey values that were stored as colours of three equal channels.
+
+    Args:
+        path: for the error.
+        ids: from :func:`ids_from_colors`, any shape.
+
+    Raises:
+        UserError: a colour is no shade of grey.
+    """
+    grey = (ids & 255).astype(np.uint8)
+    if (ids != grey * np.uint32(0x010101)).any():
+        raise UserError(
+            f"{path}: sections must have one scale of grey values, got colours among sections of 8 bits; convert it "
+            "to grey values"
+        )
+    return grey
+
+
 class TiffPages:
     """An open TIFF file that holds one volume or one section.
 
     Attributes:
         shape: (D, H, W).
         dtype: type of the voxels; uint32 if colours stand for ids.
+        kind: what they look like.
 
     Raises:
         UserError: the file cannot be read, is truncated, or holds something else.
@@ -69,15 +91,20 @@ class TiffPages:
             )
         series = self._series = file.series[0]
         page = series.keyframe
-        shape = list(series.shape)
-        self._is_colored = series.axes.endswith("S")
+        self._is_colored = "S" in series.axes and (page.photometric.name == "RGB" or series.axes.endswith("S"))
+        axes, shape = series.axes, list(series.shape)
         if self._is_colored:
-            n_channels = shape.pop()
+            n_channels = shape.pop(axes.index("S"))
+            axes = axes.replace("S", "")
             if n_channels != 3 or series.dtype != np.uint8:
                 raise UserError(
                     f"{path}: must hold one value per voxel, or ids as 8-bit RGB, got {n_channels} channels of "
                     f"{series.dtype}; convert it to one channel"
                 )
+        elif axes == "SYX":  # samples that are no colours
+            axes = "ZYX"
+        positions = [*find_axes(path, shape, axes).positions]
+        shape = [shape[position] for position in positions]
         if len(shape) == 2:
             shape.insert(0, 1)
         self._check_complete(len(series.pages), shape)
@@ -85,9 +112,11 @@ class TiffPages:
             optional_module("imagecodecs")
         self.shape = tuple(shape)
         self.dtype = np.dtype(np.uint32 if self._is_colored else series.dtype)
+        self.kind = self._find_kind()
         # an uncompressed stack is one array in the file
         self._array = None
-        if series.dataoffset is not None and page.is_memmappable:
+        is_planar = self._is_colored and not series.axes.endswith("S")
+        if series.dataoffset is not None and page.is_memmappable and not is_planar:
             self._array = np.memmap(
                 path,
                 dtype=np.dtype(series.dtype).newbyteorder(file.byteorder),
@@ -95,6 +124,14 @@ class TiffPages:
                 offset=series.dataoffset,
                 shape=(*shape, 3) if self._is_colored else tuple(shape),
             )
+
+    def _find_kind(self) -> GreyKind:
+        page = self._series.keyframe
+        if self._is_colored:
+            return "RGB"
+        if page.photometric.name == "PALETTE" and page.colormap is not None:
+            return kind_of_palette(page.colormap.T)
+        return "inverted grey values" if page.photometric.name == "MINISWHITE" else "grey values"
 
     def _check_complete(self, n_pages: int, shape: list[int]) -> None:
         """Check that no page is missing: tifffile reads a truncated file as a shorter one."""
@@ -130,7 +167,9 @@ class TiffPages:
             in_plane = [tags[name].value for name in ("YResolution", "XResolution") if name in tags]  # pixels per unit
             sizes = [denominator / numerator for numerator, denominator in in_plane if numerator]
             metadata = file.imagej_metadata
-            return voxel_size_in_nm([metadata.get("spacing"), *sizes], [metadata.get("unit")] * 3)
+            unit = metadata.get("unit")
+            units = [metadata.get("zunit", unit), metadata.get("yunit", unit), unit]
+            return voxel_size_in_nm([metadata.get("spacing"), *sizes], units)
         return None
 
     def block(self, block: Block) -> NDArray[Any]:
@@ -147,8 +186,9 @@ class TiffPages:
         if page is None:
             raise UserError(f"{self._path}: section {z} is missing, got a set of files without it; add its file")
         voxels = page.asarray()
-        voxels = voxels[z] if is_planar else voxels
-        return ids_from_colors(voxels) if self._is_colored else voxels.reshape(self.shape[1:])
+        if self._is_colored:
+            return ids_from_colors(voxels if voxels.shape[-1] == 3 else np.moveaxis(voxels, 0, -1))
+        return (voxels[z] if is_planar else voxels).reshape(self.shape[1:])
 
 
 class TiffStack(ChunkedVolume):
@@ -168,6 +208,8 @@ class TiffStack(ChunkedVolume):
         pages = TiffPages(path)
         super().__init__(path, pages.shape, pages.dtype, (1, *pages.shape[1:]), pages.voxel_size_nm)
         self._n_cached = max(1, cache_bytes // (self.dtype.itemsize * self.shape[1] * self.shape[2]))
+        self.is_inverted = pages.kind == "inverted grey values"
+        self.not_grey = why_not_grey({path: (self.dtype, pages.kind)})
         pages.close()
 
     def _open(self) -> Any:

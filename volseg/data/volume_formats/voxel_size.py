@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["VoxelSize", "voxel_size_from_attributes", "voxel_size_in_nm"]
+from volseg.data.volume_formats.stored_axes import StoredAxes
+
+__all__ = ["VoxelSize", "chosen_voxel_size", "nm_per_unit", "voxel_size_from_attributes", "voxel_size_in_nm"]
+
+logger = logging.getLogger(__name__)
 
 VoxelSize = tuple[float, float, float]
 
@@ -17,12 +23,19 @@ _NM_PER_UNIT = {
     1e-1: ("å", "angstrom"),
     1: ("nm", "nanometer", "nanometre"),
     # the micro sign, the Greek letter, and the micro sign as escaped by ImageJ
-    1e3: ("um", "µm", "μm", "\\u00b5m", "micron", "microns", "micrometer", "micrometre"),
+    1e3: ("um", "µm", "μm", "\\u00b5m", "micron", "micrometer", "micrometre"),
     1e6: ("mm", "millimeter", "millimetre"),
     1e7: ("cm", "centimeter", "centimetre"),
     1e9: ("m", "meter", "metre"),
 }
 _NM = {name: nm for nm, names in _NM_PER_UNIT.items() for name in names}
+_SIMILAR = 1e-3  # sizes that differ by less are one size, rounded
+
+
+def nm_per_unit(unit: Any) -> float | None:
+    """Nanometres in a unit of length, written as text or bytes, singular or plural; None if it is none."""
+    name = (unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)).strip("\0 ").lower()
+    return _NM.get(name, _NM.get(name.removesuffix("s")))
 
 
 def voxel_size_in_nm(sizes: Iterable[Any], units: Iterable[Any]) -> VoxelSize | None:
@@ -37,8 +50,7 @@ def voxel_size_in_nm(sizes: Iterable[Any], units: Iterable[Any]) -> VoxelSize | 
     """
     edges_nm = []
     for size, unit in zip(sizes, units, strict=False):
-        name = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
-        nm = _NM.get(name.strip().lower())
+        nm = nm_per_unit(unit)
         try:
             edge = float(size)
         except (TypeError, ValueError):
@@ -49,7 +61,17 @@ def voxel_size_in_nm(sizes: Iterable[Any], units: Iterable[Any]) -> VoxelSize | 
     return (edges_nm[0], edges_nm[1], edges_nm[2]) if len(edges_nm) == 3 else None
 
 
-def voxel_size_from_attributes(attributes: Mapping[str, Any]) -> VoxelSize | None:
+def chosen_voxel_size(path: str | Path, stored: VoxelSize | None, given: VoxelSize | None) -> VoxelSize | None:
+    """Return the voxel size (z, y, x) in nm that a user gives, or else the file's; log a warning if they differ."""
+    if given is None or stored is None:
+        return given or stored
+    if any(abs(math.log(a / b)) > _SIMILAR for a, b in zip(given, stored, strict=True)):
+        texts = ("x".join(f"{edge:g}" for edge in size) for size in (given, stored))
+        logger.warning("%s: voxel_size_nm %s replaces the %s nm that the file says", path, *texts)
+    return given
+
+
+def voxel_size_from_attributes(attributes: Mapping[str, Any], axes: StoredAxes) -> VoxelSize | None:
     """Return the voxel size (z, y, x) in nm from attributes of an HDF5 data set or Zarr array, or None.
 
     Supported are ``element_size_um`` (ilastik, PlantSeg), and ``voxel_size`` (funlib) and ``resolution`` (CREMI), both
@@ -58,5 +80,6 @@ def voxel_size_from_attributes(attributes: Mapping[str, Any]) -> VoxelSize | Non
     for key, default_unit in (("element_size_um", "um"), ("voxel_size", "nm"), ("resolution", "nm")):
         if key in attributes:
             units = default_unit if key == "element_size_um" else attributes.get("units", default_unit)
-            return voxel_size_in_nm(np.ravel(attributes[key]), np.broadcast_to(np.ravel(units), 3))
+            sizes = axes.of_spatial(np.ravel(attributes[key]).tolist())
+            return voxel_size_in_nm(sizes, axes.of_spatial(np.broadcast_to(np.ravel(units), 3).tolist()))
     return None

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,22 @@ from numpy.typing import NDArray
 from volseg.data.image_file import readable
 from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.optional_module import optional_module
-from volseg.data.volume_formats.voxel_size import VoxelSize, voxel_size_from_attributes, voxel_size_in_nm
+from volseg.data.volume_formats.stored_axes import StoredAxes, find_axes
+from volseg.data.volume_formats.voxel_size import VoxelSize, nm_per_unit, voxel_size_from_attributes, voxel_size_in_nm
 from volseg.errors import UserError
 
-__all__ = ["ZARR_METADATA_FILES", "ZarrVolume", "open_zarr", "read_multiscale"]
+__all__ = ["CHUNKS_WRITTEN", "ZARR_METADATA_FILES", "ZarrVolume", "open_zarr", "read_multiscale"]
+
+logger = logging.getLogger(__name__)
+
+CHUNKS_WRITTEN = "chunks_written"
+"""Attribute of a finished array: the number of chunks in its store, as those of zeros alone are left out."""
+
 
 ZARR_METADATA_FILES = ("zarr.json", ".zarray", ".zgroup")
 # Zarr does not validate its JSON metadata, and its codecs raise RuntimeError
-ZARR_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError)
+ZARR_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError,
+               ZeroDivisionError)  # fmt: skip
 
 
 def open_zarr(path: Path) -> Any:
@@ -55,7 +66,9 @@ def read_multiscale(path: Path, node: Any) -> dict[str, Any] | None:
 class ZarrVolume(ChunkedVolume):
     """A Zarr array, the only 3-D array of a group, or the full-resolution level of an OME-Zarr image or label.
 
-    Axes before z, y, x (time, channel) must have one element.
+    Axes that have names are known by them: those of OME-Zarr, the dimension names of format 3, and
+    ``_ARRAY_DIMENSIONS``. Axes beside z, y, x (time, channel) must have one element. Of a container as bioformats2raw
+    writes it the only image is read.
 
     Args:
         path: folder of the array or group.
@@ -69,51 +82,94 @@ class ZarrVolume(ChunkedVolume):
     def __init__(self, path: Path) -> None:
         node = open_zarr(path)
         with readable(path, self._READ_ERRORS):
-            self._array_path, voxel_size_nm = self._find_array(path, node)
-            array = node if not self._array_path else node[self._array_path]
-            n_leading = max(0, array.ndim - 3)
-            if any(n != 1 for n in array.shape[:n_leading]):
-                n_leading = 0  # several volumes, refused for their number of axes
-            self._leading = (0,) * n_leading
-            chunks = array.shards or array.chunks
-            super().__init__(path, array.shape[n_leading:], array.dtype, chunks[n_leading:], voxel_size_nm)
-
-    @staticmethod
-    def _find_array(path: Path, node: Any) -> tuple[str, VoxelSize | None]:
-        """Return the path of the array in the group, empty if there is no group, and the voxel size."""
-        if hasattr(node, "shape"):
-            return "", voxel_size_from_attributes(node.attrs.asdict())
-        multiscale = read_multiscale(path, node)
-        if multiscale is not None:
-            return _full_resolution(path, multiscale)
-        arrays = [name for name, item in node.members(max_depth=None) if getattr(item, "ndim", 0) == 3]
-        if len(arrays) != 1:
-            listed = f" ({', '.join(sorted(arrays))})" if arrays else ""
-            raise UserError(
-                f"{path}: a group must hold one 3-D array, got {len(arrays)}{listed}; give the path of one, or an "
-                "OME-Zarr image"
-            )
-        return arrays[0], voxel_size_from_attributes(node[arrays[0]].attrs.asdict())
+            found = _find_array(path, node)
+            array = node[found.path] if found.path else node
+            self._array_path = found.path
+            self._axes = axes = find_axes(path, array.shape, found.axes or _axis_names(array))
+            chunks = axes.of(array.shards or array.chunks)
+            if 0 in chunks:
+                raise UserError(f"{path}: chunks must have a size >= 1, got {chunks}; write the array again")
+            if found.multiscale is None:
+                size_nm, origin_nm = voxel_size_from_attributes(array.attrs.asdict(), axes), None
+            else:
+                size_nm, origin_nm = _placement(found.multiscale, axes)
+            super().__init__(path, axes.of(array.shape), array.dtype, chunks, size_nm)
+            self.origin_nm = origin_nm
+            _warn_of_missing_chunks(path, array)
 
     def _open(self) -> Any:
         node = open_zarr(self.path)
         return node[self._array_path] if self._array_path else node
 
     def _read(self, block: Block) -> NDArray[Any]:
-        return self._handle()[(*self._leading, *block)]
+        return self._axes.arrange(self._handle()[self._axes.index(block)])
 
 
-def _full_resolution(path: Path, multiscale: dict[str, Any]) -> tuple[str, VoxelSize | None]:
-    """Return the path of level 0 and the voxel size, the product of the level's scale and the common scale."""
-    names = [axis["name"] for axis in multiscale["axes"]]
-    if names[-3:] != ["z", "y", "x"]:
-        raise UserError(f"{path}: the last axes must be z, y, x, got {', '.join(names)}; convert the image")
-    level = multiscale["datasets"][0]
-    scale = [1.0] * len(names)
+@dataclass(frozen=True)
+class _Found:
+    """An array in a group: its path, empty for an array by itself; names of its axes and OME metadata, if there are."""
+
+    path: str
+    axes: Sequence[str] = ()
+    multiscale: dict[str, Any] | None = None
+
+
+def _find_array(path: Path, node: Any) -> _Found:
+    if hasattr(node, "shape"):
+        return _Found("")
+    image, prefix = node, ""
+    attributes = node.attrs.asdict()
+    if "bioformats2raw.layout" in attributes.get("ome", attributes):
+        images = sorted(name for name in node if name.isdigit())
+        if len(images) != 1:
+            raise UserError(
+                f"{path}: a container must hold one image, got {len(images)} ({', '.join(images)}); give the path "
+                f"of one, such as {path}/{images[0] if images else 0}"
+            )
+        image, prefix = node[images[0]], f"{images[0]}/"
+    multiscale = read_multiscale(path, image)
+    if multiscale is not None:
+        names = [axis["name"] for axis in multiscale["axes"]]
+        return _Found(prefix + multiscale["datasets"][0]["path"], names, multiscale)
+    arrays = [name for name, item in node.members(max_depth=None) if getattr(item, "ndim", 0) == 3]
+    if len(arrays) != 1:
+        listed = f" ({', '.join(sorted(arrays))})" if arrays else ""
+        raise UserError(
+            f"{path}: a group must hold one 3-D array, got {len(arrays)}{listed}; give the path of one, or an "
+            "OME-Zarr image"
+        )
+    return _Found(arrays[0])
+
+
+def _axis_names(array: Any) -> Sequence[str]:
+    """Names of the axes of an array by itself, empty where it does not say."""
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.asdict().get("_ARRAY_DIMENSIONS")
+    return names if isinstance(names, list | tuple) else ()
+
+
+def _placement(multiscale: dict[str, Any], axes: StoredAxes) -> tuple[VoxelSize | None, VoxelSize | None]:
+    """Voxel size and origin (z, y, x) in nm: the transformations of level 0, then those of all levels."""
+    scale, origin = [1.0] * axes.ndim, [0.0] * axes.ndim
     for transformation in (
-        *level.get("coordinateTransformations", ()),
+        *multiscale["datasets"][0].get("coordinateTransformations", ()),
         *multiscale.get("coordinateTransformations", ()),
     ):
         if transformation.get("type") == "scale":
             scale = [a * b for a, b in zip(scale, transformation["scale"], strict=True)]
-    return level["path"], voxel_size_in_nm(scale[-3:], [axis.get("unit") for axis in multiscale["axes"][-3:]])
+            origin = [a * b for a, b in zip(origin, transformation["scale"], strict=True)]
+        elif transformation.get("type") == "translation":
+            origin = [a + b for a, b in zip(origin, transformation["translation"], strict=True)]
+    units = axes.of([axis.get("unit") for axis in multiscale["axes"]])
+    size_nm = voxel_size_in_nm(axes.of(scale), units)
+    if size_nm is None:
+        return None, None
+    z, y, x = (at * (nm_per_unit(unit) or 1.0) for at, unit in zip(axes.of(origin), units, strict=True))
+    return size_nm, (z, y, x)
+
+
+def _warn_of_missing_chunks(path: Path, array: Any) -> None:
+    """Chunks that are not there read as the fill value; some writers say how many there were."""
+    expected = array.attrs.asdict().get(CHUNKS_WRITTEN)
+    if isinstance(expected, int) and (found := array.nchunks_initialized) < expected:
+        logger.warning("%s: %d of %d chunks are missing and read as the fill value; copy it again", path,
+                       expected - found, expected)  # fmt: skip
