@@ -133,7 +133,7 @@ def convert_labels(
     Raises:
         UserError: no case is left, or a file cannot be written.
     """
-    remove_leftovers(output / "labels")
+    remove_leftovers(output)
     kept = []
     for case in tqdm(cases, desc="labels", unit="case"):
         target = output / "labels" / f"{case.case_id}.nii.gz"

@@ -207,7 +207,9 @@ def test_a_killed_run_goes_on_where_it_was(luna16: Path, tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         prepare_luna16(luna16, out)
     assert not (out / "dataset.json").exists()
-    (out / "labels" / f".partial-{UIDS[2]}.nii.gz").write_bytes(b"half")  # what SIGKILL leaves
+    left = out / "labels" / f".{UIDS[2]}.nii.gz.0123456789ab.unfinished" / f"{UIDS[2]}.nii.gz"  # what SIGKILL leaves
+    left.parent.mkdir()
+    left.write_bytes(b"half")
     prepare_luna16(luna16, out)
     assert seen == [*UIDS[:3], *UIDS[2:]]
     assert sorted(path.name for path in (out / "labels").iterdir()) == [f"{uid}.nii.gz" for uid in UIDS]

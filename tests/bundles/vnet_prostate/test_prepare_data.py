@@ -235,8 +235,9 @@ def test_promise12_zips_are_unpacked_once(zips: Path, tmp_path: Path, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             prepare_promise12(zips, out)
     assert sorted(path.name for path in out.iterdir()) == ["test_data", "training_data"]
-    (out / "labels").mkdir()
-    (out / "labels" / ".partial-training_Case00.nii.gz").write_bytes(b"half")  # what SIGKILL leaves
+    left = out / "labels" / ".training_Case00.nii.gz.0123456789ab.unfinished"  # what SIGKILL leaves
+    left.mkdir(parents=True)
+    (left / "training_Case00.nii.gz").write_bytes(b"half")
     before = (out / "training_data").stat().st_mtime_ns
     prepare_promise12(zips, out)
     assert (out / "training_data").stat().st_mtime_ns == before
@@ -363,7 +364,7 @@ def test_msd_archive_and_a_killed_run(msd: Path, tmp_path: Path, monkeypatch: py
     archive, out = tmp_path / "Task05_Prostate.tar", tmp_path / "out"
     with tarfile.open(archive, "w") as file:
         file.add(msd / "Task05_Prostate", "Task05_Prostate")
-    text = raises("md5 35138f08b1efaef89d7424d2bcc928db", "msd_task05", tmp_path, out)
+    text = raises("must be 35138f08b1efaef89d7424d2bcc928db", "msd_task05", tmp_path, out)
     assert text.startswith(str(archive)) and not out.exists()
     monkeypatch.setitem(module.ARCHIVE_MD5, archive.name, hashlib.md5(archive.read_bytes()).hexdigest())
     channel, seen = module.nifti_channel, []
@@ -378,7 +379,9 @@ def test_msd_archive_and_a_killed_run(msd: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         prepare_msd_task05(tmp_path, out)
     assert not (out / "dataset.json").exists()
-    (out / "images" / ".partial-prostate_02.nii.gz").write_bytes(b"half")  # what SIGKILL leaves
+    left = out / "images" / ".prostate_02.nii.gz.0123456789ab.unfinished"  # what SIGKILL leaves
+    left.mkdir()
+    (left / "prostate_02.nii.gz").write_bytes(b"half")
     prepare_msd_task05(tmp_path, out)
     assert seen == ["00", "01", "02", "02", "04"]
     assert sorted(path.name for path in (out / "images").iterdir()) == [f"prostate_0{i}.nii.gz" for i in (0, 1, 2, 4)]
