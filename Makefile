@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STUDIES ?= studies
 DEMO := bundles/pdvnet_lung/output/demo
 
-.PHONY: demo test lint label bench bench-scale results install
+.PHONY: demo test test_bundles test_packages lint label bench bench-scale results install
 
 demo: install
 	$(BIN)/python -m monai.bundle run --config_file bundles/pdvnet_lung/configs/inference.json --output_dir $(DEMO)
@@ -21,7 +21,14 @@ demo: install
 	@ls $(DEMO)/* | sed 's/^/    /'
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(MAKE) -j 2 test_bundles test_packages
+
+# two processes for two cores; a worker of pytest-xdist that dies can leave the others waiting for ever
+test_bundles: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/bundles
+
+test_packages: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/volseg tests/tools tests/label
 
 lint: install
 	$(BIN)/ruff check

@@ -39,8 +39,9 @@ def test_one_line_of_a_config_decides():
     assert ways.keys() == inference | evaluate | {("resunet_mitoem", "inference_blockwise")}
 
 
-def test_the_decision_is_printed_once_and_an_override_switches_it_off(infer, bundle, phantom):
-    fast, plain = (infer(phantom["image"], *way)[1] for way in ((), ("--runtime", "eager")))
+def test_the_decision_is_printed_once_and_an_override_switches_it_off(infer, bundle, phantom, tmp_path):
+    ways = (), ("--runtime", "eager", "--output_dir", tmp_path / "eager")
+    fast, plain = (infer(phantom["image"], *way)[1] for way in ways)
     for text in (fast, plain):
         (decision,) = said(text, " (input ")
         assert DECISION.fullmatch(decision), decision

@@ -126,7 +126,7 @@ def test_mistakes_are_answered_with_one_line(first_start, studies):
         assert "must be one 3-D volume, got 8x8x8x2;" in answer(model, "series")
     assert "series.nii.gz" in answer("resunet_mitoem", "series")
     assert "must be Hounsfield units" in answer("pdvnet_lung", "mri_0")
-    for file, reason in (("model_h.pt", "weights of another network"), ("old.pt", "no such weights")):
+    for file, reason in (("model_h.pt", "weights of another network"), ("old.pt", "no weights named old.pt")):
         refused = first_start.infer("resunet_mitoem", "em_0", model_filename=file)
         assert refused.status_code == 400
         assert reason in refused.json()["detail"]

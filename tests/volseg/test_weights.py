@@ -86,7 +86,7 @@ def test_disk_that_is_full(tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
     try:
-        with pytest.raises(UserError, match=r"model\.pt: cannot be written\."):
+        with pytest.raises(UserError, match=r"model\.pt: cannot be written: "):
             save_weights(tmp_path / "model.pt", nn.Linear(100, 100), {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -46,7 +46,7 @@ def test_training(option, value, message):
         ("spatial_size", [8, 8], r"spatial_size must be three integers >= 1 along x, y, z .*, got \[8, 8\]"),
         ("spatial_size", [9999, 9999, 9999], "spatial_size of 9999x9999x9999 needs 63... GB or more"),
         ("weight_decay", "low", "weight_decay must be a number from 0 to 100, got 'low'"),
-        ("output_dir", "/dev/null/out", "/dev/null/out: no folder for results"),
+        ("output_dir", "/dev/null/out", "/dev/null/out: not a folder for results"),
     ],
 )
 def test_options_that_are_none(name, value, message):

@@ -103,5 +103,5 @@ def test_a_lobe_is_part_of_the_gland_and_of_its_box(patients):
 
 
 def test_errors_name_what_was_received():
-    with pytest.raises(UserError, match=r"Received: \(8, 64, 64\)"):
+    with pytest.raises(UserError, match=r"got \(8, 64, 64\)"):
         varied_prostate_mri(0, (8, 64, 64))
