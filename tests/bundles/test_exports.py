@@ -188,7 +188,8 @@ def test_the_cards_lines_for_torch_export_run(runner, bundle, tmp_path):
     shutil.copytree(bundle.dir, folder, ignore=ignore)
     shutil.copytree(bundle.weights.parent, folder / "models")
     config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
-    config["network_def"] |= bundle.small.arguments
+    recorded = {key: value for key, value in bundle.small.record.items() if key in config["network_def"]}
+    config["network_def"] |= recorded | bundle.small.arguments
     (folder / "configs" / "inference.json").write_text(json.dumps(config), encoding="utf-8")
     process = runner.python(lines, cwd=tmp_path)
     assert process.returncode == 0, process.stderr

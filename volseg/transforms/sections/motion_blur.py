@@ -58,6 +58,6 @@ class RandMotionBlurd(RandGreyValuesd):
     def change(self, image: torch.Tensor) -> torch.Tensor:
         line = (1, self.line_length_pixels) if self.along_x else (self.line_length_pixels, 1)
         half = (line[0] // 2, line[1] // 2)
-        sections = image[:, self.sections]
-        image[:, self.sections] = F.avg_pool2d(sections, line, stride=1, padding=half, count_include_pad=False)
-        return image
+        sections = torch.tensor(self.sections, device=image.device)
+        blurred = F.avg_pool2d(image.index_select(1, sections), line, 1, half, count_include_pad=False)
+        return image.index_copy_(1, sections, blurred)
