@@ -13,7 +13,7 @@ from volseg.phantoms.geometry import Floats, Grid
 
 
 @dataclass
-class _Tree:
+class Tree:
     """Nodes (N, 3) in mm, index of each node's parent (the root is its own), and radii in mm."""
 
     nodes: NDArray[np.float64]
@@ -21,7 +21,7 @@ class _Tree:
     radius: NDArray[np.float64]
 
 
-def _grow(rng: np.random.Generator, root: NDArray[np.float64], targets: NDArray[np.float64], tip: float) -> _Tree:
+def grow_tree(rng: np.random.Generator, root: NDArray[np.float64], targets: NDArray[np.float64], tip: float) -> Tree:
     """Connect each target where both detour and path to the root are short; radii follow Murray's law."""
     step = 6.0
     nodes = np.empty((1 + 40 * len(targets), 3))
@@ -42,10 +42,10 @@ def _grow(rng: np.random.Generator, root: NDArray[np.float64], targets: NDArray[
         cube[n - 1] += tip**3
     for i in range(n - 1, 0, -1):
         cube[parent[i]] += cube[i]
-    return _Tree(nodes[:n], parent[:n], np.cbrt(cube[:n]))
+    return Tree(nodes[:n], parent[:n], np.cbrt(cube[:n]))
 
 
-def _samples(tree: _Tree, step: float, low: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def tree_samples(tree: Tree, step: float, low: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return points about ``step`` mm apart on all branches thicker than ``low`` mm, and their radii."""
     child = np.nonzero((tree.radius > low) & (np.arange(len(tree.parent)) != tree.parent))[0]
     start, end = tree.nodes[tree.parent[child]], tree.nodes[child]
@@ -57,7 +57,9 @@ def _samples(tree: _Tree, step: float, low: float = 0.0) -> tuple[NDArray[np.flo
     return start[which] + ramp * (end - start)[which], tree.radius[child][which]
 
 
-def _stamp(coverage: NDArray[np.uint8], grid: Grid, points: NDArray[np.float64], radius: NDArray[np.float64]) -> None:
+def stamp_tree(
+    coverage: NDArray[np.uint8], grid: Grid, points: NDArray[np.float64], radius: NDArray[np.float64]
+) -> None:
     """Raise ``coverage`` (0 to 255) around points (N, 3) to the fraction of each voxel filled by a tube."""
     spacing, size = grid.spacing, float(np.prod(grid.spacing) ** (1 / 3))
     wide, edge = np.maximum(radius, 0.5 * size), 0.8 * size
@@ -97,7 +99,7 @@ def _roots(a: Anatomy) -> dict[int, NDArray[np.float64]]:
     return {k: a.size * v for k, v in at.items()}
 
 
-def _lobe_trees(a: Anatomy, rng: np.random.Generator) -> list[tuple[_Tree, _Tree, _Tree]]:
+def _lobe_trees(a: Anatomy, rng: np.random.Generator) -> list[tuple[Tree, Tree, Tree]]:
     """Grow arteries, veins and twigs that fill each lobe but avoid its fissures, like real ones."""
     grid, label, lung = coarse_lobes(a, 5.0)
     x, y, z = (np.broadcast_to(q, grid.shape) for q in grid.coordinates(0, grid.shape[2]))
@@ -116,19 +118,19 @@ def _lobe_trees(a: Anatomy, rng: np.random.Generator) -> list[tuple[_Tree, _Tree
             pick = pick + rng.uniform(-2.5, 2.5, pick.shape)
             # near targets first, so that trunks form before twigs
             order = np.argsort(np.linalg.norm(pick - root, axis=1) * rng.uniform(0.4, 1.6, len(pick)))
-            pair.append(_grow(rng, root + rng.normal(0, 4, 3), pick[order], rng.uniform(0.42, 0.6)))
-        out.append((pair[0], pair[1], _twigs(rng, place)))
+            pair.append(grow_tree(rng, root + rng.normal(0, 4, 3), pick[order], rng.uniform(0.42, 0.6)))
+        out.append((pair[0], pair[1], grow_twigs(rng, place)))
     return out
 
 
-def _twigs(rng: np.random.Generator, place: NDArray[np.float64]) -> _Tree:
+def grow_twigs(rng: np.random.Generator, place: NDArray[np.float64]) -> Tree:
     """Draw loose ends of vessels, too thin for their own tree, at about a third of the points (N, 3)."""
     count = len(place) // 3
     start = place[rng.integers(len(place), size=count)] + rng.uniform(-2.5, 2.5, (count, 3))
     way = rng.normal(size=(count, 3))
     end = start + way / np.linalg.norm(way, axis=1, keepdims=True) * rng.uniform(3, 9, (count, 1))
     own = np.arange(count)
-    return _Tree(np.concatenate([start, end]), np.concatenate([own, own]), np.tile(rng.uniform(0.2, 0.45, count), 2))
+    return Tree(np.concatenate([start, end]), np.concatenate([own, own]), np.tile(rng.uniform(0.2, 0.45, count), 2))
 
 
 def _windpipe(a: Anatomy) -> list[tuple[NDArray[np.float64], float]]:
@@ -148,16 +150,16 @@ def paint_trees(hu: Floats, a: Anatomy, grid: Grid, rng: np.random.Generator) ->
     vessel, wall, lumen = (np.zeros(grid.shape, np.uint8) for _ in range(3))
     for artery, vein, twigs in _lobe_trees(a, rng):
         for tree in (artery, vein, twigs):
-            _stamp(vessel, grid, *_samples(tree, step))
-        points, radius = _samples(artery, step, 1.6)
+            stamp_tree(vessel, grid, *tree_samples(tree, step))
+        points, radius = tree_samples(artery, step, 1.6)
         points = points + (radius * 1.9)[:, None] * np.array([0.3, -0.7, 0.6])
-        _stamp(wall, grid, points, radius * 1.05)
-        _stamp(lumen, grid, points, radius * 0.72)
+        stamp_tree(wall, grid, points, radius * 1.05)
+        stamp_tree(lumen, grid, points, radius * 0.72)
     for line, bore in _windpipe(a):
-        tube = _Tree(line, np.array([0, 0]), np.full(2, bore))
-        points, radii = _samples(tube, step)
-        _stamp(wall, grid, points, radii + 1.5)
-        _stamp(lumen, grid, points, radii)
+        tube = Tree(line, np.array([0, 0]), np.full(2, bore))
+        points, radii = tree_samples(tube, step)
+        stamp_tree(wall, grid, points, radii + 1.5)
+        stamp_tree(lumen, grid, points, radii)
     for coverage, value in ((vessel, a.blood), (wall, 0.0), (lumen, AIR + 15)):
         where = np.nonzero(coverage)
         alpha = coverage[where].astype(np.float32) / 255

@@ -12,7 +12,7 @@ from scipy import ndimage, special
 
 from volseg.phantoms.chest_ct.anatomy import AIR
 from volseg.phantoms.chest_ct.painting import drop_islands, paint_lesions
-from volseg.phantoms.chest_ct.vessels import _grow, _samples, _stamp, _Tree, _twigs
+from volseg.phantoms.chest_ct.vessels import Tree, grow_tree, grow_twigs, stamp_tree, tree_samples
 from volseg.phantoms.geometry import Floats, Grid
 from volseg.phantoms.painted_ct.body import Body, paint_body
 from volseg.phantoms.painted_ct.disease import Disease, draw_disease, noise
@@ -226,18 +226,18 @@ def _paint_trees(
             pick = free[rng.choice(len(free), min(count, len(free)), replace=False)]
             pick = pick + rng.uniform(-0.5, 0.5, pick.shape) * coarse.step
             pick = pick[np.argsort(np.linalg.norm(pick - root, axis=1) * rng.uniform(0.4, 1.6, len(pick)))]
-            tree = _grow(rng, root + rng.normal(0, 4, 3) * scale, pick, rng.uniform(0.42, 0.7) * max(scale, 0.6))
-            _stamp(vessel, grid, *_samples(tree, step, 0.15 * float(grid.spacing.min())))
+            tree = grow_tree(rng, root + rng.normal(0, 4, 3) * scale, pick, rng.uniform(0.42, 0.7) * max(scale, 0.6))
+            stamp_tree(vessel, grid, *tree_samples(tree, step, 0.15 * float(grid.spacing.min())))
             if number == 0:
-                points, radius = _samples(tree, step, 1.5)
+                points, radius = tree_samples(tree, step, 1.5)
                 points = points + (radius * 1.9)[:, None] * np.array([0.3, -0.7, 0.6])
-                _stamp(wall, grid, points, radius * 1.05)
-                _stamp(lumen, grid, points, radius * 0.72)
-        _stamp(vessel, grid, *_samples(_twigs(rng, free[:: 3 if coarse.step > 3 else 1]), step))
+                stamp_tree(wall, grid, points, radius * 1.05)
+                stamp_tree(lumen, grid, points, radius * 0.72)
+        stamp_tree(vessel, grid, *tree_samples(grow_twigs(rng, free[:: 3 if coarse.step > 3 else 1]), step))
     for line, width in lines:
-        points, radii = _samples(_Tree(line, np.array([0, 0]), np.full(2, width)), step)
-        _stamp(wall, grid, points, radii + 1.5)
-        _stamp(lumen, grid, points, radii)
+        points, radii = tree_samples(Tree(line, np.array([0, 0]), np.full(2, width)), step)
+        stamp_tree(wall, grid, points, radii + 1.5)
+        stamp_tree(lumen, grid, points, radii)
     for coverage, value in ((vessel, body.blood), (wall, 0.0), (lumen, AIR + 15)):
         where = np.nonzero(coverage)
         alpha = coverage[where].astype(np.float32) / 255
