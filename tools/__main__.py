@@ -12,6 +12,7 @@ from tools.label.command import label
 from tools.pack import pack
 from tools.publish import publish
 from tools.real_ct import real_ct
+from tools.real_em import real_em
 from tools.restoration import restoration
 from tools.results import results
 from volseg.console.fire_commands import run
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pack": pack,
     "publish": publish,
     "real_ct": real_ct,
+    "real_em": real_em,
     "restoration": restoration,
     "results": results,
     **REGISTRY_COMMANDS,

@@ -143,7 +143,7 @@ class Small:
 
 
 EM_DECODING = {
-    "voxel_size_nm": [30, 8, 8],
+    "voxel_size_nm": [30, 32, 32],
     "decoding": "connected_components",
     "mask_threshold": 0.9,
     "boundary_threshold": 0.8,

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from volseg.blockwise.local_components import LocalComponents
 from volseg.blockwise.seeded_watershed import SeededWatershed
 from volseg.blockwise.size_filter import filter_sizes
 from volseg.blockwise.stages import BlockFunction, run_stage
+from volseg.blockwise.volume_labels import VolumeLabels
+from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.zarr_array import (
     VoxelArray,
     array_name,
@@ -44,10 +47,12 @@ from volseg.console.option_checks import three_whole_numbers
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances.decoding import PAPER, Decoding
+from volseg.instances.table import Extents
 
 __all__ = ["BlockwiseInstances", "decode_blockwise"]
 
 _COMPONENTS, _PAIRS, _IDS, _LABELS, _SIZES = "components", "pairs", "ids", "labels", "sizes"
+_KEPT, _LEVEL, _WRITTEN_SIZES = "kept", "level_{}", "written_sizes"  # the first and the last of resampled volumes
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +87,7 @@ def decode_blockwise(
     progress: bool = True,
     origin_nm: Sequence[float] | None = None,
     warnings: Sequence[str] = (),
+    open_volume: VolumeOpener | None = None,
 ) -> BlockwiseInstances:
     """Number the objects that mask and boundary probabilities show, block by block.
 
@@ -107,11 +113,13 @@ def decode_blockwise(
             ``statistics.json``.
         decoding: the method and its numbers.
         block_shape: voxels of a block (z, y, x).
-        voxel_size_nm: along z, y, x; None takes that of ``mask`` if it says.
+        voxel_size_nm: of what is written, along z, y, x; None takes that of ``mask`` if it says.
         client: of a Dask cluster whose workers reach input and output; None works in this process.
         progress: show a bar for each stage.
         origin_nm: where the first voxel lies (z, y, x).
         warnings: further entries of ``statistics.json``, of the volume.
+        open_volume: opens the volume; where that was resampled for the network, labels come back on its own grid, as
+            :func:`volseg.instances.original_grid.labels_in_volume` brings them.
 
     Raises:
         UserError: an invalid ``block_shape``; inputs that are not alike or cannot be read; the output holds another
@@ -125,6 +133,7 @@ def decode_blockwise(
     stages = _Stages(
         output=str(local_folder(output) or output).rstrip("/"),
         grid=BlockGrid(mask.shape, block_shape),
+        written=BlockGrid((open_volume.source() if open_volume else mask).shape, block_shape),
         client=client,
         progress=progress,
     )
@@ -133,6 +142,7 @@ def decode_blockwise(
         "boundary": array_name(boundary),
         "dtype": [str(mask.dtype), str(boundary.dtype)],
         "shape": stages.grid.shape,
+        "written_shape": stages.written.shape,
         "block_shape": stages.grid.block_shape,
         **decoding.parameters(),
         "voxel_size_nm": None if voxel_size_nm is None else [float(edge) for edge in voxel_size_nm],
@@ -146,14 +156,24 @@ def decode_blockwise(
         else:
             function = InstanceGrowth(stages.grid, components, mask, boundary, decoding.dilation, labels)
         stages.run(_LABELS, function)
-        return stages.write(labels, decoding, voxel_size_nm, origin_nm, warnings)
+        kept, removed = filter_sizes(stages.grid, stages.finished, _LABELS, _SIZES, decoding.min_size)
+        final: Callable[[BlockArray], BlockFunction] = partial(FinalLabels, labels, stages.finished, _SIZES)
+        if open_volume:
+            resampled = stages.array(_KEPT)
+            stages.run(_KEPT, final(resampled))
+            final = partial(VolumeLabels, resampled, mask, decoding, open_volume)
+        stages.write_labels(final, voxel_size_nm, origin_nm)
+        if open_volume:
+            kept, _ = filter_sizes(stages.written, stages.finished, _LEVEL.format(0), _WRITTEN_SIZES, 1)
+        return stages.write_tables(kept, removed, decoding, voxel_size_nm, warnings)
 
 
 class _Stages:
     """The stages of one run."""
 
-    def __init__(self, output: str, grid: BlockGrid, client: Client | None, progress: bool) -> None:
-        self.output, self.grid, self.client, self.progress = output, grid, client, progress
+    def __init__(self, output: str, grid: BlockGrid, written: BlockGrid, client: Client | None, progress: bool) -> None:
+        self.output, self.grid, self.written, self.client, self.progress = output, grid, written, client, progress
+        self.labels = f"{output}/instances.ome.zarr"
         self.work = f"{output}/decoding"
         self.finished = FinishedBlocks(f"{self.work}/finished")
         self.done = 0
@@ -177,27 +197,32 @@ class _Stages:
             merge_components(self.grid, self.finished, _COMPONENTS, _PAIRS, _IDS)
         return GlobalComponents(self.grid, array, self.finished, _IDS)
 
-    def write(
+    def write_labels(
         self,
-        labels: VoxelArray,
-        decoding: Decoding,
+        final: Callable[[BlockArray], BlockFunction],
         voxel_size_nm: Sequence[float] | None,
         origin_nm: Sequence[float] | None,
-        warnings: Sequence[str],
-    ) -> BlockwiseInstances:
-        """Remove small objects; write labels, pyramid, tables and statistics."""
-        kept, removed = filter_sizes(self.grid, self.finished, _LABELS, _SIZES, decoding.min_size)
-        location = f"{self.output}/instances.ome.zarr"
-        levels = pyramid_levels(self.grid.shape, voxel_size_nm)
+    ) -> None:
+        """Write the labels, by a function that is called with their array, and the pyramid."""
+        levels = pyramid_levels(self.written.shape, voxel_size_nm)
         finer: Any = None
         for number, level in enumerate(levels):
-            stage, grid = f"level_{number}", BlockGrid(level.shape, self.grid.block_shape)
-            level_array = create_level(location, number, grid, bool(self.finished.numbers(stage)))
+            stage, grid = _LEVEL.format(number), BlockGrid(level.shape, self.written.block_shape)
+            level_array = create_level(self.labels, number, grid, bool(self.finished.numbers(stage)))
             array = BlockArray(level_array, grid, self.finished, stage)
-            final = FinalLabels(labels, self.finished, _SIZES, array)
-            self.run(stage, CoarserLevel(finer, level.step, array) if number else final, grid)
+            self.run(stage, CoarserLevel(finer, level.step, array) if number else final(array), grid)
             finer = array
-        write_pyramid_metadata(location, levels, voxel_size_nm, is_labels=True, origin_nm=origin_nm)
+        write_pyramid_metadata(self.labels, levels, voxel_size_nm, is_labels=True, origin_nm=origin_nm)
+
+    def write_tables(
+        self,
+        kept: Extents,
+        removed: int,
+        decoding: Decoding,
+        voxel_size_nm: Sequence[float] | None,
+        warnings: Sequence[str],
+    ) -> BlockwiseInstances:
+        """Write tables and statistics."""
         csv, parquet = write_instance_files(f"{self.output}/instances", kept, voxel_size_nm)
         statistics: dict[str, Any] = {
             "instances": len(kept.ids),
@@ -208,9 +233,9 @@ class _Stages:
         }
         with local_file(f"{self.output}/statistics.json") as path:
             path.write_text(json.dumps(statistics, indent=4) + "\n", encoding="utf-8")
-        for folder in (self.work, location):
+        for folder in (self.work, self.labels):
             remove_partial_chunks(folder)
-        return BlockwiseInstances(location, csv, parquet, statistics | {"blocks_done_now": self.done})
+        return BlockwiseInstances(self.labels, csv, parquet, statistics | {"blocks_done_now": self.done})
 
     def _cut_pieces(self) -> dict[str, int]:
         """What of a watershed the halo did not cover; warned of if there is anything."""

@@ -108,6 +108,7 @@ def segment_blockwise(
                     progress,
                     origin_nm=prediction.origin_nm,
                     warnings=warnings,
+                    open_volume=prediction.open_volume if prediction.open_volume.network_shape else None,
                 )
             finished.write_json(_RECORD, {"parameters": wanted, "is_complete": True})
         # the manifest first: what is left of a removal that was interrupted must not pass for probabilities

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A volume that travels to workers as its path and is opened once in each, some of its sections replaced."""
+"""A volume that travels to workers as its path and is opened once in each: sections replaced, and resampled."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.zarr_array import VoxelArray, open_array, open_or_create_array, read_region
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.data.resampling import ResampledVolume
 from volseg.data.volume_formats.zarr_volume import ZarrVolume
 
 __all__ = ["RESTORATION", "ReplacedSections", "Replacements", "VolumeOpener"]
@@ -86,6 +87,7 @@ class VolumeOpener:
         location: path in any format of :func:`volseg.data.chunked_volume.open_chunked_volume`, or URL of a Zarr array
             or OME-Zarr image on a storage that fsspec knows.
         replacements: sections in place of its own, if there are any.
+        network_shape: (D, H, W) that the network sees it at; None is the volume's own grid.
 
     Raises:
         UserError: it cannot be opened.
@@ -93,6 +95,7 @@ class VolumeOpener:
 
     location: str
     replacements: Replacements | None = None
+    network_shape: tuple[int, int, int] | None = None
 
     @classmethod
     def of(cls, location: str | Path) -> VolumeOpener:
@@ -101,11 +104,17 @@ class VolumeOpener:
         return cls(text if _is_url(text) else str(Path(text).absolute()))
 
     def source(self) -> ChunkedVolume:
-        """The volume without replacements."""
+        """The volume without replacements, on its own grid."""
         return _opened(self.location)
 
     def __call__(self) -> ChunkedVolume | ReplacedSections:
-        """The volume (D, H, W)."""
+        """The volume (D, H, W), as the network sees it."""
+        if self.network_shape is None:
+            return self.on_own_grid()
+        return ResampledVolume(self.source(), self.network_shape, self.on_own_grid())
+
+    def on_own_grid(self) -> ChunkedVolume | ReplacedSections:
+        """The volume (D, H, W) on its own grid."""
         if self.replacements is None:
             return self.source()
         sections = [section for section, _, _ in self.replacements.plan]
@@ -115,7 +124,13 @@ class VolumeOpener:
         """What tells the volume from others."""
         volume = self.source()
         plan = [] if self.replacements is None else self.replacements.plan
-        return {"volume": self.location, "shape": volume.shape, "dtype": volume.dtype.name, "replaced": plan}
+        return {
+            "volume": self.location,
+            "shape": volume.shape,
+            "dtype": volume.dtype.name,
+            "replaced": plan,
+            "network_shape": self.network_shape,
+        }
 
 
 @lru_cache(maxsize=1)

@@ -57,7 +57,7 @@ class VolumePrediction:
         channels: names of the network's outputs; None leaves one out, such as the background.
         grey_range: of the whole volume.
         activation: ``"sigmoid"``, ``"softmax"`` or, where the network returns probabilities, ``"none"``.
-        voxel_size_nm: (z, y, x), for the metadata of the images.
+        voxel_size_nm: of the volume (z, y, x), for the metadata of what is written.
 
     Raises:
         UserError: an invalid ``block_shape``; the volume cannot be opened.
@@ -78,13 +78,25 @@ class VolumePrediction:
 
     @property
     def grid(self) -> BlockGrid:
-        """The blocks of the volume."""
-        return BlockGrid(self.open_volume.source().shape, self.block_shape)
+        """The blocks of the volume, as the network sees it."""
+        return BlockGrid(self.open_volume().shape, self.block_shape)
 
     @property
     def origin_nm(self) -> VoxelSize | None:
         """Where the first voxel of the volume lies (z, y, x), if its file says."""
         return self.open_volume.source().origin_nm
+
+    def network_grid_nm(self) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+        """Size and centre of the first voxel that the network sees (z, y, x), as far as they are known."""
+        if self.voxel_size_nm is None or self.open_volume.network_shape is None:
+            return self.voxel_size_nm, self.origin_nm
+        shape = self.open_volume.source().shape
+        steps = [n / new for n, new in zip(shape, self.open_volume.network_shape, strict=True)]
+        origin = self.origin_nm or (0.0, 0.0, 0.0)
+        return (
+            [edge * step for edge, step in zip(self.voxel_size_nm, steps, strict=True)],
+            [at + edge * (step - 1) / 2 for at, edge, step in zip(origin, self.voxel_size_nm, steps, strict=True)],
+        )
 
     def parameters(self) -> dict[str, Any]:
         """What the probabilities depend on, as JSON holds it."""
@@ -150,9 +162,10 @@ def predict_blockwise(
             logger.info("prediction: %.2f times the windows of the whole volume", work)
         targets = [None if name is None else arrays[name] for name in prediction.channels]
         run_stage(client, _STAGE, partial(_predict_block, prediction, targets), grid, finished, progress)
+        size_nm, origin_nm = prediction.network_grid_nm()
         for image in images.values():
             levels = pyramid_levels(grid.shape, None, max(grid.shape))
-            write_pyramid_metadata(image, levels, prediction.voxel_size_nm, origin_nm=prediction.origin_nm)
+            write_pyramid_metadata(image, levels, size_nm, origin_nm=origin_nm)
             remove_partial_chunks(image)
     return images
 

@@ -33,13 +33,14 @@ NO_MEMORY = re.compile("can't allocate memory: you tried to allocate (.*?)\\.")
 OPTION = re.compile("--|-[a-zA-Z]")
 # these begin an expression, a reference and a macro of MONAI's configs
 CONFIG_SIGNS = ("$", "@", "%")
+SWITCHES = {"true": True, "false": False}
 
 
 def prepare() -> None:
     """Set up one-line errors, and check overrides and code; every config calls this at the head of ``run``.
 
     Errors, overrides and paths concern only ``python -m monai.bundle run``. Names of files and folders are taken as
-    they were typed, where MONAI and Fire would read numbers, lists, expressions and references.
+    they were typed, where MONAI and Fire would read numbers, lists, expressions and references; ``false`` is ``False``.
 
     Raises:
         UserError: an override does not name an item of the config or has another type, a path is empty, or the bundle's
@@ -49,6 +50,7 @@ def prepare() -> None:
         _set_up_one_line_errors()
         if len(sys.argv) > 1 and sys.argv[1] == "run":
             unknown_overrides(sys.argv[2:])
+            _take_switches(_options(sys.argv[2:]))
             _take_paths_as_text(_options(sys.argv[2:]))
     # MONAI's ConfigWorkflow.run puts the folder of the running bundle there
     _check_code_is_beside_configs(Path(sys.path[1]))
@@ -157,7 +159,7 @@ def _check_type(name: str, default: Any, text: str) -> None:
     if isinstance(value, str) and value.startswith(CONFIG_SIGNS):
         return
     if isinstance(default, bool):
-        is_valid, expected = value in (True, False), "True or False"
+        is_valid, expected = value in (True, False, *SWITCHES), "True or False"
     elif _is_number(default):
         is_valid, expected = _is_number(value), f"a number such as {default}"
     elif isinstance(default, list) and default and all(_is_number(n) for n in default):
@@ -172,6 +174,12 @@ def _check_type(name: str, default: Any, text: str) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _take_switches(options: Mapping[str, str]) -> None:
+    """Put switches into the running config; Fire would read ``false`` as text, which counts as true."""
+    if resolver := _running_resolver():
+        resolver.resolved_content |= {name: SWITCHES[text] for name, text in options.items() if text in SWITCHES}
 
 
 def _take_paths_as_text(options: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["BLANK_REACH", "blank_warnings", "find_blank", "find_blank_in"]
+__all__ = ["BLANK_REACH", "blank_warnings", "find_blank", "find_blank_in", "read_with_blank"]
 
 _WIDTH = 15  # of the square; at the border of a section half of it is enough
 _CELL = 7  # any such square, or half square at the border, holds a cell of a grid of this width
@@ -43,10 +43,15 @@ def find_blank(voxels: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def find_blank_in(volume: Any, region: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
-    """:func:`find_blank` of a region of a volume that is read by slices; as much around it as counts is read too.
+    """:func:`find_blank` of a region of a volume, see :func:`read_with_blank`."""
+    return read_with_blank(volume, region)[1]
+
+
+def read_with_blank(volume: Any, region: tuple[slice, slice, slice]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Voxels of a region and which of them are blank; as much around the region as counts for that is read too.
 
     Args:
-        volume: (D, H, W).
+        volume: (D, H, W), read by slices.
         region: slices with a start and a stop inside the volume.
     """
     z, *in_plane = region
@@ -58,7 +63,8 @@ def find_blank_in(volume: Any, region: tuple[slice, slice, slice]) -> NDArray[np
         slice(along.start - wider.start, along.stop - wider.start)
         for along, wider in zip(in_plane, around, strict=True)
     )
-    return find_blank(np.asarray(volume[(z, *around)]))[:, y, x]
+    voxels = np.asarray(volume[(z, *around)])
+    return voxels[:, y, x], find_blank(voxels)[:, y, x]
 
 
 def blank_warnings(fraction: float) -> list[str]:

@@ -20,14 +20,13 @@ from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
 from volseg.data.volume_formats.section_file import PNG_SUFFIX
 from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES
-from volseg.data.volume_formats.voxel_size import VoxelSize, chosen_voxel_size
-from volseg.errors import UserError
+from volseg.data.volume_formats.voxel_size import checked_voxel_size, chosen_voxel_size
 from volseg.instances.picture import save_instance_preview
 from volseg.instances.table import instance_table, write_instance_table
 from volseg.instances.writer import instances_path, write_instances
 from volseg.storage.files import check_folder, write_json
 
-__all__ = ["SaveImageInstances", "case_name", "checked_voxel_size", "free_case_name", "voxel_warnings"]
+__all__ = ["SaveImageInstances", "case_name", "free_case_name", "voxel_warnings"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,8 @@ class SaveImageInstances:
         voxel_size_nm: along z, y, x, in place of what inputs say; None: volumes in µm³ are left out for inputs that do
             not say theirs.
         preview: ``False`` leaves the pictures out.
-        trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
+        trained_voxel_size_nm: of the data that the weights learnt from, for warnings.
+        resample: whether volumes were brought to that size for the network.
 
     Raises:
         UserError: ``voxel_size_nm`` is not three lengths; in a run, what
@@ -67,10 +67,12 @@ class SaveImageInstances:
         voxel_size_nm: Sequence[float] | None = None,
         preview: bool = True,
         trained_voxel_size_nm: Sequence[float] | None = None,
+        resample: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.voxel_size_nm = checked_voxel_size(voxel_size_nm)
         self.trained_voxel_size_nm = trained_voxel_size_nm
+        self.resample = resample
         self.preview = preview
         self.cases: list[dict[str, Any]] = []
         self._used: set[str] = set()
@@ -112,7 +114,7 @@ class SaveImageInstances:
         warnings = [
             *blank_warnings(blank_fraction),
             *_warnings(len(table), fraction),
-            *voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm),
+            *voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm, self.resample),
         ]
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
@@ -161,24 +163,6 @@ def free_case_name(path: str, used: Container[str]) -> str:
     return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in used)
 
 
-def checked_voxel_size(sizes: Sequence[float] | None) -> VoxelSize | None:
-    """Three lengths in nm along z, y, x; None stays None.
-
-    Raises:
-        UserError: they are invalid.
-    """
-    if sizes is None:
-        return None
-    if not isinstance(sizes, Sequence) or len(sizes) != 3 or not all(_is_length(size) for size in sizes):
-        raise UserError(f"voxel_size_nm must be three lengths in nm along z, y, x such as [30,8,8], got {sizes}")
-    z_nm, y_nm, x_nm = (float(size) for size in sizes)
-    return z_nm, y_nm, x_nm
-
-
-def _is_length(size: object) -> bool:
-    return isinstance(size, int | float) and math.isfinite(size) and size > 0
-
-
 def _warnings(count: int, fraction: float) -> list[str]:
     """What a reader of the result should know before trusting it."""
     found = []
@@ -189,20 +173,35 @@ def _warnings(count: int, fraction: float) -> list[str]:
     return found
 
 
-def voxel_warnings(voxel_size_nm: Sequence[float] | None, trained_nm: Sequence[float] | None) -> list[str]:
-    """What a reader of the result should know of a volume's voxel size, given in nm along z, y, x, None if unknown."""
+def voxel_warnings(
+    voxel_size_nm: Sequence[float] | None, trained_nm: Sequence[float] | None, resample: bool = False
+) -> list[str]:
+    """What a reader of the result should know of a volume's voxel size.
+
+    Args:
+        voxel_size_nm: along z, y, x; None if unknown.
+        trained_nm: of the data that the weights learnt from.
+        resample: whether the network saw the volume at that size.
+    """
     if voxel_size_nm is None:
         known = "" if trained_nm is None else f", may differ from the {_text(trained_nm)} nm that the weights learnt at"
         return [f"the voxel size is not known{known}, and volumes in µm³ are left out; give --voxel_size_nm."]
-    if trained_nm is None or all(
-        abs(math.log(size / trained)) < math.log(_SIMILAR)
-        for size, trained in zip(voxel_size_nm, trained_nm, strict=True)
-    ):
+    if trained_nm is None:
         return []
-    return [
-        f"voxels of {_text(voxel_size_nm)} nm, but the weights learnt at {_text(trained_nm)} nm: resample the "
-        "volume, or train again."
-    ]
+    ratios = [edge / learnt for edge, learnt in zip(voxel_size_nm, trained_nm, strict=True)]
+    size, trained = _text(voxel_size_nm), _text(trained_nm)
+    coarser = ", ".join(axis for axis, ratio in zip("zyx", ratios, strict=True) if ratio > _SIMILAR)
+    if resample and coarser:
+        return [
+            f"voxels of {size} nm are coarser along {coarser} than the {trained} nm that the weights learnt at; "
+            "results may suffer."
+        ]
+    if not resample and any(abs(math.log(ratio)) > math.log(_SIMILAR) for ratio in ratios):
+        return [
+            f"voxels of {size} nm, but the weights learnt at {trained} nm, and resampling is off: use --resample True, "
+            "or train again."
+        ]
+    return []
 
 
 def _text(lengths: Sequence[float]) -> str:

@@ -14,8 +14,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.data.resampling import ResampledVolume, network_shape
 from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask
+from volseg.data.volume_formats.voxel_size import checked_voxel_size
 from volseg.errors import UserError
 
 __all__ = ["LoadImageChunkedVolumed", "check_one_shape"]
@@ -27,16 +29,20 @@ class LoadImageChunkedVolumed(MapTransform):
     """Load the paths in ``keys`` with :func:`volseg.data.chunked_volume.open_chunked_volume`.
 
     Each entry becomes a ``MetaTensor`` ``(1, D, H, W)`` of the file's type. Instance ids in ``label_keys`` become
-    int32, or int64 for larger ids. The metadata holds ``filename_or_obj`` and, where the file states it,
-    ``voxel_size_nm`` (z, y, x).
+    int32, or int64 for larger ids. The metadata holds ``filename_or_obj``, ``is_resampled`` and, where the file states
+    it, ``voxel_size_nm`` (z, y, x).
 
     Args:
         keys: entries to load.
         label_keys: entries among ``keys`` that hold instance ids.
         largest_size: maximum size (D, H, W) to load, from the centre of the volume; None loads all.
+        network_voxel_size_nm: images of another voxel size are brought to this one (z, y, x), as
+            :class:`volseg.data.resampling.ResampledVolume` does, and become float32; labels stay as they are.
+        voxel_size_nm: of the images, in place of what files say; unknown ones are not resampled.
 
     Raises:
-        UserError: a file cannot be read, a label does not hold integers, or shapes differ.
+        UserError: a file cannot be read, a label does not hold integers, or shapes differ; an invalid voxel size.
+        ValueError: part of a volume is to be resampled.
     """
 
     def __init__(
@@ -44,29 +50,43 @@ class LoadImageChunkedVolumed(MapTransform):
         keys: KeysCollection,
         label_keys: KeysCollection = (),
         largest_size: Sequence[int] | None = None,
+        network_voxel_size_nm: Sequence[float] | None = None,
+        voxel_size_nm: Sequence[float] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_keys = set(ensure_tuple(label_keys))
         self.largest_size = largest_size
+        self.network_voxel_size_nm = network_voxel_size_nm
+        self.voxel_size_nm = checked_voxel_size(voxel_size_nm)
+        if network_voxel_size_nm is not None and largest_size is not None:
+            raise ValueError("a part of a volume cannot be resampled; set largest_size or network_voxel_size_nm")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         volumes = {key: open_chunked_volume(d[key]) for key in self.key_iterator(d)}
         check_one_shape({str(d[key]): volume.shape for key, volume in volumes.items()})
-        for key, volume in volumes.items():
+        for key, file in volumes.items():
+            volume = file if key in self.label_keys else self._on_network_grid(file)
             sizes = volume.shape if self.largest_size is None else self.largest_size
             starts = [max(0, (n - size) // 2) for n, size in zip(volume.shape, sizes, strict=True)]
             z, y, x = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
             voxels = volume[z, y, x]
-            meta: dict[str, Any] = {"filename_or_obj": str(d[key])}
-            if volume.voxel_size_nm is not None:  # batches cannot be made of None
-                meta["voxel_size_nm"] = volume.voxel_size_nm
+            meta: dict[str, Any] = {"filename_or_obj": str(d[key]), "is_resampled": volume is not file}
+            if file.voxel_size_nm is not None:  # batches cannot be made of None
+                meta["voxel_size_nm"] = file.voxel_size_nm
             tensor = to_ids(voxels, str(d[key])) if key in self.label_keys else to_tensor(voxels)
             if key in self.label_keys and is_semantic_mask(voxels):
                 logger.warning("%s: %s", d[key], SEMANTIC_MASK)
             d[key] = MetaTensor(tensor[None], meta=meta)
         return d
+
+    def _on_network_grid(self, volume: ChunkedVolume) -> ChunkedVolume:
+        size_nm = self.voxel_size_nm or volume.voxel_size_nm
+        if size_nm is None or self.network_voxel_size_nm is None:
+            return volume
+        shape = network_shape(volume.path, volume.shape, size_nm, self.network_voxel_size_nm)
+        return volume if shape is None else ResampledVolume(volume, shape)
 
 
 def to_tensor(voxels: np.ndarray) -> torch.Tensor:

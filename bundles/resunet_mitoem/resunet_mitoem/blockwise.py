@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from volseg.blockwise.volume_prediction import VolumePrediction
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.blockwise.zarr_array import local_folder, open_array
 from volseg.console.option_checks import three_whole_numbers, whole_number
-from volseg.data.volume_formats.voxel_size import chosen_voxel_size
+from volseg.data.resampling import ResampledVolume, network_shape
+from volseg.data.volume_formats.voxel_size import checked_voxel_size, chosen_voxel_size
 from volseg.errors import UserError
-from volseg.handlers.instance_results import checked_voxel_size, free_case_name, voxel_warnings
+from volseg.handlers.instance_results import free_case_name, voxel_warnings
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding
 from volseg.instances.picture import save_instance_preview
@@ -132,6 +134,7 @@ def segment_volumes(
     restorer: Restorer | None = None,
     voxel_size_nm: Sequence[float] | None = None,
     trained_voxel_size_nm: Sequence[float] | None = None,
+    resample: bool = False,
     scheduler: str = "",
     workers: int | None = None,
     keep_probabilities: bool = False,
@@ -148,7 +151,8 @@ def segment_volumes(
         prediction_block_shape: of the prediction, where larger blocks save windows; None: the same.
         restorer: replaces noisy sections first; None leaves all as they are.
         voxel_size_nm: (z, y, x), in place of what files say.
-        trained_voxel_size_nm: of the data that the weights learnt from; volumes whose voxels differ get a warning.
+        trained_voxel_size_nm: of the data that the weights learnt from.
+        resample: whether the network sees volumes of another voxel size at that one.
         preview: draw ``preview.png``, see :func:`volseg.instances.picture.save_instance_preview`.
         decoding, scheduler, workers, keep_probabilities: see :func:`volseg.blockwise.segmentation.segment_blockwise`.
 
@@ -176,8 +180,12 @@ def segment_volumes(
         output = f"{folder}/{name}"
         size_nm = chosen_voxel_size(image, volume.voxel_size_nm, given_nm)
         logger.info("%s: %d sections of %d x %d pixels, results in %s", image, *volume.shape, output)
-        for warning in voxel_warnings(size_nm, trained_voxel_size_nm):
+        for warning in voxel_warnings(size_nm, trained_voxel_size_nm, resample):
             logger.warning("%s: %s", image, warning)
+        if resample and size_nm and trained_voxel_size_nm:
+            shape = network_shape(image, volume.shape, size_nm, trained_voxel_size_nm)
+            open_volume = replace(open_volume, network_shape=shape)
+            volume = ResampledVolume(volume, shape) if shape else volume
         if restorer:
             open_volume = restorer(open_volume, f"{output}/restoration", scheduler, workers)
         prediction = VolumePrediction(
@@ -194,7 +202,9 @@ def segment_volumes(
         if preview:
             title = f"{name}: {statistics['instances']} instances"
             with local_file(f"{output}/preview.png") as path:
-                save_instance_preview(path, open_volume(), open_array(f"{output}/instances.ome.zarr/0"), size_nm, title)
+                save_instance_preview(
+                    path, open_volume.on_own_grid(), open_array(f"{output}/instances.ome.zarr/0"), size_nm, title
+                )
         logger.info("%s: %d instances, in %s/instances.ome.zarr", image, statistics["instances"], output)
         results.append({"image": image, "output": output, **statistics})
     return results

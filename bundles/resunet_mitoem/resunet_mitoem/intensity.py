@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from volseg.blockwise.grey_range import GreyRange
 from volseg.data.blank import find_blank
 from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.data.resampling import ResampledVolume
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BLANK_GREY
 
@@ -60,16 +61,22 @@ class ScaleGreyValuesd(MapTransform):
             voxels = convert_to_numpy(image)
             blank = find_blank(voxels[0])
             path = image.meta.get("filename_or_obj")
-            grey_range = _range_of_voxels(voxels[0][~blank]) if path is None else self._range_of_file(str(path))
+            if path is None:
+                grey_range = _range_of_voxels(voxels[0][~blank])
+            else:
+                grey_range = self._range_of_file(str(path), voxels[0] if image.meta.get("is_resampled") else None)
             values = grey_range(voxels)
             values[0][torch.from_numpy(blank)] = self.blank
             d[key] = MetaTensor(values.to(image.device), meta=image.meta, applied_operations=image.applied_operations)
         return d
 
-    def _range_of_file(self, path: str) -> GreyRange:
+    def _range_of_file(self, path: str, resampled: NDArray[Any] | None) -> GreyRange:
         """Found once: a training reads thousands of crops of a file."""
         if path not in self._ranges:
-            found = self._ranges[path] = find_grey_range(open_chunked_volume(path))
+            volume = open_chunked_volume(path)
+            if resampled is not None:
+                volume = ResampledVolume(volume, resampled.shape)
+            found = self._ranges[path] = find_grey_range(volume, resampled)
             logger.debug("%s: grey values from %g to %g become 0 to 1", path, found.low, found.high)
         return self._ranges[path]
 
@@ -79,19 +86,23 @@ def _range_of_voxels(tissue: NDArray[Any]) -> GreyRange:
     return GreyRange(*tissue_range(tissue[:: -(-tissue.size // SAMPLE) | 1]))
 
 
-def find_grey_range(volume: ChunkedVolume) -> GreyRange:
+def find_grey_range(volume: ChunkedVolume, voxels: NDArray[Any] | None = None) -> GreyRange:
     """The grey values of a whole volume that become 0 and 1, the same for each part of it.
 
     They are the percentiles 0.1 and 99.9 of the tissue: of all voxels up to 2^24 of them; of larger volumes of as many
     voxels of 256 chunks, drawn alike each time, of each at most 256 MB from its middle. What
     :func:`volseg.data.blank.find_blank` finds is no tissue.
 
+    Args:
+        volume: as the network sees it.
+        voxels: all of it, if they have been read.
+
     Raises:
         UserError: the volume cannot be read, or its sections have no common scale of grey values.
     """
     if volume.not_grey:
         raise UserError(f"{volume.path}: {volume.not_grey}")
-    low, high = tissue_range(_sample(volume))
+    low, high = tissue_range(_sample(volume, voxels))
     return GreyRange(*((high, low) if volume.is_inverted else (low, high)), finds_blank=True)
 
 
@@ -101,10 +112,10 @@ def tissue_range(tissue: NDArray[np.generic]) -> tuple[float, float]:
     return low, high
 
 
-def _sample(volume: ChunkedVolume) -> NDArray[np.generic]:
+def _sample(volume: ChunkedVolume, voxels: NDArray[Any] | None) -> NDArray[np.generic]:
     """Voxels of tissue (N,) of the whole volume, or of some of its chunks."""
     if math.prod(volume.shape) <= SAMPLE:
-        voxels = volume[:]
+        voxels = volume[:] if voxels is None else voxels
         return voxels[~find_blank(voxels)]
     counts = [-(-n // chunk) for n, chunk in zip(volume.shape, volume.chunks, strict=True)]
     total = math.prod(counts)

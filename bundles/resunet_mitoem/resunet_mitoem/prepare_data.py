@@ -21,9 +21,8 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import SPLITS
 from volseg.data.image_file import unreadable
 from volseg.data.prepare import Source, check_arguments, check_folders, describe_skipped
-from volseg.data.volume_formats.voxel_size import chosen_voxel_size
+from volseg.data.volume_formats.voxel_size import checked_voxel_size, chosen_voxel_size
 from volseg.errors import UserError
-from volseg.handlers.instance_results import checked_voxel_size
 
 __all__ = ["PARTS", "SOURCES", "Part", "prepare_data", "prepare_mitoem", "prepare_volumes"]
 

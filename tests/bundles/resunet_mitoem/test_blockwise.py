@@ -21,6 +21,8 @@ from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding, decode_instances
+from volseg.transforms.decode_instances import DecodeInstancesd
+from volseg.transforms.load_em_volume import LoadImageChunkedVolumed
 from volseg.weights import save_weights
 
 WINDOW = (8, 32, 48)
@@ -102,6 +104,42 @@ def test_blank_parts_are_as_in_the_whole_volume(segment, bundle, image, threshol
     assert "of the voxels are blank" in process.stderr
     statistics = json.loads((tmp_path / "out" / "test_0" / "statistics.json").read_text())
     assert "of the voxels are blank" in statistics["warnings"][0]
+
+
+@pytest.mark.parametrize("decoding", ["connected_components", "watershed"])
+def test_blocks_of_another_voxel_size_give_what_the_whole_volume_gives(
+    segment, bundle, image, thresholds, decoding, tmp_path
+):
+    """Sections and columns that are thinner than the weights learnt, rows that are wider; and a blank corner."""
+    spoilt, size_nm = image.copy(), (24, 40, 20)
+    spoilt[2:5, :20, -20:] = 0
+    with create_ome_zarr(tmp_path / "test_0.ome.zarr", spoilt.shape, np.uint8, size_nm, chunks=(2, 8, 8)) as array:
+        array[:] = spoilt
+    load = LoadImageChunkedVolumed("image", network_voxel_size_nm=bundle.small.record["voxel_size_nm"])
+    seen = ScaleGreyValuesd("image", float("nan"))(load({"image": tmp_path / "test_0.ome.zarr"}))
+    assert seen["image"].shape == (1, 10, 60, 40)
+    with torch.no_grad():
+        predicted = BlendedSlidingWindow(WINDOW)(seen["image"][None], bundle.network())[0]
+    options = thresholds | {"method": decoding, "foreground_threshold": thresholds["mask_threshold"], "min_size": 5}
+    bytes_of_all = predicted.mul(255).to(torch.uint8).numpy()
+    given = ("--decoding", decoding, "--foreground_threshold", options["foreground_threshold"], "--min_size", 5)
+    process = segment("--input", tmp_path / "test_0.ome.zarr", "--halo", [10, 60, 40], *given)
+    assert process.returncode == 0, process.stderr
+    assert "12x48x64 to 10x60x40 voxels" in process.stderr + process.stdout
+    mask, boundary, instances = results(tmp_path / "out" / "test_0")
+    assert np.abs(np.stack([mask[:], boundary[:]]).astype(int) - bytes_of_all).max() <= 1
+    stored = torch.from_numpy(np.stack([mask[:], boundary[:]]))
+    expected = DecodeInstancesd(decoding=Decoding(**options))(seen | {"pred": stored})["pred"][0].numpy()
+    assert len(np.unique(expected)) > 3
+    assert not expected[spoilt == 0].any()
+    np.testing.assert_array_equal(instances[:], expected)
+    assert instances.voxel_size_nm == size_nm
+    assert mask.voxel_size_nm == pytest.approx((28.8, 32, 32))
+    assert mask.origin_nm == pytest.approx((2.4, -4, 6))
+    with (tmp_path / "out" / "test_0" / "instances.csv").open(encoding="utf-8") as file:
+        voxels = {int(row["id"]): int(row["voxels"]) for row in csv.DictReader(file)}
+    ids, counts = np.unique(expected[expected > 0], return_counts=True)
+    assert voxels == dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
 
 def test_a_worker_of_dask_and_a_phantom_without_input(segment, tmp_path, bundle):

@@ -312,7 +312,7 @@ def segment(try_to_infer):
     def run(source: Path, *options: str):
         return try_to_infer(source, *options, "--runtime", "eager", "--preview", "False", "--mask_threshold", "0.5",
                             "--boundary_threshold", "0.502", "--min_size", "5", "--window", "[12,48,64]",
-                            "--dilation", "[1,3,3]")  # fmt: skip
+                            "--dilation", "[1,3,3]", "--trained_voxel_size_nm", list(SIZE_NM))  # fmt: skip
 
     return run
 

@@ -64,7 +64,8 @@ def brightness_weights(bundle, tmp_path_factory):
         if isinstance(network, ResUNetH):
             state["boundary_decoder.head.weight"].zero_()
         network.load_state_dict(state)
-        save_weights(folder / f"{type(network).__name__}.pt", network, bundle.small.record)
+        record = bundle.small.record | {"voxel_size_nm": SIZE_NM}
+        save_weights(folder / f"{type(network).__name__}.pt", network, record)
         return folder / f"{type(network).__name__}.pt"
 
     return write
@@ -150,6 +151,46 @@ def test_a_folder_of_sections(segment, tmp_path):
     assert "--voxel_size_nm" in case["warnings"][0]
     assert case["warnings"][0] in said
     assert {row["volume_um3"] for row in csv.DictReader((tmp_path / "out" / "im_instances.csv").open())} == {""}
+
+
+def write_finer(path: Path, sections_nm: float) -> tuple[Path, np.ndarray]:
+    """The blocks in voxels half as wide, and the labels there."""
+    finer_nm = (sections_nm, SIZE_NM[1] / 2, SIZE_NM[2] / 2)
+    image, truth = (volume.repeat(2, axis=1).repeat(2, axis=2) for volume in (IMAGE, TRUTH))
+    with create_ome_zarr(path, image.shape, np.uint8, finer_nm, (4, 32, 32)) as voxels:
+        voxels[:] = image
+    return path, truth
+
+
+@pytest.mark.parametrize("decoding", ["connected_components", "watershed"])
+def test_the_network_sees_the_voxel_size_that_it_learnt(segment, tmp_path, decoding):
+    source, truth = write_finer(tmp_path / "a.ome.zarr", SIZE_NM[0])
+    options = ("--decoding", decoding, "--foreground_threshold", 0.5)
+    written, (case,), said = segment(source, *options, "--preview", "False")
+    result = written["a_instances.ome.zarr"]
+    np.testing.assert_array_equal(result[:], truth)
+    assert result.voxel_size_nm == (30, 4, 5)
+    assert volumes_um3(tmp_path / "out" / "a_instances.csv") == EXPECTED_UM3
+    assert case["warnings"] == []
+    assert "resampled for the network from 30x4x5 to 30x8x10 nm, 6x80x112 to 6x40x56 voxels" in said
+
+
+def test_resampling_can_be_turned_off(segment, tmp_path):
+    source, truth = write_finer(tmp_path / "a.ome.zarr", SIZE_NM[0])
+    written, (case,), said = segment(source, "--resample", "false", "--preview", "False")
+    np.testing.assert_array_equal(written["a_instances.ome.zarr"][:], truth)
+    assert "voxels of 30x4x5 nm, but the weights learnt at 30x8x10 nm, and resampling is off" in case["warnings"][0]
+    assert "resampled" not in said
+
+
+def test_sections_thicker_than_the_weights_learnt_are_warned_of(segment, tmp_path):
+    source, truth = write_finer(tmp_path / "a.ome.zarr", 2 * SIZE_NM[0])
+    written, (case,), said = segment(source, "--preview", "False")
+    np.testing.assert_array_equal(written["a_instances.ome.zarr"][:], truth)
+    assert case["warnings"] == [
+        "voxels of 60x4x5 nm are coarser along z than the 30x8x10 nm that the weights learnt at; results may suffer."
+    ]
+    assert "6x80x112 to 12x40x56 voxels" in said
 
 
 def test_tiff_stack_in_windows_with_a_voxel_size_from_the_command_line(segment, tmp_path):
@@ -274,6 +315,19 @@ def test_evaluation_of_a_segmentation_without_errors(run, tmp_path):
     found = [(row["prediction_id"], row["truth_id"], row["truth_voxels"], row["iou"]) for row in matches]
     assert found == [(i, i, n, "1.0") for i, n in (("2", "1300"), ("1", "480"), ("3", "288"))]  # the largest first
     assert "ap75" in process.stderr
+
+
+@pytest.mark.usefixtures("installed")
+def test_evaluation_of_another_voxel_size_is_on_the_grid_of_the_labels(run, dataset, tmp_path):
+    (tmp_path / "finer").mkdir()
+    source, truth = write_finer(tmp_path / "finer" / "a.ome.zarr", SIZE_NM[0])
+    with create_ome_zarr_label(source, "mitochondria", np.uint8) as voxels:
+        voxels[:] = truth
+    shutil.copy(dataset / "dataset.json", source.parent)
+    process = run("evaluate", "--dataset_dir", source.parent)
+    (row,) = csv.DictReader((tmp_path / "out" / "per_case.csv").open())
+    assert (float(row["ap75"]), float(row["foreground_dice"])) == (1, 1)
+    assert "6x80x112 to 6x40x56 voxels" in process.stderr
 
 
 @pytest.mark.usefixtures("installed")

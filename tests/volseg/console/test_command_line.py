@@ -80,7 +80,13 @@ def test_overrides_that_nothing_has(config, override, message):
 def test_overrides_of_another_type(config, override, message, tmp_path):
     overlay = tmp_path / "overlay.json"
     overlay.write_text('{"resume": true, "shape": [1, 2]}')
-    for same_type in (["--resume", "False"], ["--shape", "3"], ["--shape", "[3,4]"], ["--max_epochs", "$2 + 3"]):
+    for same_type in (
+        ["--resume", "False"],
+        ["--resume", "false"],
+        ["--shape", "3"],
+        ["--shape", "[3,4]"],
+        ["--max_epochs", "$2 + 3"],
+    ):
         unknown_overrides(["--config_file", f"{config},{overlay}", *same_type])
     with pytest.raises(UserError, match=message):
         unknown_overrides(["--config_file", f"{config},{overlay}", *override])

@@ -5,15 +5,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from volseg.data.volume_formats.stored_axes import StoredAxes
+from volseg.errors import UserError
 
-__all__ = ["VoxelSize", "chosen_voxel_size", "nm_per_unit", "voxel_size_from_attributes", "voxel_size_in_nm"]
+__all__ = [
+    "VoxelSize",
+    "checked_voxel_size",
+    "chosen_voxel_size",
+    "nm_per_unit",
+    "voxel_size_from_attributes",
+    "voxel_size_in_nm",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +67,24 @@ def voxel_size_in_nm(sizes: Iterable[Any], units: Iterable[Any]) -> VoxelSize | 
             return None
         edges_nm.append(edge * nm)
     return (edges_nm[0], edges_nm[1], edges_nm[2]) if len(edges_nm) == 3 else None
+
+
+def checked_voxel_size(sizes: Sequence[float] | None) -> VoxelSize | None:
+    """Three lengths in nm along z, y, x; None stays None.
+
+    Raises:
+        UserError: they are invalid.
+    """
+    if sizes is None:
+        return None
+    if not isinstance(sizes, Sequence) or len(sizes) != 3 or not all(_is_length(size) for size in sizes):
+        raise UserError(f"voxel_size_nm must be three lengths in nm along z, y, x such as [30,8,8], got {sizes}")
+    z_nm, y_nm, x_nm = (float(size) for size in sizes)
+    return z_nm, y_nm, x_nm
+
+
+def _is_length(size: object) -> bool:
+    return isinstance(size, int | float) and math.isfinite(size) and size > 0
 
 
 def chosen_voxel_size(path: str | Path, stored: VoxelSize | None, given: VoxelSize | None) -> VoxelSize | None:
