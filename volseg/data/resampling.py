@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Region = tuple[slice, slice, slice]
 
 UNCHANGED = 1.1  # axes whose voxels differ by less keep them
-SLAB_VOXELS = 2**26  # of the source, that are resampled at once
+SLAB_VOXELS = 2**24  # of the source, that are resampled at once
 
 
 def network_shape(
@@ -57,7 +57,7 @@ def network_shape(
 class ResampledVolume(ChunkedVolume):
     """A volume on another grid, float32, resampled as it is read; blank is NaN, and no part of the means.
 
-    Memory while reading: the result, and about 14 bytes for each of up to 2^26 voxels of the source.
+    Memory while reading: the result, and about 14 bytes for each of up to 2^24 voxels of the source.
 
     Args:
         source: the volume.

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.blockwise.block_grid import BlockGrid, Region, inner_region
 from volseg.blockwise.zarr_array import read_region
 from volseg.data.blank import find_blank_in
 from volseg.data.resampling import resampled, source_region, taps
@@ -17,9 +19,8 @@ from volseg.instances.decoding import Decoding
 
 __all__ = ["labels_in_volume", "labels_of_volume"]
 
-Region = tuple[slice, slice, slice]
-
-SLAB_VOXELS = 2**24
+SLAB_VOXELS = 2**26  # of a whole volume, that are looked at at once
+TILE = (16, 128, 128)  # stays in the processor's cache; those without an instance cost nothing
 
 
 def labels_in_volume(labels: Any, mask: Any, decoding: Decoding, volume: Any, region: Region) -> NDArray[np.uint32]:
@@ -29,7 +30,7 @@ def labels_in_volume(labels: Any, mask: Any, decoding: Decoding, volume: Any, re
     which grow regardless of it, what has an id. A voxel inside gets the id of the nearest voxel inside among those of
     the network's grid that it is interpolated from. Blank voxels of the volume get none.
 
-    Memory: about 24 bytes per voxel of the region.
+    Memory: about 8 bytes per voxel of the region.
 
     Args:
         labels: ids on the network's grid, read by slices.
@@ -41,22 +42,41 @@ def labels_in_volume(labels: Any, mask: Any, decoding: Decoding, volume: Any, re
     Returns:
         uint32 (d, h, w).
     """
-    shape, new_shape = tuple(labels.shape), tuple(volume.shape)
-    source = source_region(shape, new_shape, region)
-    starts = [along.start for along in source]
-    ids = read_region(labels, source).astype(np.uint32)
-    if not ids.any():
-        return np.zeros([along.stop - along.start for along in region], np.uint32)
+    shape = tuple(labels.shape)
+    source = source_region(shape, volume.shape, region)
+    ids = read_region(labels, source).astype(np.uint32, copy=False)
     inside, threshold = ids > 0, 0.5
     if decoding.is_watershed:
         inside, threshold = read_region(mask, source), decoding.foreground_threshold
         if inside.dtype == np.uint8:
             threshold = int(255 * threshold) + 0.5  # between the bytes that are foreground and those that are not
-    nearest = [
-        ((2 * np.arange(along.start, along.stop) + 1) * n // (2 * new)) - start
-        for along, n, new, start in zip(region, shape, new_shape, starts, strict=True)
-    ]
-    found = ids[np.ix_(*nearest)]
+    found = np.zeros([along.stop - along.start for along in region], np.uint32)
+    for tile in BlockGrid(found.shape, TILE):
+        z, y, x = (slice(a.start + b.start, a.stop + b.start) for a, b in zip(tile.core, region, strict=True))
+        seen = source_region(shape, volume.shape, (z, y, x))
+        here = inner_region(seen, source)
+        if ids[here].any():
+            starts = [along.start for along in seen]
+            found[tile.core] = _tile(ids[here], inside[here], threshold, starts, shape, volume.shape, (z, y, x))
+    if found.any():
+        found[find_blank_in(volume, region)] = 0
+    return found
+
+
+def _tile(
+    ids: NDArray[np.uint32],
+    inside: NDArray[Any],
+    threshold: float,
+    starts: Sequence[int],
+    shape: Sequence[int],
+    new_shape: Sequence[int],
+    region: Region,
+) -> NDArray[np.uint32]:
+    """Ids in a region of the volume, from those on the network's grid from ``starts`` on."""
+    found = ids
+    for axis, along in enumerate(region):
+        n, new = shape[axis], new_shape[axis]
+        found = found.take((2 * np.arange(along.start, along.stop) + 1) * n // (2 * new) - starts[axis], axis)
     is_inside = resampled(inside, starts, shape, new_shape, region) > threshold
     found[~is_inside] = 0
     # inside, though the nearest voxel is not: the nearest of those that are
@@ -71,8 +91,6 @@ def labels_in_volume(labels: Any, mask: Any, decoding: Decoding, volume: Any, re
         is_nearer = (weight > largest) & (inside[voxel] > threshold)
         largest[is_nearer], chosen[is_nearer] = weight[is_nearer], ids[voxel][is_nearer]
     found[at] = chosen
-    if found.any():
-        found[find_blank_in(volume, region)] = 0
     return found
 
 

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
 from PIL import Image
 from resunet_mitoem.network import ResUNetH
 
@@ -173,6 +175,20 @@ def test_the_network_sees_the_voxel_size_that_it_learnt(segment, tmp_path, decod
     assert volumes_um3(tmp_path / "out" / "a_instances.csv") == EXPECTED_UM3
     assert case["warnings"] == []
     assert "resampled for the network from 30x4x5 to 30x8x10 nm, 6x80x112 to 6x40x56 voxels" in said
+
+
+def test_monai_label_gets_labels_on_the_grid_of_the_file(bundle, configs, bright, tmp_path):
+    source, truth = write_finer(tmp_path / "a.ome.zarr", SIZE_NM[0])
+    config = ConfigParser()
+    config.read_config(configs / "inference.json")
+    config.update({"weights": str(bright), "dilation": [1, 1, 1], "min_size": 1})
+    network = bundle.untrained()
+    load_weights(bright, network)
+    data = config.get_parsed_content("preprocessing")({"image": str(source)})
+    with torch.no_grad():
+        data["pred"] = config.get_parsed_content("inferer")(data["image"][None], network.eval())[0]
+    label = Compose(config.get_parsed_content("post_transforms"))(data)["pred"]
+    np.testing.assert_array_equal(label[0].numpy().T, truth)
 
 
 def test_resampling_can_be_turned_off(segment, tmp_path):

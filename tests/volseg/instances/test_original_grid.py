@@ -68,4 +68,5 @@ def test_a_region_is_what_it_is_in_the_whole(decoding, dtype, monkeypatch):
     for region in (np.s_[0:2, 0:9, 5:13], np.s_[2:4, 9:21, 0:5], np.s_[1:2, 20:21, 12:13]):
         np.testing.assert_array_equal(labels_in_volume(labels, mask, decoding, volume, region), whole[region])
     monkeypatch.setattr("volseg.instances.original_grid.SLAB_VOXELS", 1)
+    monkeypatch.setattr("volseg.instances.original_grid.TILE", (1, 5, 4))
     np.testing.assert_array_equal(labels_of_volume(labels, mask, decoding, volume), whole)
