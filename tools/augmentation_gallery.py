@@ -31,8 +31,6 @@ from volseg.transforms.sections.motion_blur import RandMotionBlurd
 from volseg.transforms.sections.section_flips import RandSectionFlipsd
 from volseg.transforms.sections.section_grayscale import RandSectionGrayscaled
 
-__all__ = ["augmentations", "draw_gallery"]
-
 KEYS = ("image", "label")
 PHANTOM_SHAPE = (24, 288, 288)
 SHOWN_SIZE = (160, 160)

@@ -15,16 +15,14 @@ import torch
 
 from tools import REPOSITORY
 from tools.check.bundle import Bundle
+from tools.check.command import findings
 from tools.check.files import bundle_files
-from tools.check.rules import findings
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
 from volseg.registry.release import Release
 from volseg.storage.files import atomic_path
 from volseg.weights import UNREADABLE
-
-__all__ = ["pack"]
 
 CARD = "docs/README.md"
 WEIGHTS = "models/model.pt"

@@ -17,8 +17,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
 from tools import REPOSITORY
-from tools.bundle_command import run_bundle
-from tools.machine import describe_machine
+from tools.bundle_run import describe_machine, run_bundle
 from tools.results import HELD_OUT_SEED
 from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
@@ -26,8 +25,6 @@ from volseg.instances.average_precision import instance_average_precision
 from volseg.phantoms.dataset import case_seeds
 from volseg.phantoms.electron_microscopy import ElectronMicroscopy, electron_microscopy
 from volseg.storage.files import write_json
-
-__all__ = ["restoration"]
 
 BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
 PHANTOM_SHAPE = (32, 128, 128)

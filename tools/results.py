@@ -13,26 +13,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tools import REPOSITORY
-from tools.bundle_command import run_bundle
+from tools.bundle_run import describe_machine, run_bundle
 from tools.check.files import LARGEST_MB
-from tools.machine import describe_machine
+from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
 from volseg.label_maps.case_report import MEAN_LABEL
 from volseg.storage.files import write_json
 
-__all__ = ["results"]
-
 # disjoint from the phantoms that any training sees, which have seed 0
 HELD_OUT_SEED = 1
+
 HELD_OUT_CASES = {"training": 0, "validation": 0, "test": 12}
+
 # the key metrics of the bundles' trainings, as TensorBoard files name them, in words
 KEY_METRICS = {"val_mean_dice": "Dice", "val_ap75": "AP-75"}
+
 # what metadata may claim of a report's first label
 CLAIMED_MEASURES = {"dice": "phantom_mean_dice", "ap75": "phantom_ap75", "ap50": "phantom_ap50",
                     "foreground_dice": "phantom_foreground_dice"}  # fmt: skip
@@ -188,3 +190,30 @@ def _run(root: Path, configs: Sequence[str], overrides: dict[str, Any]) -> str:
     files = [f"{(root / 'configs').relative_to(REPOSITORY)}/{name}.json" for name in configs]
     shown = [f for key, value in overrides.items() if not isinstance(value, Path) for f in (f"--{key}", f'"{value}"')]
     return " ".join(["python -m monai.bundle run --config_file", f'"{files}"', *shown])
+
+
+def real_ct(ct: str, lungs: str) -> None:
+    """Segment a CT with the weights of ``pdvnet_lung`` and write ``docs/results/real_ct.json`` of the bundle.
+
+    Args:
+        ct: a chest CT, such as ``ct-64.nrrd`` of the Chest Imaging Platform's test data.
+        lungs: label map of both lungs on the same grid (``wholeLung-64.nrrd``), above 0 inside.
+    """
+    root = REPOSITORY / "bundles" / "pdvnet_lung"
+    with tempfile.TemporaryDirectory() as scratch:
+        run_bundle(root, ["inference"], {"input": Path(ct).resolve(), "output_dir": scratch})
+        case = json.loads((Path(scratch) / "statistics.json").read_text(encoding="utf-8"))[0]
+        found = load_volume(Path(scratch) / case.pop("segmentation")).numpy() > 0
+    truth = load_volume(lungs).numpy() > 0
+    case["image"] = Path(ct).name
+    write_json(
+        root / "docs" / "results" / "real_ct.json",
+        {
+            "command": f"python -m tools real_ct {Path(ct).name} {Path(lungs).name}",
+            "lungs_dice": round(float(2 * np.sum(found & truth) / (found.sum() + truth.sum())), 3),
+            "lungs_reference_ml": round(
+                float(truth.sum() * abs(np.linalg.det(load_volume(lungs).affine[:3, :3])) / 1e3)
+            ),
+            **case,
+        },
+    )

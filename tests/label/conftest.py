@@ -18,8 +18,7 @@ import torch
 
 from tests.label.label_client import TIMEOUT_S, save_nifti
 from tools import REPOSITORY
-from tools.label.application import known_models, prepare_application
-from tools.label.command import ENVIRONMENT
+from tools.label.command import ENVIRONMENT, known_models, prepare_application
 from tools.label.environment import ensure_environment
 from volseg.phantoms.chest_ct import chest_ct
 from volseg.phantoms.electron_microscopy import electron_microscopy

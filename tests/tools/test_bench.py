@@ -14,9 +14,15 @@ import torch
 
 from tools import REPOSITORY
 from tools.bench import augmentation, command, networks
-from tools.bench.measure import duration, interleave, summary
+from tools.bench.measure import (
+    duration,
+    in_fresh_process,
+    interleave,
+    peak_memory_mb,
+    peak_memory_of_command_mb,
+    summary,
+)
 from tools.bench.networks import agreement, bench_checkpointing, bench_network, time_forwards
-from tools.bench.processes import in_fresh_process, peak_memory_mb, peak_memory_of_command_mb
 from tools.bench.report import table, write_result, write_summary
 from tools.bench.subjects import SUBJECTS, above_half, most_likely
 from volseg.errors import UserError

@@ -13,9 +13,9 @@ from monai.transforms import Compose, SpatialPadd
 from PIL import Image
 
 from tools import REPOSITORY
-from tools.bench import lobe_measures, steps, stopwatch
+from tools.bench import lobe_measures, measure, steps
+from tools.bench.measure import TOTAL, Stopwatch
 from tools.bench.report import table, write_result, write_summary
-from tools.bench.stopwatch import TOTAL, Stopwatch
 from tools.bench.subjects import SUBJECTS
 from volseg.label_maps.case_report import label_measures
 
@@ -76,7 +76,7 @@ def test_lobe_measures_are_fast_and_equal_to_monai():
 def clock(monkeypatch):
     """The seconds that the stopwatch sees: a list to which time is added."""
     now = [0.0]
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     return now
 
 

@@ -19,8 +19,6 @@ from tools.bench.networks import agreement
 from volseg.transforms.bspline_deform import RandBSplineDeformd
 from volseg.transforms.histogram_match import match_quantiles, quantiles_of
 
-__all__ = ["bench_bspline_deform", "bench_histogram_match"]
-
 SIZE = (128, 128, 64)
 MESH_SIZE = (2, 2, 2)
 

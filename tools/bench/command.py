@@ -21,8 +21,6 @@ from tools.bench.subjects import SUBJECTS
 from tools.bench.training_profile import PROFILES
 from volseg.errors import UserError
 
-__all__ = ["BENCHMARKS", "bench"]
-
 # each makes NAME.json; the second entry limits the repetitions of what takes minutes
 Benchmarks = dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]]
 BENCHMARKS: Benchmarks = {

@@ -23,12 +23,9 @@ from skimage.measure import label
 from skimage.morphology import dilation, remove_small_objects
 from skimage.segmentation import watershed
 
-from tools.bench.measure import circumstances, duration, say, summary, times
-from tools.bench.processes import in_fresh_process, peak_memory_mb
+from tools.bench.measure import circumstances, duration, in_fresh_process, peak_memory_mb, say, summary, times
 from volseg.instances.decoding import Decoding, DecodingMethod, decode_instances, seed_map
 from volseg.phantoms.electron_microscopy import electron_microscopy
-
-__all__ = ["bench_instance_decoding", "decode", "matched_share"]
 
 METHODS: tuple[DecodingMethod, ...] = ("connected_components", "watershed")
 TILE = (100, 512, 512)

@@ -11,12 +11,9 @@ from typing import Any
 
 import nibabel as nib
 
-from tools.bench.measure import circumstances, interleave, say, summary, times
-from tools.bench.processes import peak_memory_of_command_mb
+from tools.bench.measure import circumstances, interleave, peak_memory_of_command_mb, say, summary, times
 from tools.bench.subjects import SUBJECTS
-from tools.bundle_command import bundle_command
-
-__all__ = ["bench_end_to_end"]
+from tools.bundle_run import bundle_command
 
 MODES = ("eager", "auto")
 

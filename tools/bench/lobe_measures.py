@@ -15,8 +15,6 @@ from tools.bench.measure import circumstances, duration, say, spread, times
 from volseg.label_maps.case_report import label_measures
 from volseg.phantoms.chest_ct import chest_ct
 
-__all__ = ["LOBES", "bench_lobe_measures", "monai_measures", "warped"]
-
 SHAPE = (512, 512, 250)
 SPACING_MM = (0.7, 0.75, 1.25)
 LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}

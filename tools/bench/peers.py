@@ -15,8 +15,6 @@ from torch import nn
 
 from tools.bench.measure import times
 
-__all__ = ["PDVNET_PEERS", "RESUNET_PEERS", "VNET_PEERS", "Peer", "build_peer", "describe_peers"]
-
 Field = tuple[int, int, int]
 
 

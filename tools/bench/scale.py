@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from tools import REPOSITORY
 from tools.bench.decoding import FOREGROUND_THRESHOLD, MIN_SIZE, TILE, decode_with_scikit_image, make_tile
-from tools.bench.measure import circumstances, duration, say, spread, times
-from tools.bench.processes import peak_memory_of_command_mb
+from tools.bench.measure import circumstances, duration, peak_memory_of_command_mb, say, spread, times
 from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE, BlockGrid
 from volseg.blockwise.cluster import connect
 from volseg.blockwise.decoding import decode_blockwise
@@ -33,8 +32,6 @@ from volseg.data.ome_zarr import create_ome_zarr
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import DEFAULT_HALO, Decoding
 from volseg.phantoms.electron_microscopy import electron_microscopy
-
-__all__ = ["bench_decoding", "bench_prediction"]
 
 SHAPE = (100, 4096, 4096)
 DEEP_SECTIONS = 400

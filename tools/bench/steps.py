@@ -18,15 +18,11 @@ from unittest.mock import patch
 import nibabel as nib
 import numpy as np
 
-from tools.bench.measure import circumstances, duration, say, spread, times
-from tools.bench.processes import in_fresh_process
-from tools.bench.stopwatch import TOTAL, Stopwatch
+from tools.bench.measure import TOTAL, Stopwatch, circumstances, duration, in_fresh_process, say, spread, times
 from tools.bench.subjects import BINNING, SUBJECTS, Subject
-from tools.bundle_command import run_bundle
+from tools.bundle_run import run_bundle
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.phantoms.electron_microscopy import electron_microscopy
-
-__all__ = ["NETWORK", "REST", "bench_em_steps", "bench_scan_steps", "time_case_steps"]
 
 NETWORK = "network"
 REST = "engine, batches, steps below 1 ms"
@@ -109,7 +105,7 @@ def time_case_steps(bundle: str, cache: str, overrides: Mapping[str, Any]) -> li
         overrides: items of the config by name, input and output among them.
 
     Returns:
-        one dictionary a case, see :attr:`tools.bench.stopwatch.Stopwatch.laps`.
+        one dictionary a case, see :attr:`tools.bench.measure.Stopwatch.laps`.
     """
     from ignite.engine import Events  # noqa: PLC0415 (with MONAI's engines, seconds of the start-up time)
     from monai.bundle import ConfigWorkflow  # noqa: PLC0415

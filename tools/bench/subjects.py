@@ -23,8 +23,6 @@ from volseg.phantoms.electron_microscopy import electron_microscopy
 from volseg.phantoms.prostate_mri import prostate_mri
 from volseg.weights import load_weights, recorded_values
 
-__all__ = ["BINNING", "SUBJECTS", "Subject"]
-
 BUNDLES = REPOSITORY / "bundles"
 TRAINED_WITH = ("spatial_size", "spacing_mm", "norm")
 WINDOW_HU = (-1100.0, -400.0)

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
-from tools.check.bundle import Bundle
-from tools.check.finding import Finding
+from tools.check.bundle import Bundle, Finding
 
 REQUIRED_FILES = ("LICENSE", "docs/data_license.txt", "configs/logging.conf")
 LARGE_FILES = "large_files.yml"

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.check.bundle import Bundle
-from tools.check.finding import Finding, names
+from tools.check.bundle import Bundle, Finding, names
 
 README = "docs/README.md"
 # Section -> what a heading must match, in lower case.

@@ -14,9 +14,7 @@ from typing import Any
 from monai.bundle import ComponentLocator
 
 from tools import REPOSITORY
-from tools.check.bundle import Bundle, in_every_workflow
-from tools.check.finding import Finding, shown
-from tools.check.workflow import Workflow, walk_items
+from tools.check.bundle import Bundle, Finding, Workflow, in_every_workflow, shown, walk_items
 
 ALLOWED_PACKAGES = ("torch", "monai", "ignite", "numpy", "scipy", "skimage", "volseg")
 PICKLE_ARGUMENTS = {"weights_only": False, "allow_pickle": True}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rule on ``$`` expressions: they compile, use only names that are there, and do nothing but compute."""
+"""Rules on every config: it says what it is for, finds itself and what it refers to, and does nothing but compute."""
 
 from __future__ import annotations
 
@@ -7,26 +7,138 @@ import ast
 import builtins
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from monai.bundle import ReferenceResolver
-from monai.bundle.utils import EXPR_KEY
+from monai.bundle.utils import EXPR_KEY, ID_REF_KEY, MACRO_KEY
 
-from tools.check.bundle import Bundle, in_every_workflow
-from tools.check.finding import Finding, shown
-from tools.check.statements import imported_names
-from tools.check.workflow import Workflow, walk_values
+from tools.check.bundle import (
+    METADATA,
+    OVERLAY_RULE,
+    Bundle,
+    Finding,
+    Workflow,
+    in_every_workflow,
+    look_up,
+    shown,
+    walk,
+    walk_values,
+)
+
+
+def check_descriptions(bundle: Bundle) -> Iterator[Finding]:
+    """The first key of every config is ``_desc_``, with at least one sentence."""
+    for path, document in bundle.documents.items():
+        if path == METADATA:
+            continue
+        advice = 'Begin with "_desc_": "What this config does, for whom, and its source."'
+        if next(iter(document), None) != "_desc_":
+            received = f"first key {next(iter(document), 'of none')}"
+            yield Finding(path, "the config does not start with _desc_", received, advice)
+        elif not isinstance(document["_desc_"], str) or not re.search(r"\w+ \w+.*\w\W*[.!?]", document["_desc_"], re.S):
+            yield Finding(path, "_desc_ has no sentence", shown(document["_desc_"]), advice)
+
+
+PERSONAL = re.compile(r"(?<![\w.:/-])/(home|Users|root|mnt|media|workspace)/|(?<![A-Za-z])[A-Za-z]:(\\|/(?!/))")
+
+ABSOLUTE = re.compile(r"^(/\w|~)")
+
+
+def check_paths(bundle: Bundle) -> Iterator[Finding]:
+    """Complete configs import the bundle's package and take ``bundle_root`` from it; none names a machine's paths."""
+    root = f"$os.path.dirname(os.path.dirname({bundle.name}.__file__))"
+    advice = f'Begin with "imports": ["$import os", "$import {bundle.name}"] and "bundle_root": "{root}".'
+    for workflow in bundle.workflows:
+        if workflow.base is None:
+            imports, given = workflow.own.get("imports"), workflow.own.get("bundle_root")
+            if not isinstance(imports, list) or f"$import {bundle.name}" not in imports:
+                yield Finding(workflow.path, "imports lacks the bundle's own package", shown(imports), advice)
+            if given != root:
+                yield Finding(workflow.path, "bundle_root is not taken from the package", shown(given), advice)
+    for path, document in bundle.documents.items():
+        for item_id, text in _texts(document):
+            if PERSONAL.search(text) or ABSOLUTE.match(text):
+                advice = "Build paths from @bundle_root, or leave them to an override on the command line."
+                yield Finding(path, f"{item_id} is a path of one machine", shown(text), advice)
+
+
+def _texts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    return ((item_id, value) for item_id, value in walk(document) if isinstance(value, str))
+
+
+RELATIVE = f"{ID_REF_KEY}#"
+
+
+def check_references(bundle: Bundle) -> Iterator[Finding]:
+    """Every reference names, in full, an id of the merged config or of the metadata; includes are not used."""
+
+    def look(workflow: Workflow) -> Iterator[Finding]:
+        yield from workflow.problems
+        config = {**workflow.config, "_meta_": bundle.metadata}
+        for item_id, text in walk_values(workflow.config):
+            if text.startswith(MACRO_KEY) or RELATIVE in text:
+                advice = 'Refer to the full id, as in "@train#dataset".'
+                yield Finding(workflow.path, f"{item_id} has an include or a relative id", shown(text), advice)
+                continue
+            for reference in ReferenceResolver.match_refs_pattern(text):
+                try:
+                    look_up(config, reference)
+                except KeyError:
+                    advice = f"Mend the id; an overlay sees its base by the rule {OVERLAY_RULE}."
+                    what = f"{item_id} refers to @{reference}, which does not exist"
+                    yield Finding(workflow.path, what, shown(text), advice)
+
+    yield from in_every_workflow(bundle, look)
+
+
+# What MONAI puts into every expression's globals.
+MONAI_DEFAULTS = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}
+
+
+def parse_import(text: str) -> ast.Import | ast.ImportFrom | None:
+    """The import statement in a config's string, ``None`` if it is none."""
+    if not text.startswith(EXPR_KEY) or "import" not in text:
+        return None
+    try:
+        body = ast.parse(text[len(EXPR_KEY) :]).body
+    except (SyntaxError, ValueError):
+        return None
+    return body[0] if body and isinstance(body[0], ast.Import | ast.ImportFrom) else None
+
+
+def imported_names(config: dict[str, Any]) -> dict[str, str]:
+    """The names that expressions of a config can use, each with the dotted name it stands for.
+
+    MONAI binds the first alias only, and ``import a.b`` under the name ``a.b``, which no expression can spell.
+    """
+    bound = dict(MONAI_DEFAULTS)
+    for _, text in walk_values(config):
+        statement = parse_import(text)
+        if statement:
+            alias = statement.names[0]
+            prefix = f"{statement.module}." if isinstance(statement, ast.ImportFrom) else ""
+            bound[alias.asname or alias.name] = f"{prefix}{alias.name}"
+    return bound
+
 
 REFERENCE = "reference_"
+
 FORBIDDEN_BUILTINS = frozenset(
     ("eval", "exec", "compile", "globals", "locals", "vars", "setattr", "delattr", "breakpoint", "input", "__import__")
 )
+
 FORBIDDEN_MODULES = frozenset(
     ("subprocess", "pickle", "dill", "cloudpickle", "marshal", "shelve", "ctypes", "builtins", "importlib", "runpy")
 )
+
 FORBIDDEN_CALLS = ("os.system", "os.popen", "shutil.rmtree")
+
 FORBIDDEN_PREFIXES = ("os.exec", "os.spawn", "os.posix_spawn")
+
 WRITING_METHODS = frozenset(("write_text", "write_bytes"))
+
 UNSAFE_ARGUMENTS = {"weights_only": False, "allow_pickle": True}
+
 # __file__ of a package tells where its bundle lies
 DUNDER = re.compile(r"__(?!file__)\w+__")
 

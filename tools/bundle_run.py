@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command that runs configs of a bundle."""
+"""Run configs of a bundle, and say what a results file tells of the machine."""
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tools import REPOSITORY
+import psutil
 
-__all__ = ["bundle_command", "run_bundle"]
+from tools import REPOSITORY
 
 
 def bundle_command(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
@@ -29,3 +31,23 @@ def run_bundle(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any
     """
     command = bundle_command(bundle, configs, overrides)
     subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=quiet)
+
+
+PACKAGES = ("torch", "monai", "numpy", "scipy", "openvino")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, memory and the versions of what ran."""
+    return {
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=True),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
