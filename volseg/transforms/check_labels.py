@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
 
 from volseg.errors import UserError
 from volseg.label_maps.codes import round_labels
+from volseg.transforms.each_entry import EachEntryd
 
 __all__ = ["CheckLabelsd"]
 
 
-class CheckLabelsd(MapTransform):
+class CheckLabelsd(EachEntryd):
     """Round label maps stored with a scale slope (5.00000018) and refuse invalid labels.
 
     Args:
@@ -32,16 +29,10 @@ class CheckLabelsd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.num_classes = num_classes
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.check(d[key])
-        return d
-
-    def check(self, label: MetaTensor) -> MetaTensor:
+    def change(self, entry: MetaTensor) -> MetaTensor:
         """Return the rounded labels ``(1, X, Y, Z)``."""
-        name = label.meta.get("filename_or_obj", "label")
-        codes = torch.from_numpy(round_labels(label.as_tensor().numpy(force=True), name))
+        name = entry.meta.get("filename_or_obj", "label")
+        codes = torch.from_numpy(round_labels(entry.as_tensor().numpy(force=True), name))
         lowest, highest = codes.aminmax()
         if lowest < 0 or highest >= self.num_classes:
             values = torch.unique(codes).tolist()  # sorts a whole CT: only for the message
@@ -49,4 +40,4 @@ class CheckLabelsd(MapTransform):
                 f"{name}: labels must be 0 to {self.num_classes - 1}, got {values[:20]}; convert them first "
                 "(prepare_data does so for known sources)"
             )
-        return MetaTensor(codes.to(label.as_tensor()), meta=label.meta, applied_operations=label.applied_operations)
+        return MetaTensor(codes.to(entry.as_tensor()), meta=entry.meta, applied_operations=entry.applied_operations)

@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
 
 from volseg.errors import UserError
+from volseg.transforms.each_entry import EachEntryd
 
 __all__ = ["CheckVolumed"]
 
@@ -23,7 +21,7 @@ logger = logging.getLogger(__name__)
 LONGEST_MM = 3000.0
 
 
-class CheckVolumed(MapTransform):
+class CheckVolumed(EachEntryd):
     """Repair a volume where possible and refuse it otherwise; subclasses in bundles check their modality.
 
     Voxels that are not finite become ``background``. Nothing else changes.
@@ -54,36 +52,30 @@ class CheckVolumed(MapTransform):
         self.subject = subject
         self.oblique_degrees = oblique_degrees
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.check(d[key])
-        return d
-
-    def check(self, volume: MetaTensor) -> MetaTensor:
+    def change(self, entry: MetaTensor) -> MetaTensor:
         """Return the volume ``(1, X, Y, Z)`` with finite voxels."""
-        name = volume.meta.get("filename_or_obj", "image")
-        affine = np.asarray(volume.affine)
-        slices = volume.shape[1 + slice_axis(affine)]
+        name = entry.meta.get("filename_or_obj", "image")
+        affine = np.asarray(entry.affine)
+        slices = entry.shape[1 + slice_axis(affine)]
         if slices < self.minimum_slices:
             raise UserError(
                 f"{name}: too few slices for {self.subject}: at least {self.minimum_slices} needed, got {slices}; "
                 "give the folder of the whole series, not one file of it"
             )
-        extent_mm = np.array(volume.shape[1:]) * nib.affines.voxel_sizes(affine)
+        extent_mm = np.array(entry.shape[1:]) * nib.affines.voxel_sizes(affine)
         if extent_mm.max() > LONGEST_MM:
             size = " x ".join(f"{length:.0f}" for length in extent_mm)
             raise UserError(f"{name}: {size} mm is larger than any patient; repair the spacing in the header")
-        finite = volume.isfinite()
+        finite = entry.isfinite()
         if not finite.all():
-            lowest = float(volume[finite].min()) if finite.any() else 0.0
+            lowest = float(entry[finite].min()) if finite.any() else 0.0
             background = lowest if self.background is None else self.background
             logger.warning("%s: set %d non-finite voxels to %g", name, int((~finite).sum()), background)
-            volume[~finite] = background
-        self.check_intensities(name, float(volume.min()), float(volume.max()))
+            entry[~finite] = background
+        self.check_intensities(name, float(entry.min()), float(entry.max()))
         if (tilt := _tilt_degrees(affine)) > self.oblique_degrees:
             logger.warning("%s: axes are tilted %.0f degrees from the patient's, results may suffer", name, tilt)
-        return volume
+        return entry
 
     def check_intensities(self, name: str, low: float, high: float) -> None:
         """Raise ``UserError`` for intensities that the modality cannot have."""

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
 from volseg.instances.decoding import PAPER, Decoding, decode_instances
+from volseg.transforms.each_entry import EachEntryd
 
 __all__ = ["DecodeInstancesd"]
 
 
-class DecodeInstancesd(MapTransform):
+class DecodeInstancesd(EachEntryd):
     """Decode the network's two channels to instance ids with :func:`volseg.instances.decoding.decode_instances`.
 
     Args:
@@ -40,16 +37,14 @@ class DecodeInstancesd(MapTransform):
         self.logits = logits
         self.decoding = decoding
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            channels = convert_to_tensor(d[key], track_meta=False)
-            if channels.ndim != 4 or len(channels) != 2:
-                raise ValueError(f"{key} must be (2, D, H, W), mask and boundary, got {tuple(channels.shape)}")
-            if self.logits:
-                channels = torch.sigmoid(channels.float())
-            elif channels.dtype == torch.bfloat16:  # unknown to NumPy
-                channels = channels.float()
-            labels = decode_instances(channels[0], channels[1], self.decoding)
-            d[key] = convert_to_dst_type(labels[None].view("int32"), dst=d[key], dtype=torch.int32)[0]
-        return d
+    def change(self, entry: torch.Tensor) -> torch.Tensor:
+        channels = convert_to_tensor(entry, track_meta=False)
+        if channels.ndim != 4 or len(channels) != 2:
+            keys = ", ".join(map(str, self.keys))
+            raise ValueError(f"{keys} must be (2, D, H, W), mask and boundary, got {tuple(channels.shape)}")
+        if self.logits:
+            channels = torch.sigmoid(channels.float())
+        elif channels.dtype == torch.bfloat16:  # unknown to NumPy
+            channels = channels.float()
+        labels = decode_instances(channels[0], channels[1], self.decoding)
+        return convert_to_dst_type(labels[None].view("int32"), dst=entry, dtype=torch.int32)[0]

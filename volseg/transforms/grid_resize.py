@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform
+from monai.transforms import InvertibleTransform
 from monai.transforms.utils import scale_affine
 
+from volseg.transforms.each_entry import EachEntryd
 from volseg.transforms.separable import area_weights, linear_weights, resample
 
 __all__ = ["GridResize", "GridResized"]
@@ -53,7 +54,7 @@ class GridResize(InvertibleTransform):
         return resized
 
 
-class GridResized(MapTransform, InvertibleTransform):
+class GridResized(EachEntryd, InvertibleTransform):
     """Dictionary form of :class:`GridResize`.
 
     Args:
@@ -65,11 +66,8 @@ class GridResized(MapTransform, InvertibleTransform):
         super().__init__(keys, allow_missing_keys)
         self.resize = GridResize(spatial_size)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.resize(d[key])
-        return d
+    def change(self, entry: MetaTensor) -> MetaTensor:
+        return self.resize(entry)
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)

@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
+from volseg.transforms.each_entry import EachEntryd
 from volseg.transforms.separable import area_average
 
 __all__ = ["SoftTargetd", "soft_target"]
 
 
-class SoftTargetd(MapTransform):
+class SoftTargetd(EachEntryd):
     """Convert label maps to the exact volume fraction of every class on another grid.
 
     Args:
@@ -32,12 +31,8 @@ class SoftTargetd(MapTransform):
         self.num_classes = num_classes
         self.spatial_size = tuple(spatial_size)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            label = convert_to_tensor(d[key], track_meta=False)[0]
-            d[key] = soft_target(label, self.num_classes, self.spatial_size)
-        return d
+    def change(self, entry: torch.Tensor) -> torch.Tensor:
+        return soft_target(convert_to_tensor(entry, track_meta=False)[0], self.num_classes, self.spatial_size)
 
 
 def soft_target(label: torch.Tensor, num_classes: int, spatial_size: Sequence[int]) -> torch.Tensor:

@@ -3,35 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from pdvnet_lung.lobes import LOBES
+from volseg.transforms.each_entry import EachEntryd
 
 __all__ = ["CleanLobesd", "clean_lobes"]
 
 
-class CleanLobesd(MapTransform):
+class CleanLobesd(EachEntryd):
     """Dictionary form of :func:`clean_lobes` for label maps ``(1, X, Y, Z)``."""
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            labels: MetaTensor = d[key]
-            clean = clean_lobes(labels.as_tensor()[0].cpu().numpy())
-            d[key] = MetaTensor(torch.from_numpy(clean)[None].to(labels.device)).copy_meta_from(labels)
-        return d
+    def change(self, entry: MetaTensor) -> MetaTensor:
+        clean = clean_lobes(entry.as_tensor()[0].cpu().numpy())
+        return MetaTensor(torch.from_numpy(clean)[None].to(entry.device)).copy_meta_from(entry)
 
 
 def clean_lobes(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

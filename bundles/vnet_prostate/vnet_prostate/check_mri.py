@@ -38,9 +38,8 @@ class CheckMRId(CheckVolumed):
     def __init__(self, keys: KeysCollection, minimum_slices: int = 8, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, minimum_slices, None, "an MRI of the prostate", 40.0, allow_missing_keys)
 
-    def check(self, volume: MetaTensor) -> MetaTensor:
-        """Return the volume ``(1, X, Y, Z)`` with finite voxels."""
-        volume = super().check(volume)
+    def change(self, entry: MetaTensor) -> MetaTensor:
+        volume = super().change(entry)
         name = volume.meta.get("filename_or_obj", "image")
         affine = np.asarray(volume.affine)
         spacing_mm = nib.affines.voxel_sizes(affine)
