@@ -123,13 +123,6 @@ def test_missed_truth_comes_with_the_prediction_of_the_best_iou():
     assert missed.ious.tolist() == [2 / 7]
 
 
-def test_scores_set_the_order():
-    # 9 and 3 are wrong and come before 7: precision 1/3 at a recall of 1/2.
-    result = instance_average_precision(PREDICTION, TRUTH, scores={3: 0.8, 7: 0.1, 9: 0.9})
-    assert result.matches.prediction_ids.tolist() == [9, 3, 7]
-    assert result.ap50 == pytest.approx(51 / 101 / 3)
-
-
 def test_small_truth_is_background():
     result = instance_average_precision(PREDICTION, TRUTH, min_size=3)
     assert (result.ap75, result.recall75, result.missed.truth_ids.size) == (1, 1, 0)
@@ -169,8 +162,6 @@ def test_errors():
     for ranges in ({"all": (0, 5)}, {"small": (5, 5)}):
         with pytest.raises(UserError, match="a range needs a name other than 'all' and low < high, got"):
             instance_average_precision(PREDICTION, TRUTH, size_ranges=ranges)
-    with pytest.raises(UserError, match="2 of 3 are missing, the first with id 3"):
-        instance_average_precision(PREDICTION, TRUTH, scores={7: 1})
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference values in {REFERENCE}")
