@@ -21,7 +21,6 @@ from volseg.storage.files import atomic_path, remove_leftovers, writing
 from volseg.storage.location import open_storage
 
 PAGE = "index.html"
-
 TEMPLATE = Path(__file__).with_name("registry_page.html")
 
 

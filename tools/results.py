@@ -29,12 +29,9 @@ from volseg.storage.files import write_json
 
 # disjoint from the phantoms that any training sees, which have seed 0
 HELD_OUT_SEED = 1
-
 HELD_OUT_CASES = {"training": 0, "validation": 0, "test": 12}
-
 # the key metrics of the bundles' trainings, as TensorBoard files name them, in words
 KEY_METRICS = {"val_mean_dice": "Dice", "val_ap75": "AP-75"}
-
 # what metadata may claim of a report's first label
 CLAIMED_MEASURES = {"dice": "phantom_mean_dice", "ap75": "phantom_ap75", "ap50": "phantom_ap50",
                     "foreground_dice": "phantom_foreground_dice"}  # fmt: skip

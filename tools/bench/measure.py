@@ -88,7 +88,6 @@ def say(line: str) -> None:
 
 
 TOTAL = "total"
-
 """Name of the time of a whole lap; no step is called like this."""
 
 

@@ -26,13 +26,9 @@ class Gain(NamedTuple):
 
 # what `--runtime` offers and `auto` may choose
 ENGINES = ("channels_last", "bf16", "openvino", "compile")
-
 AMP = "one iteration, train_amp.json"
-
 ITERATION = "one iteration"
-
 HEAD = ("| task | usual way | this project | times faster | peak memory |", "| --- | --- | --- | --- | --- |")
-
 GAINS = (
     Gain("PDV-Net, network alone, 512x512x64", "pdvnet_lung_network", "eager"),
     Gain("V-Net, network alone, 128x128x64", "vnet_prostate_network", "eager"),
@@ -75,7 +71,6 @@ def summary_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 SUMMARY = "What a user gains; each line is measured in a section below. `eager` is plain PyTorch in float32.\n"
-
 INTRODUCTION = """## How to read the tables
 
 `python -m tools bench` makes this page from the JSON files next to it. The modes ran in turn on one machine; \

@@ -47,7 +47,6 @@ def names(values: Any) -> str:
 
 
 ON_TRAIN = ("evaluate.json", "finetune.json", "tune.json")
-
 OVERLAY_RULE = (
     f"multi_gpu_X.json -> X.json, {', '.join(ON_TRAIN)} and train_*.json -> train.json, "
     "inference_*.json -> inference.json"
@@ -152,7 +151,6 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
 
 
 METADATA = "configs/metadata.json"
-
 REQUIRED_CONFIGS = (METADATA, "configs/train.json", "configs/evaluate.json", "configs/inference.json")
 
 

@@ -40,7 +40,6 @@ def check_descriptions(bundle: Bundle) -> Iterator[Finding]:
 
 
 PERSONAL = re.compile(r"(?<![\w.:/-])/(home|Users|root|mnt|media|workspace)/|(?<![A-Za-z])[A-Za-z]:(\\|/(?!/))")
-
 ABSOLUTE = re.compile(r"^(/\w|~)")
 
 
@@ -122,23 +121,16 @@ def imported_names(config: dict[str, Any]) -> dict[str, str]:
 
 
 REFERENCE = "reference_"
-
 FORBIDDEN_BUILTINS = frozenset(
     ("eval", "exec", "compile", "globals", "locals", "vars", "setattr", "delattr", "breakpoint", "input", "__import__")
 )
-
 FORBIDDEN_MODULES = frozenset(
     ("subprocess", "pickle", "dill", "cloudpickle", "marshal", "shelve", "ctypes", "builtins", "importlib", "runpy")
 )
-
 FORBIDDEN_CALLS = ("os.system", "os.popen", "shutil.rmtree")
-
 FORBIDDEN_PREFIXES = ("os.exec", "os.spawn", "os.posix_spawn")
-
 WRITING_METHODS = frozenset(("write_text", "write_bytes"))
-
 UNSAFE_ARGUMENTS = {"weights_only": False, "allow_pickle": True}
-
 # __file__ of a package tells where its bundle lies
 DUNDER = re.compile(r"__(?!file__)\w+__")
 

@@ -20,7 +20,6 @@ from volseg.registry.bundle_zip import unpack
 from volseg.storage.files import replacement
 
 SOURCES = Path(__file__).with_name("app")
-
 WEIGHTS = "models/model.pt"
 
 
@@ -65,7 +64,6 @@ def _pack_into(target: Path, name: str) -> None:
 
 
 ENVIRONMENT = ".venv-label"
-
 APPLICATION = "build/label"
 
 

@@ -13,13 +13,10 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from volseg.blockwise.block_array import BlockArray
 from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE, BlockGrid
-from volseg.blockwise.component_merge import SharedVoxels, merge_components
-from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.global_components import GlobalComponents
+from volseg.blockwise.components import GlobalComponents, LocalComponents, SharedVoxels, merge_components
+from volseg.blockwise.finished_blocks import BlockArray, FinishedBlocks
 from volseg.blockwise.instance_files import local_file, write_instance_files
-from volseg.blockwise.instance_growth import InstanceGrowth
 from volseg.blockwise.label_pyramid import (
     CoarserLevel,
     FinalLabels,
@@ -27,8 +24,7 @@ from volseg.blockwise.label_pyramid import (
     pyramid_levels,
     write_pyramid_metadata,
 )
-from volseg.blockwise.local_components import LocalComponents
-from volseg.blockwise.seeded_watershed import SeededWatershed
+from volseg.blockwise.objects import InstanceGrowth, SeededWatershed
 from volseg.blockwise.size_filter import filter_sizes
 from volseg.blockwise.stages import BlockFunction, run_stage
 from volseg.blockwise.zarr_array import (
@@ -62,7 +58,7 @@ class BlockwiseInstances:
         parquet: the same table.
         statistics: ``instances``, ``removed_below_min_size``, ``blocks``, ``blocks_done_now`` (all stages together);
             for watershed ``cut_pieces`` (each counted once per block), ``blocks_with_cut_pieces`` and
-            ``voxels_in_cut_pieces``, see :class:`volseg.blockwise.seeded_watershed.SeededWatershed`.
+            ``voxels_in_cut_pieces``, see :class:`volseg.blockwise.objects.SeededWatershed`.
     """
 
     labels: str
@@ -87,7 +83,7 @@ def decode_blockwise(
 
     Ids are those of :func:`volseg.instances.decoding.decode_instances` on the whole volume: always for connected
     components, for watershed wherever the halo covers the connected pieces of foreground; where it does not, this is
-    counted and warned of, and :class:`volseg.blockwise.seeded_watershed.SeededWatershed` says what may differ.
+    counted and warned of, and :class:`volseg.blockwise.objects.SeededWatershed` says what may differ.
 
     A run that ended at any moment resumes when it is called again with the same arguments; the result is the same, bit
     for bit. ``OUTPUT/decoding`` holds what resuming takes, and can be removed afterwards.

@@ -11,7 +11,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import DTypeLike
 
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import optional_module
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
 from volseg.storage.location import open_storage
@@ -172,8 +172,8 @@ def read_region(array: VoxelArray, region: tuple[slice, ...]) -> np.ndarray:
     """Voxels of a region.
 
     Raises:
-        UserError: a chunk is damaged, or the storage fails; of a :class:`volseg.blockwise.block_array.BlockArray` it
-            says which file of the manifest is to be removed.
+        UserError: a chunk is damaged, or the storage fails; of a :class:`~volseg.blockwise.finished_blocks.BlockArray`
+            it says which file of the manifest is to be removed.
     """
     try:
         return np.asarray(array[region])

@@ -12,8 +12,7 @@ from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES, Hdf5Volume
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES, MrcVolume
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES, NiftiVolume
 from volseg.data.volume_formats.section_file import PNG_SUFFIX
-from volseg.data.volume_formats.section_index import open_section_index
-from volseg.data.volume_formats.section_volume import SectionVolume, open_section_folder
+from volseg.data.volume_formats.section_volume import SectionVolume, open_section_folder, open_section_index
 from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES, TiffStack
 from volseg.data.volume_formats.zarr_volume import ZARR_METADATA_FILES, ZarrVolume
 from volseg.errors import UserError

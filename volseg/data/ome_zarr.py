@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import optional_module
 from volseg.data.volume_formats.zarr_volume import open_zarr, read_multiscale
 from volseg.errors import UserError
 from volseg.storage.files import atomic_folder

@@ -14,10 +14,10 @@ from PIL import Image
 
 from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, is_one_level
+from volseg.data.volume_formats.base import optional_module
 from volseg.data.volume_formats.hdf5 import Hdf5Volume
 from volseg.data.volume_formats.mrc import MrcVolume
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES, NiftiVolume
-from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.section_volume import SectionVolume
 from volseg.data.volume_formats.tiff_stack import TiffStack
 from volseg.data.volume_formats.zarr_volume import ZarrVolume

@@ -11,9 +11,8 @@ from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
 from volseg.data.volume_formats.zarr_volume import ZARR_METADATA_FILES
 from volseg.errors import UserError
-from volseg.phantoms.dataset import OmeZarrVolumes
+from volseg.phantoms.dataset import OmeZarrVolumes, PhantomSet
 from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
-from volseg.phantoms.phantom_set import PhantomSet
 
 __all__ = ["LABEL_NAME", "PHANTOM_BINNING", "datalist", "find_em_volumes", "inference_list"]
 

@@ -29,9 +29,8 @@ from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr
 from volseg.errors import UserError
 from volseg.handlers.instance_results import free_case_name
-from volseg.phantoms.dataset import OmeZarrVolumes
+from volseg.phantoms.dataset import OmeZarrVolumes, PhantomSet
 from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
-from volseg.phantoms.phantom_set import PhantomSet
 from volseg.storage.files import atomic_path
 from volseg.weights import load_weights
 

@@ -53,7 +53,7 @@ def triplet_splits(
     Args:
         input: volumes of any kind, see :func:`~resunet_mitoem.data.find_em_volumes`; empty: those of the dataset.
         dataset_dir, phantom_dir, phantom_cases, phantom_shape, phantom_seed: see
-            :meth:`volseg.phantoms.phantom_set.PhantomSet.datalist`.
+            :meth:`volseg.phantoms.dataset.PhantomSet.datalist`.
         patch_size: (height, width) of the patches, in pixels; both alike.
         sections: the noisy ones of the only volume; ``None`` looks for them, in all volumes.
         held_out_fraction: see :func:`hold_out`.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from volseg.phantoms.phantom_set import PhantomSet
+from volseg.phantoms.dataset import PhantomSet
 from volseg.phantoms.prostate_mri import GENERATION, VARIED_GENERATION, prostate_mri, varied_prostate_mri
 
 __all__ = ["datalist", "inference_list", "varied_datalist"]

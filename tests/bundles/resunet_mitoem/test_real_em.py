@@ -29,7 +29,7 @@ from volseg.instances.overlap_table import foreground_overlap, overlap_table
 from volseg.losses import WeightedBCELoss
 from volseg.runtime.accelerate import bfloat16_is_native
 from volseg.transforms.load_em_crop import RandLoadImageCropd
-from volseg.transforms.sections.section_flips import RandSectionFlipsd
+from volseg.transforms.sections.in_plane import RandSectionFlipsd
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "mito" / "sbem_cdeep3m"
 TRAINING_SECTIONS = 14

@@ -24,9 +24,8 @@ from torch import nn
 
 from volseg.blockwise.cluster import connect
 from volseg.blockwise.grey_range import GreyRange
-from volseg.blockwise.section_replacement import replace_sections
 from volseg.blockwise.segmentation import segment_blockwise
-from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_opener import VolumeOpener, replace_sections
 from volseg.blockwise.volume_prediction import VolumePrediction, predict_blockwise
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.data.chunked_volume import open_chunked_volume

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,57 @@ from volseg.data.image_file import unreadable
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.errors import UserError
 
-__all__ = ["ChunkedVolume"]
+__all__ = ["ChunkedVolume", "GreyKind", "kind_of_palette", "optional_module", "why_not_grey"]
+
+
+def optional_module(name: str) -> Any:
+    """Return a module of the extra ``em``, imported at its first use.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{name}: not installed, got {error}; run pip install {name}") from error
+
+
+GreyKind: TypeAlias = Literal["grey values", "inverted grey values", "RGB", "a palette of colours"]
+
+
+def kind_of_palette(colors: NDArray[Any]) -> GreyKind:
+    """What a palette (N, 3) does to indices: shades of grey may rise or fall with them."""
+    grey = colors[:, 0].astype(int)
+    if (colors != colors[:, :1]).any():
+        return "a palette of colours"
+    if (np.diff(grey) >= 0).all():
+        return "grey values"
+    return "inverted grey values" if (np.diff(grey) <= 0).all() else "a palette of colours"
+
+
+def why_not_grey(files: Mapping[Path, tuple[np.dtype[Any], GreyKind]]) -> str:
+    """Why sections have no common scale of grey values, and what to do; empty where they have.
+
+    Args:
+        files: type and kind of each.
+    """
+    counts = Counter(files.values())
+    (usual, _), *others = counts.most_common()
+    if others:
+        rare = others[-1][0]
+        odd, like = (next(file for file, kind in files.items() if kind == wanted) for wanted in (rare, usual))
+        return (
+            f"sections must have one scale of grey values, got {odd.name} of {_text(rare)} and {like.name} of "
+            f"{_text(usual)}; convert them to one type"
+        )
+    if usual[1] == "a palette of colours":
+        return "pixels must be grey values, got a palette of colours; convert the image to grey values"
+    return ""
+
+
+def _text(kind: tuple[np.dtype[Any], GreyKind]) -> str:
+    return "RGB" if kind[1] == "RGB" else f"{kind[0]} {kind[1]}"
+
 
 Block = tuple[slice, slice, slice]
 

@@ -10,8 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from volseg.data.image_file import readable
-from volseg.data.volume_formats.base import Block, ChunkedVolume
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import Block, ChunkedVolume, optional_module
 from volseg.data.volume_formats.stored_axes import find_axes
 from volseg.data.volume_formats.voxel_size import voxel_size_from_attributes
 from volseg.errors import UserError

@@ -12,8 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from volseg.data.image_file import readable
-from volseg.data.volume_formats.base import Block, ChunkedVolume
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import Block, ChunkedVolume, optional_module
 from volseg.data.volume_formats.stored_axes import StoredAxes, find_axes
 from volseg.data.volume_formats.voxel_size import VoxelSize, nm_per_unit, voxel_size_from_attributes, voxel_size_in_nm
 from volseg.errors import UserError

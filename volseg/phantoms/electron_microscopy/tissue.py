@@ -9,8 +9,7 @@ from scipy import ndimage
 
 from volseg.phantoms.electron_microscopy.membranes import BLOCK, Membranes
 from volseg.phantoms.electron_microscopy.mitochondria import MitochondriaCanvas
-from volseg.phantoms.electron_microscopy.neurites import Neurite
-from volseg.phantoms.electron_microscopy.sections import PIXEL_NM, THICKNESS_NM, VOXEL_SIZE_NM
+from volseg.phantoms.electron_microscopy.neurites import PIXEL_NM, THICKNESS_NM, VOXEL_SIZE_NM, Neurite
 from volseg.phantoms.geometry import Floats, paint_over, resize_linear
 
 

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the random numbers of an epoch depend on the epoch alone."""
+"""What an epoch has: random numbers that depend on it alone, and a progress bar that shows the loss."""
 
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
 from monai.data.utils import set_rnd
+from monai.handlers import from_engine
 from monai.utils import MAX_SEED
 from torch.utils.data import Dataset, DistributedSampler
 
 from volseg.transforms.augment_batch import AugmentBatch
 
-__all__ = ["EpochSeed"]
+__all__ = ["EpochSeed", "TrainingProgress"]
 
 
 class EpochSeed:
@@ -49,3 +52,15 @@ class EpochSeed:
             prepare_batch.set_random_state(-seed % MAX_SEED)
         if self.sampler is not None:
             self.sampler.set_epoch(engine.state.epoch)
+
+
+class TrainingProgress(ProgressBar):
+    """Ignite's progress bar of an epoch with the loss of the last iteration beside it."""
+
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Attach to a trainer."""
+        super().attach(engine, *args, **{"output_transform": _loss, **kwargs})
+
+
+def _loss(output: Any) -> dict[str, float]:
+    return {"loss": from_engine("loss", first=True)(output)}
