@@ -17,8 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from volseg.errors import UserError
 from volseg.registry.index import INDEX, Entry, as_index
+from volseg.storage.file_systems import open_storage
 from volseg.storage.files import atomic_path, remove_leftovers, writing
-from volseg.storage.location import open_storage
 
 PAGE = "index.html"
 TEMPLATE = Path(__file__).with_name("registry_page.html")

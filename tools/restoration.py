@@ -19,8 +19,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from tools import REPOSITORY
 from tools.bundle_run import describe_machine, run_bundle
 from tools.results import HELD_OUT_SEED
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.instances.average_precision import instance_average_precision
 from volseg.phantoms.dataset import case_seeds
 from volseg.phantoms.electron_microscopy import ElectronMicroscopy, electron_microscopy

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from dask.system import CPU_COUNT
+from monai.utils import instantiate
 from numpy.typing import NDArray
 
 from tools import REPOSITORY
@@ -148,7 +149,7 @@ def predict_as_one_block(
 ) -> None:
     """Predict a volume in a worker with all cores, and write the seconds that it took once the worker was there."""
     target, weights, arguments = network
-    on_worker = WorkerNetwork(target, weights, arguments, threads=CPU_COUNT)
+    on_worker = WorkerNetwork.of(instantiate(target, "default", **arguments), weights, threads=CPU_COUNT)
     with connect(workers=1) as client:
         start = time.perf_counter()
         predict_blockwise(

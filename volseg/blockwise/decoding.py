@@ -37,7 +37,7 @@ from volseg.blockwise.zarr_array import (
     remove_partial_chunks,
 )
 from volseg.console.option_checks import three_whole_numbers
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances.decoding import PAPER, Decoding
 
@@ -96,7 +96,7 @@ def decode_blockwise(
     Args:
         mask: probability of being inside an object (D, H, W), floating point or uint8 for 255 times it: an array that
             is read by slices and can be pickled (Zarr, :class:`volseg.blockwise.zarr_array.ArrayChannel` of one), a
-            file or folder that :func:`volseg.data.chunked_volume.open_chunked_volume` opens, or the URL of a Zarr
+            file or folder that :func:`volseg.data.open_volume.open_chunked_volume` opens, or the URL of a Zarr
             array.
         boundary: probability of being on an outline, as ``mask``.
         output: folder or URL to write to: ``instances.ome.zarr``, ``instances.csv``, ``instances.parquet``,

@@ -19,8 +19,8 @@ from volseg.blockwise.block_grid import Block, BlockGrid, Region
 from volseg.blockwise.zarr_array import local_folder
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
+from volseg.storage.file_systems import open_storage
 from volseg.storage.files import atomic_path, remove_leftovers, writing
-from volseg.storage.location import open_storage
 
 __all__ = ["BlockArray", "FinishedBlocks"]
 

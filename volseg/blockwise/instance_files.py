@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from volseg.blockwise.zarr_array import local_folder
 from volseg.errors import UserError
 from volseg.instances.table import NM3_PER_UM3, Extents, instances, write_instance_table
+from volseg.storage.file_systems import open_storage
 from volseg.storage.files import atomic_path
-from volseg.storage.location import open_storage
 
 __all__ = ["local_file", "write_instance_files"]
 

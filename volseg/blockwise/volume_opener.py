@@ -19,7 +19,7 @@ from volseg.blockwise.finished_blocks import BlockArray, FinishedBlocks
 from volseg.blockwise.stages import run_stage
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.blockwise.zarr_array import VoxelArray, open_array, open_or_create_array, read_region, write_region
-from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.volume_formats.zarr_volume import ZarrVolume
 
 __all__ = ["RESTORATION", "ReplacedSections", "Replacements", "VolumeOpener", "replace_sections"]
@@ -86,7 +86,7 @@ class VolumeOpener:
     """Opens a volume for reading; sections that were decoded for one block serve the next.
 
     Attributes:
-        location: path in any format of :func:`volseg.data.chunked_volume.open_chunked_volume`, or URL of a Zarr array
+        location: path in any format of :func:`volseg.data.open_volume.open_chunked_volume`, or URL of a Zarr array
             or OME-Zarr image on a storage that fsspec knows.
         replacements: sections in place of its own, if there are any.
 

@@ -169,7 +169,7 @@ def _predict_block(prediction: VolumePrediction, targets: Sequence[Any], block: 
         )
     if len(predicted) != len(targets):
         raise UserError(
-            f"{prediction.network.target}: channels must name each of the {len(predicted)} outputs, got {len(targets)}"
+            f"{prediction.network.name}: channels must name each of the {len(predicted)} outputs, got {len(targets)}"
         )
     if finds_blank:
         clear_blank(predicted, blank.to(predicted.device))

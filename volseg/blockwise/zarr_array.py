@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 from volseg.data.volume_formats.base import optional_module
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
-from volseg.storage.location import open_storage
+from volseg.storage.file_systems import open_storage
 
 __all__ = [
     "ArrayChannel",

@@ -12,8 +12,8 @@ from nibabel.openers import Opener
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, is_one_level
+from volseg.data.open_volume import ChunkedVolume
 from volseg.data.volume_formats.base import optional_module
 from volseg.data.volume_formats.hdf5 import Hdf5Volume
 from volseg.data.volume_formats.mrc import MrcVolume

@@ -30,7 +30,7 @@ def find_em_volumes(source: str) -> list[Path]:
     """The volumes that a path given by a user stands for.
 
     Args:
-        source: a volume in any format of :func:`volseg.data.chunked_volume.open_chunked_volume`, a folder of sections
+        source: a volume in any format of :func:`volseg.data.open_volume.open_chunked_volume`, a folder of sections
             among them; or a folder of Zarr, HDF5 or NIfTI volumes, of which hidden ones are left out.
 
     Returns:

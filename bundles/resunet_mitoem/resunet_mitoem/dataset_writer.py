@@ -18,9 +18,9 @@ from tqdm import tqdm
 from resunet_mitoem.data import LABEL_NAME
 from resunet_mitoem.intensity import PERCENTILES, find_grey_range
 from volseg.blockwise.grey_range import GreyRange
-from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.datalist import SPLITS, write_datalist
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, create_ome_zarr_label
+from volseg.data.open_volume import ChunkedVolume
 from volseg.data.prepare import Source, describe_skipped
 from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask, number_components
 from volseg.data.volume_formats.voxel_size import VoxelSize

@@ -25,8 +25,8 @@ from resunet_mitoem.noisy_sections import (
     find_noisy_sections,
     plan_restoration,
 )
-from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.errors import UserError
 from volseg.handlers.instance_results import free_case_name
 from volseg.phantoms.dataset import OmeZarrVolumes, PhantomSet

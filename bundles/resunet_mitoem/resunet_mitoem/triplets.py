@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, RandomizableTransform, Transform
 from resunet_mitoem.data import datalist, find_em_volumes
 from resunet_mitoem.interpolation import to_unit_range
 from resunet_mitoem.noisy_sections import check_one_volume, find_noisy_sections
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 
 __all__ = [

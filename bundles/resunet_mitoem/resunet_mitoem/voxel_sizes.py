@@ -8,8 +8,8 @@ import logging
 import math
 from pathlib import Path
 
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import DATALIST_NAME, load_datalist
+from volseg.data.open_volume import open_chunked_volume
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.errors import UserError
 

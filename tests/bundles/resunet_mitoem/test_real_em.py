@@ -20,7 +20,7 @@ from skimage.io import imsave
 from skimage.transform import downscale_local_mean
 from torch import nn
 
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.inferers.autocast import AutocastInferer
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding, decode_instances

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.zarr_array import ArrayChannel
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding, decode_instances, seed_map
 from volseg.instances.table import instance_table, write_instance_table

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any storage that fsspec knows, by path or URL."""
+"""Paths and URLs of any storage that fsspec knows."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.volume_formats import section_volume, tiff_stack
 from volseg.errors import UserError
 
