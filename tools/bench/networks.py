@@ -28,8 +28,7 @@ from tools.bench.measure import (
     summary,
     times,
 )
-from tools.bench.peers import Peer, build_peer, describe_peers
-from tools.bench.subjects import SUBJECTS
+from tools.bench.subjects import SUBJECTS, Peer, build_peer, describe_peers
 from volseg.runtime.accelerate import accelerate
 
 MODES = ("eager", "channels_last", "bf16", "openvino", "compile", "auto")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pydoc import ErrorDuringImport, locate
 from types import ModuleType
 from typing import Any
 
@@ -15,9 +16,9 @@ from monai.bundle import ComponentLocator
 
 from tools import REPOSITORY
 from tools.check.bundle import Bundle, Finding, Workflow, in_every_workflow, shown, walk_items
+from tools.check.configs import UNSAFE_ARGUMENTS
 
 ALLOWED_PACKAGES = ("torch", "monai", "ignite", "numpy", "scipy", "skimage", "volseg")
-PICKLE_ARGUMENTS = {"weights_only": False, "allow_pickle": True}
 
 
 def check_targets(bundle: Bundle) -> Iterator[Finding]:
@@ -57,12 +58,12 @@ def target_problem(target: str, own_package: str) -> tuple[str, str] | None:
 
 def _import_problem(target: str, allowed: tuple[str, ...]) -> tuple[str, str] | None:
     try:
-        found = _locate(target)
-    except Exception as error:  # noqa: BLE001  own code may raise anything while it is imported
-        return (
-            "has a _target_ that cannot be imported",
-            f"{type(error).__name__}: {error}. Mend the name or the module.",
-        )
+        found = locate(target)
+    except ErrorDuringImport as error:  # own code may raise anything while it is imported
+        advice = f"{error.exc.__name__}: {error.value}. Mend the module."
+        return "has a _target_ that cannot be imported", advice
+    if found is None:
+        return "has a _target_ that cannot be imported", "Mend the name: there is no such module, class or function."
     if not callable(found):
         return "has a _target_ that is no class or function", "Name something that can be called."
     origin = getattr(found, "__module__", None)
@@ -91,23 +92,6 @@ def own_code(bundle: Bundle) -> Iterator[None]:
         sys.modules.update(before)
 
 
-def _locate(target: str) -> Any:
-    """The object of a dotted name: the longest importable prefix, then attributes."""
-    parts = target.split(".")
-    for length in range(len(parts) - 1, 0, -1):
-        module = ".".join(parts[:length])
-        try:
-            found: Any = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if length > 1 and error.name and (module == error.name or module.startswith(f"{error.name}.")):
-                continue  # `module` is a class of a shorter module; another missing name is an error of the code
-            raise
-        for name in parts[length:]:
-            found = getattr(found, name)
-        return found
-    raise ModuleNotFoundError(target)
-
-
 @lru_cache(maxsize=1)
 def _monai_components() -> frozenset[str]:
     locator = ComponentLocator()
@@ -125,7 +109,7 @@ def _forget(modules: dict[str, ModuleType]) -> None:
 
 
 def _pickles(path: str, item_id: str, item: dict[str, Any]) -> Iterator[Finding]:
-    for argument, unsafe in PICKLE_ARGUMENTS.items():
+    for argument, unsafe in UNSAFE_ARGUMENTS.items():
         if item.get(argument) is unsafe:
             what = f"{item_id} loads pickles, which can run any code"
             yield Finding(path, what, f"{argument}: {shown(unsafe)}", f"Leave {argument} at its safe value.")

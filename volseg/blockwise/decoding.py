@@ -21,11 +21,11 @@ from volseg.blockwise.label_pyramid import (
     CoarserLevel,
     FinalLabels,
     create_level,
+    filter_sizes,
     pyramid_levels,
     write_pyramid_metadata,
 )
 from volseg.blockwise.objects import InstanceGrowth, SeededWatershed
-from volseg.blockwise.size_filter import filter_sizes
 from volseg.blockwise.stages import BlockFunction, run_stage
 from volseg.blockwise.zarr_array import (
     VoxelArray,

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from volseg.blockwise.block_grid import Block, BlockGrid, Region
 from volseg.blockwise.zarr_array import local_folder
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
 from volseg.storage.file_systems import open_storage
-from volseg.storage.files import atomic_path, remove_leftovers, writing
+from volseg.storage.files import atomic_path, only_process, remove_leftovers, writing
 
 __all__ = ["BlockArray", "FinishedBlocks"]
 
@@ -65,13 +64,8 @@ class FinishedBlocks:
             if self.local is not None:
                 with writing(self.folder):
                     self.local.mkdir(parents=True, exist_ok=True)
-                    try:
-                        held.enter_context(FileLock(self.local / LOCK, timeout=0))
-                    except Timeout as error:
-                        raise UserError(
-                            f"{self.folder}: another run is using this folder; wait for it to end, or choose "
-                            "another folder"
-                        ) from error
+                    used = f"{self.folder}: another run is using this folder; wait for it to end, or choose another"
+                    held.enter_context(only_process(self.local / LOCK, used))
                     remove_leftovers(self.local)
             self._check_parameters(parameters)
             yield

@@ -15,6 +15,7 @@ from volseg.data.volume_formats.base import optional_module
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
 from volseg.storage.file_systems import open_storage
+from volseg.storage.files import writing
 
 __all__ = [
     "ArrayChannel",
@@ -154,7 +155,9 @@ def open_or_create_array(
                 **metadata,
             )
         except ZARR_ERRORS as reason:
-            raise _not_written(location, reason) from reason
+            raise UserError(
+                f"{location}: cannot be written: {_said(reason)}; check the free space and permissions"
+            ) from reason
     except ZARR_ERRORS as error:
         raise UserError(
             f"{location}: cannot be read as a Zarr array ({_said(error)}); remove it and run again"
@@ -195,10 +198,8 @@ def write_region(array: Any, region: tuple[slice, ...], voxels: np.ndarray) -> N
     Raises:
         UserError: the disk is full, or the storage fails.
     """
-    try:
+    with writing(array_name(array)):
         array[region] = voxels
-    except OSError as error:
-        raise _not_written(array_name(array), error) from error
 
 
 def array_name(array: Any) -> str:
@@ -219,10 +220,6 @@ def remove_partial_chunks(location: str) -> None:
     if folder := local_folder(location):
         for partial in folder.rglob("*.partial"):
             partial.unlink(missing_ok=True)
-
-
-def _not_written(location: str | Path, error: Exception) -> UserError:
-    return UserError(f"{location}: cannot be written: {_said(error)}; check the free space and permissions")
 
 
 def _said(error: Exception) -> str:

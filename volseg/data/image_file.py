@@ -55,10 +55,8 @@ def open_nifti(path: Path) -> Any:
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with readable(path, _NIFTI_ERRORS):
         return nib.load(path)
-    except _NIFTI_ERRORS as error:
-        raise unreadable(path, error) from error
 
 
 def read_nifti(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
@@ -68,10 +66,8 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
         UserError: it cannot be read.
     """
     image = open_nifti(path)
-    try:
+    with readable(path, _NIFTI_ERRORS):
         voxels = np.asanyarray(image.dataobj)
-    except _NIFTI_ERRORS as error:
-        raise unreadable(path, error) from error
     return voxels, VoxelGrid(voxels.shape, image.affine)
 
 
@@ -82,10 +78,8 @@ def nifti_channel(path: Path, channel: int) -> Any:
         UserError: it cannot be read.
     """
     image = open_nifti(path)
-    try:
+    with readable(path, _NIFTI_ERRORS):
         return image.slicer[..., channel]
-    except _NIFTI_ERRORS as error:
-        raise unreadable(path, error) from error
 
 
 def read_itk(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
@@ -94,10 +88,8 @@ def read_itk(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with readable(path, (RuntimeError,)):  # what ITK's wrapping raises for every failure of reading
         image = quiet_itk().imread(path, itk_pixel_type(path))
-    except RuntimeError as error:  # what ITK's wrapping raises for every failure of reading
-        raise unreadable(path, error) from error
     axes, origin_mm = np.asarray(itk.array_from_matrix(image.GetDirection())), list(image.GetOrigin())
     voxels = itk.array_view_from_image(image).transpose()  # (z, y, x) to (x, y, z)
     return voxels, grid_from_itk(voxels.shape, axes, list(image.GetSpacing()), origin_mm)
@@ -152,13 +144,11 @@ def read_metaimage_grid(path: Path) -> VoxelGrid:
 def _read_header(path: Path) -> Any:
     """Return ITK's reader of a file after reading its header."""
     reader = quiet_itk().ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-    try:
+    with readable(path, (RuntimeError,)):
         if reader is None:
             raise RuntimeError("header unknown to ITK")
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise unreadable(path, error) from error
     return reader
 
 

@@ -11,8 +11,8 @@ import torch
 from monai.config import KeysCollection
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from volseg.transforms.each_entry import EachEntryd
-from volseg.transforms.separable import area_average, linear_weights, resample
+from volseg.transforms.entries import EachEntryd
+from volseg.transforms.grid_resize import area_average, linear_weights, resample
 
 __all__ = ["N4BiasCorrectd"]
 

@@ -8,7 +8,7 @@ from monai.config import KeysCollection
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
 from volseg.instances.decoding import PAPER, Decoding, decode_instances
-from volseg.transforms.each_entry import EachEntryd
+from volseg.transforms.entries import EachEntryd
 
 __all__ = ["DecodeInstancesd"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pdvnet_lung.lobes import LOBES
-from volseg.transforms.each_entry import EachEntryd
+from volseg.transforms.entries import EachEntryd
 
 __all__ = ["CleanLobesd", "clean_lobes"]
 

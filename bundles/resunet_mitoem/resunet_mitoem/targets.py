@@ -23,7 +23,7 @@ import torch
 from monai.config import KeysCollection
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from volseg.transforms.each_entry import EachEntryd
+from volseg.transforms.entries import EachEntryd
 
 __all__ = ["MitochondriaTargetsd", "WidenBoundariesd", "boundary_target", "mask_target", "widen_boundaries"]
 

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 
 from volseg.errors import UserError
-from volseg.transforms.check_volume import CheckVolumed, slice_axis
+from volseg.transforms.checks import CheckVolumed, slice_axis
 
 __all__ = ["CheckMRId"]
 

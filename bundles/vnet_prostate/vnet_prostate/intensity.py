@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.utils import convert_to_dst_type
 from scipy import ndimage
 
-from volseg.transforms.each_entry import EachEntryd
+from volseg.transforms.entries import EachEntryd
 
 __all__ = ["LocalContrastd", "ZScored", "local_contrast", "z_score"]
 

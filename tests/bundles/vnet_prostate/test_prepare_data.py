@@ -24,7 +24,7 @@ from vnet_prostate.prepare_data import (
 
 from volseg.data.datalist import SPLITS, load_datalist
 from volseg.errors import UserError
-from volseg.transforms.check_labels import CheckLabelsd
+from volseg.transforms.checks import CheckLabelsd
 from volseg.transforms.load_volume import LoadImageVolumed
 
 CONFIG = Path(__file__).parents[3] / "bundles" / "vnet_prostate" / "configs" / "prepare_data.json"

@@ -13,9 +13,8 @@ import zarr
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.components import GlobalComponents, LocalComponents, SharedVoxels, merge_components
 from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.label_pyramid import CoarserLevel, FinalLabels
+from volseg.blockwise.label_pyramid import CoarserLevel, FinalLabels, filter_sizes
 from volseg.blockwise.objects import InstanceGrowth, SeededWatershed
-from volseg.blockwise.size_filter import filter_sizes
 from volseg.blockwise.stages import run_stage
 from volseg.blockwise.zarr_array import open_or_create_array
 from volseg.instances.decoding import Decoding

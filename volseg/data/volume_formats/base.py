@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.image_file import unreadable
+from volseg.data.image_file import readable
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.errors import UserError
 
@@ -137,12 +137,8 @@ class ChunkedVolume(ABC):
             UserError: the file is damaged.
         """
         z, y, x = self._bounds(block if isinstance(block, tuple) else (block,))
-        try:
+        with readable(self.path, self._READ_ERRORS):
             voxels = self._read((z, y, x))
-        except UserError:
-            raise
-        except self._READ_ERRORS as error:
-            raise unreadable(self.path, error) from error
         return np.array(voxels, dtype=self.dtype, order="C")
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from volseg.errors import UserError
 from volseg.label_maps.codes import round_labels
 from volseg.phantoms.chest_ct.anatomy import coarse_lobes, draw_anatomy
 from volseg.phantoms.geometry import Floats, small_rotation
-from volseg.transforms.separable import area_average
+from volseg.transforms.grid_resize import area_average
 
 STEP_MM = 2.0
 SIGMA_MM = 1.5

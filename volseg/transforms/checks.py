@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that a bundle can process a volume: the part common to all modalities."""
+"""Check that a volume can be processed, whatever its modality, and that a label map holds what a network can learn."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import logging
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 
 from volseg.errors import UserError
-from volseg.transforms.each_entry import EachEntryd
+from volseg.label_maps.codes import round_labels
+from volseg.transforms.entries import EachEntryd
 
-__all__ = ["CheckVolumed"]
+__all__ = ["CheckLabelsd", "CheckVolumed"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,3 +93,32 @@ def _tilt_degrees(affine: np.ndarray) -> float:
     """Return the largest angle between a voxel axis and the patient axis closest to it."""
     directions = affine[:3, :3] / nib.affines.voxel_sizes(affine)
     return float(np.degrees(np.arccos(np.clip(np.abs(directions).max(axis=0), 0, 1))).max())
+
+
+class CheckLabelsd(EachEntryd):
+    """Round label maps stored with a scale slope (5.00000018) and refuse invalid labels.
+
+    Args:
+        keys: entries with label maps ``(1, X, Y, Z)``.
+        num_classes: labels run from 0 to ``num_classes - 1``.
+
+    Raises:
+        UserError: a value is not an integer, or a label is out of range.
+    """
+
+    def __init__(self, keys: KeysCollection, num_classes: int, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.num_classes = num_classes
+
+    def change(self, entry: MetaTensor) -> MetaTensor:
+        """Return the rounded labels ``(1, X, Y, Z)``."""
+        name = entry.meta.get("filename_or_obj", "label")
+        codes = torch.from_numpy(round_labels(entry.as_tensor().numpy(force=True), name))
+        lowest, highest = codes.aminmax()
+        if lowest < 0 or highest >= self.num_classes:
+            values = torch.unique(codes).tolist()  # sorts a whole CT: only for the message
+            raise UserError(
+                f"{name}: labels must be 0 to {self.num_classes - 1}, got {values[:20]}; convert them first "
+                "(prepare_data does so for known sources)"
+            )
+        return MetaTensor(codes.to(entry.as_tensor()), meta=entry.meta, applied_operations=entry.applied_operations)

@@ -1,16 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a pipeline on some entries of a dictionary and hide the others from it."""
+"""How transforms see the entries of a dictionary: each by itself, or some without the others."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from monai.config import KeysCollection
-from monai.transforms import Transform
+from monai.transforms import MapTransform, Transform
 from monai.utils import ensure_tuple
 
-__all__ = ["ApplyAlone"]
+__all__ = ["ApplyAlone", "EachEntryd"]
+
+
+class EachEntryd(MapTransform):
+    """Changes each of its entries by itself, as :meth:`change` says."""
+
+    @abstractmethod
+    def change(self, entry: Any) -> Any:
+        """What becomes of an entry."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.change(d[key])
+        return d
 
 
 class ApplyAlone(Transform):
