@@ -94,16 +94,6 @@ class SizeRangeScores:
         """Average precision at an IoU of 0.75, by which the challenge ranked."""
         return self.ap_at(0.75)
 
-    @property
-    def recall50(self) -> float:
-        """Recall at an IoU of 0.5."""
-        return self.recall_at(0.5)
-
-    @property
-    def recall75(self) -> float:
-        """Recall at an IoU of 0.75."""
-        return self.recall_at(0.75)
-
     def ap_at(self, iou_threshold: float) -> float:
         """Average precision at one of the thresholds.
 
@@ -205,16 +195,6 @@ class AveragePrecision:
     def ap75(self) -> float:
         """Average precision at an IoU of 0.75, instances of every size."""
         return self.by_size[ALL_SIZES].ap75
-
-    @property
-    def recall50(self) -> float:
-        """Recall at an IoU of 0.5, instances of every size."""
-        return self.by_size[ALL_SIZES].recall50
-
-    @property
-    def recall75(self) -> float:
-        """Recall at an IoU of 0.75, instances of every size."""
-        return self.by_size[ALL_SIZES].recall75
 
 
 def instance_average_precision(
