@@ -13,7 +13,7 @@ from monai.transforms import Compose, SpatialPadd
 from PIL import Image
 
 from tools import REPOSITORY
-from tools.bench import lobe_measures, measure, steps
+from tools.bench import libraries, measure, steps
 from tools.bench.measure import TOTAL, Stopwatch
 from tools.bench.report import table, write_result, write_summary
 from tools.bench.subjects import SUBJECTS
@@ -236,24 +236,24 @@ def lobes():
 @pytest.mark.parametrize("spacing_mm", [(0.7, 1.25, 2.5), (3.0, 0.5, 1.0)])
 def test_all_lobe_measures_are_those_of_monai(spacing_mm):
     prediction, truth = lobes()
-    expected = lobe_measures.monai_measures(prediction, truth, spacing_mm, 1.5)
-    measured = label_measures(prediction, truth, np.diag([*spacing_mm, 1]), lobe_measures.LOBES, 1.5)
+    expected = libraries.monai_measures(prediction, truth, spacing_mm, 1.5)
+    measured = label_measures(prediction, truth, np.diag([*spacing_mm, 1]), libraries.LOBES, 1.5)
     for lobe, values in expected.items():
         assert {name: measured[lobe][name] for name in values} == pytest.approx(values, rel=1e-5), lobe
-    assert lobe_measures.largest_difference(measured, expected) < 1e-5
+    assert libraries.largest_difference(measured, expected) < 1e-5
     assert measured["RUL"]["dice"] == 1
 
 
 def test_the_largest_difference_is_a_part_of_the_value():
     expected = {"LUL": {"dice": 0.5, "error_mm": float("nan")}, "LLL": {"dice": 0.0, "error_mm": 4.0}}
     measured = {"LUL": {"dice": 0.4, "error_mm": float("nan")}, "LLL": {"dice": 0.1, "error_mm": 3.0}}
-    assert lobe_measures.largest_difference(measured, expected) == pytest.approx(0.25)
+    assert libraries.largest_difference(measured, expected) == pytest.approx(0.25)
 
 
 def test_lobes_are_displaced_by_no_more_than_said():
     labels = np.zeros((24, 20, 16), np.uint8)
     labels[6:18, 5:15, 4:12] = 3
-    moved = lobe_measures.warped(labels, (2, 1, 3))
+    moved = libraries.warped(labels, (2, 1, 3))
     assert moved.shape == labels.shape and moved.dtype == labels.dtype
     assert (moved[8:16, 6:14, 7:9] == 3).all()
     outside = np.ones(labels.shape, bool)
@@ -263,7 +263,7 @@ def test_lobes_are_displaced_by_no_more_than_said():
 
 
 def test_lobe_measures_run_beside_monai():
-    result = lobe_measures.bench_lobe_measures(1, seed=0, shape=(40, 36, 28), spacing_mm=(8.5, 9.0, 11.0))
+    result = libraries.bench_lobe_measures(1, seed=0, shape=(40, 36, 28), spacing_mm=(8.5, 9.0, 11.0))
     assert list(rows_of(result)) == ["MONAI, whole volume", "label_measures"]
     assert result["largest_relative_difference"] < 1e-5
     assert "at 8.5x9.0x11.0 mm" in result["input"]

@@ -29,17 +29,6 @@ from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
 from volseg.instances.table import Extents, joined_extents
 
-__all__ = [
-    "CoarserLevel",
-    "FinalLabels",
-    "PyramidLevel",
-    "create_level",
-    "filter_sizes",
-    "pyramid_levels",
-    "remove_ids",
-    "write_pyramid_metadata",
-]
-
 PENDING_ROWS = 2**18
 
 

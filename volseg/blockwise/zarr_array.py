@@ -17,20 +17,6 @@ from volseg.errors import UserError
 from volseg.storage.file_systems import open_storage
 from volseg.storage.files import writing
 
-__all__ = [
-    "ArrayChannel",
-    "VoxelArray",
-    "array_name",
-    "block_chunks",
-    "local_folder",
-    "node_store",
-    "open_array",
-    "open_or_create_array",
-    "read_region",
-    "remove_partial_chunks",
-    "write_region",
-]
-
 LARGEST_CHUNK = (16, 256, 256)
 COMPRESSION_LEVEL = 1
 

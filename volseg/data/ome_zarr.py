@@ -20,16 +20,6 @@ from volseg.data.volume_formats.zarr_volume import open_zarr, read_multiscale
 from volseg.errors import UserError
 from volseg.storage.files import atomic_folder
 
-__all__ = [
-    "AXES",
-    "DEFAULT_CHUNKS",
-    "axes_and_levels",
-    "create_multiscale_group",
-    "create_ome_zarr",
-    "create_ome_zarr_label",
-    "is_one_level",
-]
-
 DEFAULT_CHUNKS = (16, 256, 256)  # 1 MiB of 8-bit voxels
 
 _VERSION = "0.5"

@@ -13,8 +13,8 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from volseg.data.case_statistics import CaseStatistics
+from volseg.label_maps.label_file import write_segmentation
 from volseg.label_maps.picture import save_preview
-from volseg.label_maps.writer import write_segmentation
 from volseg.storage.files import check_folder
 
 __all__ = ["SaveImageSegmentations"]

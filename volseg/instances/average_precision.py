@@ -27,20 +27,6 @@ import numpy as np
 from volseg.errors import UserError
 from volseg.instances.overlap_table import LabelArray, OverlapTable, overlap_table
 
-__all__ = [
-    "ALL_SIZES",
-    "IOU_THRESHOLDS",
-    "NO_TRUTH",
-    "SIZE_RANGES",
-    "AveragePrecision",
-    "BestMatches",
-    "MatchTable",
-    "MissedTruth",
-    "SizeRangeScores",
-    "average_precision_of_table",
-    "instance_average_precision",
-]
-
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Thresholds of AP 50:95."""
 

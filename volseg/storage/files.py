@@ -23,19 +23,6 @@ from filelock import FileLock, Timeout
 
 from volseg.errors import UserError
 
-__all__ = [
-    "atomic_folder",
-    "atomic_path",
-    "check_folder",
-    "check_replaceable",
-    "complete_replacement",
-    "only_process",
-    "remove_leftovers",
-    "replacement",
-    "write_json",
-    "writing",
-]
-
 FILE_STAGING = ".unfinished"
 FOLDER_STAGING = ".staging"
 TOKEN_DIGITS = 12

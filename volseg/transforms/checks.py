@@ -12,7 +12,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 
 from volseg.errors import UserError
-from volseg.label_maps.codes import round_labels
+from volseg.label_maps.label_file import round_labels
 from volseg.transforms.entries import EachEntryd
 
 __all__ = ["CheckLabelsd", "CheckVolumed"]

@@ -19,17 +19,6 @@ from monai.utils import convert_to_tensor
 
 from volseg.transforms.entries import EachEntryd
 
-__all__ = [
-    "GridResize",
-    "GridResized",
-    "SoftTargetd",
-    "area_average",
-    "area_weights",
-    "linear_weights",
-    "resample",
-    "soft_target",
-]
-
 Weights = Callable[[int, int], torch.Tensor]
 
 

@@ -16,18 +16,6 @@ from skimage.transform import downscale_local_mean
 
 from volseg.errors import UserError
 
-__all__ = [
-    "Replacement",
-    "SectionAssessment",
-    "SectionMeasures",
-    "assess_sections",
-    "check_one_volume",
-    "find_noisy_sections",
-    "measure_sections",
-    "plan_restoration",
-    "robust_z_scores",
-]
-
 logger = logging.getLogger(__name__)
 
 # Least deviation that a z-score divides by. Both measures are logarithms or close to one, so that this is a relative

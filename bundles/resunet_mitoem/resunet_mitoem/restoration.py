@@ -34,16 +34,6 @@ from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
 from volseg.storage.files import atomic_path
 from volseg.weights import load_weights
 
-__all__ = [
-    "Restoration",
-    "restoration_list",
-    "restore_sections",
-    "restore_volume",
-    "restore_volumes",
-    "save_restoration_preview",
-    "write_section_table",
-]
-
 logger = logging.getLogger(__name__)
 
 PREVIEWED_SECTIONS = 4

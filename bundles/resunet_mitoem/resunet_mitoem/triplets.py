@@ -18,17 +18,6 @@ from resunet_mitoem.noisy_sections import check_one_volume, find_noisy_sections
 from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 
-__all__ = [
-    "RandSwapChannelsd",
-    "RandTripletPatch",
-    "TripletPatch",
-    "clean_triplets",
-    "fixed_places",
-    "hold_out",
-    "prepare_triplets",
-    "triplet_splits",
-]
-
 logger = logging.getLogger(__name__)
 
 # what transforms take

@@ -15,16 +15,6 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from skimage.draw import line
 
-__all__ = [
-    "RandCuboidGreyValuesd",
-    "RandCutBlurd",
-    "RandCutNoised",
-    "RandGreyValuesd",
-    "RandMissingPartsd",
-    "RandMotionBlurd",
-    "RandSectionGrayscaled",
-]
-
 
 class RandGreyValuesd(RandomizableTransform, MapTransform):
     """Base class of random transforms that change images ``(C, D, H, W)`` but not their labels.

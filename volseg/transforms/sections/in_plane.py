@@ -13,19 +13,6 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple
 
-__all__ = [
-    "RandInPlaneAffined",
-    "RandInPlaneElasticd",
-    "RandInPlaned",
-    "RandMisalignmentd",
-    "RandSectionFlipsd",
-    "linear_positions",
-    "pixel_positions",
-    "resample_in_plane",
-    "rotation_matrix",
-    "size_with_margins",
-]
-
 
 class RandInPlaned(RandomizableTransform, MapTransform):
     """Base class of random transforms that move sections in their plane.

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole numbers of a label map that was read as floating point."""
+"""Label maps in files: whole numbers of what was read as floating point, and NIfTI in the geometry of its image."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import UserError
+from volseg.storage.files import atomic_path
 
-__all__ = ["round_labels"]
+__all__ = ["round_labels", "write_segmentation"]
 
 _WHOLE_NUMBER_TOLERANCE = 1e-3
 
@@ -43,3 +48,23 @@ def round_labels(label: NDArray[Any], name: str = "label") -> NDArray[Any]:
             "nearest neighbour"
         )
     return rounded.astype(np.int32)
+
+
+def write_segmentation(path: str | Path, labels: np.ndarray, affine: np.ndarray, names: Mapping[int, str]) -> None:
+    """Write a label map ``(X, Y, Z)`` as uint8 NIfTI, whole or not at all.
+
+    Args:
+        path: ends in ``.nii.gz``.
+        labels: label map.
+        affine: voxel to RAS in mm.
+        names: names of the labels; they go into the header's comment extension as JSON.
+    """
+    image = nib.Nifti1Image(labels.astype(np.uint8), affine)
+    image.header.set_slope_inter(1, 0)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner", strip_shears=True)
+    comment = json.dumps({"labels": {str(value): name for value, name in names.items()}})
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", comment.encode()))
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""3-D dense V-Net, one of the two baselines in the PDV-Net paper."""
+"""Networks that PDV-Net is compared with: a dense V-Net, and a two-dimensional one run slice by slice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from volseg.blocks import ConvBlock, DenseBlock, check_size
 
-__all__ = ["DenseVNet"]
+__all__ = ["DenseVNet", "SliceWise"]
 
 
 class DenseVNet(nn.Module):
@@ -69,3 +69,24 @@ class DenseVNet(nn.Module):
         if self.training:
             return logits
         return F.interpolate(logits, scale_factor=2.0, mode="trilinear", align_corners=False)
+
+
+class SliceWise(nn.Module):
+    """Apply a 2-D network to each slice along Z, as the paper's 2D U-Net baseline does.
+
+    Args:
+        network: takes ``(N, C, X, Y)`` and returns ``(N, C', X, Y)``.
+
+    Shapes:
+        input ``(B, C, X, Y, Z)``, output ``(B, C', X, Y, Z)``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, channels, *plane, slices = x.shape
+        flat = x.permute(0, 4, 1, 2, 3).reshape(batch * slices, channels, *plane)  # (B * Z, C, X, Y)
+        flat = self.network(flat)
+        return flat.reshape(batch, slices, -1, *plane).permute(0, 2, 3, 4, 1)  # (B, C', X, Y, Z)
