@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -25,6 +24,7 @@ from tools.check.files import LARGEST_MB
 from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
 from volseg.label_maps.case_report import MEAN_LABEL
+from volseg.registry.manifest import sha256
 from volseg.storage.files import write_json
 
 # disjoint from the phantoms that any training sees, which have seed 0
@@ -168,7 +168,7 @@ def _evaluate(root: Path, configs: Sequence[str], scratch: Path, weights: Path) 
     return {
         "evaluation": {
             "command": command,
-            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "weights_sha256": sha256(weights),
             "data": f"{HELD_OUT_CASES['test']} held-out phantoms, seed {HELD_OUT_SEED}, scored on their own grid",
             "machine": describe_machine(),
         },

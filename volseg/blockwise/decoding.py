@@ -95,9 +95,8 @@ def decode_blockwise(
 
     Args:
         mask: probability of being inside an object (D, H, W), floating point or uint8 for 255 times it: an array that
-            is read by slices and can be pickled (Zarr, :class:`volseg.blockwise.zarr_array.ArrayChannel` of one), a
-            file or folder that :func:`volseg.data.open_volume.open_chunked_volume` opens, or the URL of a Zarr
-            array.
+            is read by slices and can be pickled, as Zarr's can, a file or folder that
+            :func:`volseg.data.open_volume.open_chunked_volume` opens, or the URL of a Zarr array.
         boundary: probability of being on an outline, as ``mask``.
         output: folder or URL to write to: ``instances.ome.zarr``, ``instances.csv``, ``instances.parquet``,
             ``statistics.json``.

@@ -33,25 +33,6 @@ class VoxelArray(Protocol):
     def __getitem__(self, region: Any, /) -> Any: ...
 
 
-class ArrayChannel:
-    """One channel of an array (C, D, H, W), read like an array (D, H, W).
-
-    Args:
-        array: sliced along four axes.
-        channel: index along the first.
-    """
-
-    def __init__(self, array: Any, channel: int) -> None:
-        self.array, self.channel = array, channel
-        self.shape, self.dtype = tuple(array.shape[1:]), array.dtype
-
-    def __getitem__(self, region: Any) -> Any:
-        return self.array[(self.channel, *(region if isinstance(region, tuple) else (region,)))]
-
-    def __str__(self) -> str:
-        return f"{array_name(self.array)}, channel {self.channel}"
-
-
 def block_chunks(block_shape: Sequence[int], largest: Sequence[int] = LARGEST_CHUNK) -> tuple[int, ...]:
     """The chunk nearest to a size that divides a block, so that no two blocks write into one chunk.
 
@@ -193,8 +174,6 @@ def array_name(array: Any) -> str:
     store = getattr(array, "store_path", None)
     if store is not None:
         return str(store).removeprefix("file://")
-    if isinstance(array, ArrayChannel):
-        return str(array)
     return str(getattr(array, "path", None) or f"{type(array).__name__} of shape {tuple(array.shape)}")
 
 
