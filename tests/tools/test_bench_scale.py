@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tools import REPOSITORY
+from tools.bench.decoding import decode_by_blocks, decode_whole, write_probabilities
 from tools.bench.measure import times
-from tools.bench.scale import decode_by_blocks, decode_whole, write_probabilities
 from tools.bench.tables import ESTIMATES as TEXT
 from tools.bench.tables import VOLUMES, estimate_table, replace_tables
 from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE

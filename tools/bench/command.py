@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tools import REPOSITORY
-from tools.bench.decoding import bench_instance_decoding
+from tools.bench.decoding import bench_decoding, bench_instance_decoding, bench_prediction
 from tools.bench.libraries import bench_bspline_deform, bench_histogram_match, bench_lobe_measures
 from tools.bench.networks import bench_checkpointing, bench_network
 from tools.bench.report import write_result, write_summary
-from tools.bench.scale import bench_decoding, bench_prediction
 from tools.bench.steps import bench_em_steps, bench_end_to_end, bench_scan_steps
 from tools.bench.subjects import SUBJECTS
 from tools.bench.training_profile import PROFILES

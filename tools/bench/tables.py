@@ -37,8 +37,8 @@ def estimate_table(
     """Hours, memory and storage as a Markdown table.
 
     Args:
-        decoding: what :func:`tools.bench.scale.bench_decoding` returned.
-        prediction: what :func:`tools.bench.scale.bench_prediction` returned.
+        decoding: what :func:`tools.bench.decoding.bench_decoding` returned.
+        prediction: what :func:`tools.bench.decoding.bench_prediction` returned.
         volumes: shapes (D, H, W) of 8-bit volumes by their names.
     """
     predicted, decoded = prediction["rows"][0], max(decoding["rows"], key=lambda row: row["voxels"])

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from tools import REPOSITORY
 from tools.check.bundle import Bundle, Finding
-from tools.check.configs import check_descriptions, check_expressions, check_paths, check_references
+from tools.check.configs import check_descriptions, check_expressions, check_paths, check_references, check_targets
 from tools.check.files import check_files, check_readme
 from tools.check.metadata import check_channels, check_properties, check_results, check_schema, check_version_and_name
 from tools.check.preprocessing import check_preprocessing
-from tools.check.targets import check_targets
 from volseg.errors import UserError
 
 
