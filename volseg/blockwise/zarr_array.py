@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import DTypeLike
 
-from volseg.data.volume_formats.base import optional_module
+from volseg.data.volume_formats.base import VoxelArray, optional_module
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
 from volseg.storage.file_systems import open_storage
@@ -19,18 +19,6 @@ from volseg.storage.files import writing
 
 LARGEST_CHUNK = (16, 256, 256)
 COMPRESSION_LEVEL = 1
-
-
-class VoxelArray(Protocol):
-    """Voxels (D, H, W) that are read by slices: a Zarr array, a ChunkedVolume, an HDF5 data set, a NumPy array."""
-
-    @property
-    def shape(self) -> Any: ...
-
-    @property
-    def dtype(self) -> Any: ...
-
-    def __getitem__(self, region: Any, /) -> Any: ...
 
 
 def block_chunks(block_shape: Sequence[int], largest: Sequence[int] = LARGEST_CHUNK) -> tuple[int, ...]:

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from volseg.data.volume_formats.base import VoxelArray
 from volseg.errors import UserError
-from volseg.instances.overlap_table import LabelArray, OverlapTable, overlap_table
+from volseg.instances.overlap_table import OverlapTable, overlap_table
 
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Thresholds of AP 50:95."""
@@ -184,8 +185,8 @@ class AveragePrecision:
 
 
 def instance_average_precision(
-    prediction: LabelArray,
-    truth: LabelArray,
+    prediction: VoxelArray,
+    truth: VoxelArray,
     iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
     size_ranges: Mapping[str, tuple[float, float]] = SIZE_RANGES,
     min_size: int = 0,

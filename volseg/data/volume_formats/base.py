@@ -9,16 +9,17 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volseg.data.image_file import readable
+from volseg.data.volume_formats.stored_axes import StoredAxes
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.errors import UserError
 
-__all__ = ["ChunkedVolume", "GreyKind", "kind_of_palette", "optional_module", "why_not_grey"]
+__all__ = ["ChunkedVolume", "GreyKind", "VoxelArray", "kind_of_palette", "optional_module", "why_not_grey"]
 
 
 def optional_module(name: str) -> Any:
@@ -73,6 +74,18 @@ def _text(kind: tuple[np.dtype[Any], GreyKind]) -> str:
 Block = tuple[slice, slice, slice]
 
 
+class VoxelArray(Protocol):
+    """Voxels that are read by slices: a Zarr array, a ChunkedVolume, an HDF5 data set, a NumPy array."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, region: Any, /) -> Any: ...
+
+
 class ChunkedVolume(ABC):
     """A 3-D volume on disk: ``volume[z0:z1, y0:y1, x0:x1]`` reads that block and no more than its chunks.
 
@@ -94,6 +107,7 @@ class ChunkedVolume(ABC):
     """
 
     _READ_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError)
+    _axes: StoredAxes
 
     def __init__(
         self,
@@ -165,6 +179,6 @@ class ChunkedVolume(ABC):
     def _open(self) -> Any:
         """Open the file for reading."""
 
-    @abstractmethod
     def _read(self, block: Block) -> NDArray[Any]:
-        """Read a block, whose slices lie inside the volume."""
+        """Read a block, whose slices lie inside the volume: of what is read by slices along its own axes."""
+        return self._axes.arrange(self._handle()[self._axes.index(block)])
