@@ -66,7 +66,7 @@ def augmentations(output_dir: str | None = None, seed: int = 1) -> None:
 
 
 def draw_gallery(folder: Path, phantom: ElectronMicroscopy, size: Sequence[int]) -> None:
-    """Write all pictures, named as the files of the transforms are.
+    """Write all pictures, named as the transforms are.
 
     Args:
         folder: is made if it does not exist.
