@@ -293,7 +293,7 @@ def _import_problem(target: str, allowed: tuple[str, ...]) -> tuple[str, str] | 
     try:
         found = locate(target)
     except ErrorDuringImport as error:  # own code may raise anything while it is imported
-        advice = f"{error.exc.__name__}: {error.value}. Mend the module."
+        advice = f"{type(error.value).__name__}: {error.value}. Mend the module."
         return "has a _target_ that cannot be imported", advice
     if found is None:
         return "has a _target_ that cannot be imported", "Mend the name: there is no such module, class or function."

@@ -45,6 +45,7 @@ class BSplineDeform(Transform):
         Raises:
             ValueError: the coefficients have another shape.
         """
+        _check_coefficients(coefficients)
         size = volume.shape[1:]
         # grid_sample counts axes from the last, and the centres of the end voxels lie at -1 and 1
         halves = torch.tensor([max(n - 1, 1) / 2 for n in size], device=volume.device).reshape(3, 1, 1, 1)
@@ -145,9 +146,7 @@ def displacement_field(coefficients: torch.Tensor, spatial_size: Sequence[int]) 
     Raises:
         ValueError: the coefficients have another shape.
     """
-    shape = tuple(coefficients.shape)
-    if len(shape) != 4 or shape[0] != 3 or min(shape[1:]) < 4:
-        raise ValueError(f"coefficients must have the shape (3, >= 4, >= 4, >= 4), got {shape}")
+    _check_coefficients(coefficients)
     along_x, along_y, along_z = (
         _basis(n, points - 3).to(coefficients.device)
         for n, points in zip(spatial_size, coefficients.shape[1:], strict=True)
@@ -159,6 +158,12 @@ def displacement_field(coefficients: torch.Tensor, spatial_size: Sequence[int]) 
     components = torch.eye(3, dtype=field.dtype, device=field.device)
     last = torch.einsum("ze,cd->eczd", along_z, components).reshape(3 * along_z.shape[1], -1)
     return (field.reshape(-1, len(last)) @ last).reshape(*spatial_size, 3)
+
+
+def _check_coefficients(coefficients: torch.Tensor) -> None:
+    shape = tuple(coefficients.shape)
+    if len(shape) != 4 or shape[0] != 3 or min(shape[1:]) < 4:
+        raise ValueError(f"coefficients must have the shape (3, >= 4, >= 4, >= 4), got {shape}")
 
 
 def _basis(size: int, mesh_size: int) -> torch.Tensor:

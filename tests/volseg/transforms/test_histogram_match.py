@@ -183,7 +183,7 @@ def test_workers_can_have_it():
 def test_arguments():
     with pytest.raises(ValueError, match=r"at least one case, got none"):
         RandHistogramMatchd("image", [])
-    with pytest.raises(ValueError, match=r"None or an integer >= 2, got 1"):
+    with pytest.raises(ValueError, match=r"quantiles must be an integer >= 2, got 1"):
         RandHistogramMatchd("image", [{"image": mri(1)}], quantiles=1)
 
 
