@@ -15,6 +15,8 @@ import psutil
 
 from tools import REPOSITORY
 
+PACKAGES = ("torch", "monai", "numpy", "scipy", "openvino")
+
 
 def bundle_command(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
     """``python -m monai.bundle run`` with configs by name and overrides by id."""
@@ -31,9 +33,6 @@ def run_bundle(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any
     """
     command = bundle_command(bundle, configs, overrides)
     subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=quiet)
-
-
-PACKAGES = ("torch", "monai", "numpy", "scipy", "openvino")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from volseg.storage.files import atomic_path, remove_leftovers, writing
 
 PAGE = "index.html"
 TEMPLATE = Path(__file__).with_name("registry_page.html")
+LOCK = ".publish.lock"
 
 
 def registry_page(entries: Sequence[Entry]) -> str:
@@ -40,9 +41,6 @@ def registry_page(entries: Sequence[Entry]) -> str:
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     bundles = [list(group)[::-1] for _, group in groupby(entries, key=lambda entry: entry.release.name)]
     return template.render(bundles=bundles)
-
-
-LOCK = ".publish.lock"
 
 
 class RegistryStore:

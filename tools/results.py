@@ -140,18 +140,14 @@ def plot_learning_curves(results_dir: Path, path: Path) -> None:
         if curve is None:  # written before curves were recorded
             continue
         [metric] = KEY_METRICS.keys() & curve.keys()
-        axes.plot(curve["epoch"], curve[metric], marker="o", label=_last_config(training["command"]))
+        last_config = re.findall(r"\w+\.json", training["command"])[-1]  # tells a training from others
+        axes.plot(curve["epoch"], curve[metric], marker="o", label=last_config)
         axes.set(xlabel="epoch", ylabel=f"{KEY_METRICS[metric]} on validation phantoms", ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-
-
-def _last_config(command: str) -> str:
-    """The last of a command's configs, which tells its training from others."""
-    return re.findall(r"\w+\.json", command)[-1]
 
 
 def _evaluate(root: Path, configs: Sequence[str], scratch: Path, weights: Path) -> dict[str, Any]:

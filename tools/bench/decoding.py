@@ -57,6 +57,15 @@ FOREGROUND_THRESHOLD = 0.85
 MIN_SIZE = 128
 PEER, OURS = "scikit-image", "decode_instances"
 WINDOW = (1, 7, 7)
+SHAPE = (100, 4096, 4096)
+DEEP_SECTIONS = 400
+# what fits into memory whole, with the 40 bytes a voxel of scikit-image's watershed
+CROP_PIXELS = 1024
+CHUNK = (16, 256, 256)
+BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
+OUTPUT = "OUTPUT"  # stands for the folder that a run gets
+# dotted name, weights, arguments
+RES_UNET_R: tuple[str, str, dict[str, Any]] = ("resunet_mitoem.network.ResUNetR", f"{BUNDLE}/models/model.pt", {})
 
 
 def bench_instance_decoding(repetitions: int, seed: int, shape: Sequence[int] = TILE) -> dict[str, Any]:
@@ -161,17 +170,6 @@ def matched_share(labels: NDArray[np.integer], reference: NDArray[np.integer]) -
 
 def _labels_path(folder: str, library: str, method: str) -> str:
     return f"{folder}/{library}_{method}.npy"
-
-
-SHAPE = (100, 4096, 4096)
-DEEP_SECTIONS = 400
-# what fits into memory whole, with the 40 bytes a voxel of scikit-image's watershed
-CROP_PIXELS = 1024
-CHUNK = (16, 256, 256)
-BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
-OUTPUT = "OUTPUT"  # stands for the folder that a run gets
-# dotted name, weights, arguments
-RES_UNET_R: tuple[str, str, dict[str, Any]] = ("resunet_mitoem.network.ResUNetR", f"{BUNDLE}/models/model.pt", {})
 
 
 def bench_decoding(

@@ -25,6 +25,13 @@ from volseg.transforms.histogram_match import match_quantiles, quantiles_of
 
 SIZE = (128, 128, 64)
 MESH_SIZE = (2, 2, 2)
+SHAPE = (512, 512, 250)
+SPACING_MM = (0.7, 0.75, 1.25)
+LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}
+TOLERANCE_MM = 3.0
+# largest displacement of the prediction along each axis
+WARP_VOXELS = (5.0, 4.0, 3.0)
+Measures = dict[str, dict[str, float]]
 
 
 def bench_bspline_deform(repetitions: int, seed: int, size: Sequence[int] = SIZE) -> dict[str, Any]:
@@ -119,16 +126,6 @@ def one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(torch_threads)
         SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(itk_threads)
-
-
-SHAPE = (512, 512, 250)
-SPACING_MM = (0.7, 0.75, 1.25)
-LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}
-TOLERANCE_MM = 3.0
-# largest displacement of the prediction along each axis
-WARP_VOXELS = (5.0, 4.0, 3.0)
-
-Measures = dict[str, dict[str, float]]
 
 
 def bench_lobe_measures(

@@ -23,6 +23,8 @@ from tools import REPOSITORY
 from tools.bundle_run import describe_machine
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
+TOTAL = "total"
+MEGABYTE = 1e6
 
 
 def interleave(steps: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
@@ -87,7 +89,6 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-TOTAL = "total"
 """Name of the time of a whole lap; no step is called like this."""
 
 
@@ -156,9 +157,6 @@ class Stopwatch:
         counted = {"__call__": self.watched(kind.__call__, name), "__module__": kind.__module__}
         # not by assignment, which nn.Module looks at
         object.__setattr__(instance, "__class__", type(kind.__name__, (kind,), counted))
-
-
-MEGABYTE = 1e6
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:

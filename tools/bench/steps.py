@@ -37,6 +37,14 @@ from volseg.data.ome_zarr import create_ome_zarr
 from volseg.phantoms.electron_microscopy import electron_microscopy
 
 MODES = ("eager", "auto")
+NETWORK = "network"
+REST = "engine, batches, steps below 1 ms"
+EM_SHAPE = (100, 1024, 1024)
+# drawn; the volume is mirrored copies of it
+EM_TILE_SHAPE = (100, 512, 512)
+EM_VOXEL_SIZE_NM = (30, 32, 32)
+SHORTEST_S = 0.001
+START_RUNS = 3
 
 
 def bench_end_to_end(repetitions: int, seed: int, subject: str, shape: Sequence[int] | None = None) -> dict[str, Any]:
@@ -84,16 +92,6 @@ def bench_end_to_end(repetitions: int, seed: int, subject: str, shape: Sequence[
             for mode in MODES
         ],
     }
-
-
-NETWORK = "network"
-REST = "engine, batches, steps below 1 ms"
-EM_SHAPE = (100, 1024, 1024)
-# drawn; the volume is mirrored copies of it
-EM_TILE_SHAPE = (100, 512, 512)
-EM_VOXEL_SIZE_NM = (30, 32, 32)
-SHORTEST_S = 0.001
-START_RUNS = 3
 
 
 def bench_scan_steps(repetitions: int, seed: int, subject: str) -> dict[str, Any]:

@@ -29,6 +29,12 @@ from volseg.phantoms.prostate_mri import prostate_mri
 from volseg.weights import load_weights, recorded_values
 
 Field = tuple[int, int, int]
+BUNDLES = REPOSITORY / "bundles"
+TRAINED_WITH = ("spatial_size", "spacing_mm", "norm")
+WINDOW_HU = (-1100.0, -400.0)
+SPACING_MM = (1.0, 1.0, 1.5)
+# the weights learnt from phantoms whose pixels of 8 nm were averaged 4 by 4
+BINNING = 4
 
 
 @dataclass(frozen=True)
@@ -109,14 +115,6 @@ def describe_peers(name: str, parameters: int, field: Field, peers: Mapping[str,
     return "Receptive fields and parameters: " + "; ".join(
         f"{who} {times(sees)}, {count / 1e6:.2f} million" for who, (sees, count) in sizes.items()
     )
-
-
-BUNDLES = REPOSITORY / "bundles"
-TRAINED_WITH = ("spatial_size", "spacing_mm", "norm")
-WINDOW_HU = (-1100.0, -400.0)
-SPACING_MM = (1.0, 1.0, 1.5)
-# the weights learnt from phantoms whose pixels of 8 nm were averaged 4 by 4
-BINNING = 4
 
 
 def most_likely(output: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,13 @@ from monai.bundle import ConfigParser, ReferenceResolver
 from monai.bundle.utils import ID_SEP_KEY, MERGE_KEY, merge_kv
 
 SHOWN_CHARACTERS = 160
+ON_TRAIN = ("evaluate.json", "finetune.json", "tune.json")
+OVERLAY_RULE = (
+    f"multi_gpu_X.json -> X.json, {', '.join(ON_TRAIN)} and train_*.json -> train.json, "
+    "inference_*.json -> inference.json"
+)
+METADATA = "configs/metadata.json"
+REQUIRED_CONFIGS = (METADATA, "configs/train.json", "configs/evaluate.json", "configs/inference.json")
 
 
 @dataclass(frozen=True)
@@ -44,13 +51,6 @@ def shown(value: Any) -> str:
 def names(values: Any) -> str:
     """Names in a row, ``nothing`` for none."""
     return shown(", ".join(str(value) for value in values) or "nothing")
-
-
-ON_TRAIN = ("evaluate.json", "finetune.json", "tune.json")
-OVERLAY_RULE = (
-    f"multi_gpu_X.json -> X.json, {', '.join(ON_TRAIN)} and train_*.json -> train.json, "
-    "inference_*.json -> inference.json"
-)
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,6 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
     if isinstance(node, dict):
         return list(node.items())
     return list(enumerate(node)) if isinstance(node, list) else []
-
-
-METADATA = "configs/metadata.json"
-REQUIRED_CONFIGS = (METADATA, "configs/train.json", "configs/evaluate.json", "configs/inference.json")
 
 
 @dataclass

@@ -15,6 +15,8 @@ from tools.check.metadata import check_channels, check_properties, check_results
 from tools.check.preprocessing import check_preprocessing
 from volseg.errors import UserError
 
+BUNDLES = REPOSITORY / "bundles"
+
 
 class Rule(NamedTuple):
     """A named rule."""
@@ -43,9 +45,6 @@ RULES = (
 def findings(bundle: Bundle) -> list[tuple[str, Finding]]:
     """What every rule finds in a bundle, with the rule's name."""
     return [(rule.name, finding) for rule in RULES for finding in rule.check(bundle)]
-
-
-BUNDLES = REPOSITORY / "bundles"
 
 
 def check(*bundles: str) -> None:

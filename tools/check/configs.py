@@ -33,6 +33,27 @@ from tools.check.bundle import (
     walk_values,
 )
 
+PERSONAL = re.compile(r"(?<![\w.:/-])/(home|Users|root|mnt|media|workspace)/|(?<![A-Za-z])[A-Za-z]:(\\|/(?!/))")
+ABSOLUTE = re.compile(r"^(/\w|~)")
+RELATIVE = f"{ID_REF_KEY}#"
+# What MONAI puts into every expression's globals.
+MONAI_DEFAULTS = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}
+REFERENCE = "reference_"
+FORBIDDEN_BUILTINS = frozenset(
+    ("eval", "exec", "compile", "globals", "locals", "vars", "setattr", "delattr", "breakpoint", "input", "__import__")
+)
+FORBIDDEN_MODULES = frozenset(
+    ("subprocess", "pickle", "dill", "cloudpickle", "marshal", "shelve", "ctypes", "builtins", "importlib", "runpy")
+)
+FORBIDDEN_CALLS = ("os.system", "os.popen", "shutil.rmtree")
+FORBIDDEN_PREFIXES = ("os.exec", "os.spawn", "os.posix_spawn")
+WRITING_METHODS = frozenset(("write_text", "write_bytes"))
+UNSAFE_ARGUMENTS = {"weights_only": False, "allow_pickle": True}
+# __file__ of a package tells where its bundle lies
+DUNDER = re.compile(r"__(?!file__)\w+__")
+_COMPUTE_ONLY = "Configs only compute; move it into the bundle's own package, or do without."
+ALLOWED_PACKAGES = ("torch", "monai", "ignite", "numpy", "scipy", "skimage", "volseg")
+
 
 def check_descriptions(bundle: Bundle) -> Iterator[Finding]:
     """The first key of every config is ``_desc_``, with at least one sentence."""
@@ -45,10 +66,6 @@ def check_descriptions(bundle: Bundle) -> Iterator[Finding]:
             yield Finding(path, "the config does not start with _desc_", received, advice)
         elif not isinstance(document["_desc_"], str) or not re.search(r"\w+ \w+.*\w\W*[.!?]", document["_desc_"], re.S):
             yield Finding(path, "_desc_ has no sentence", shown(document["_desc_"]), advice)
-
-
-PERSONAL = re.compile(r"(?<![\w.:/-])/(home|Users|root|mnt|media|workspace)/|(?<![A-Za-z])[A-Za-z]:(\\|/(?!/))")
-ABSOLUTE = re.compile(r"^(/\w|~)")
 
 
 def check_paths(bundle: Bundle) -> Iterator[Finding]:
@@ -73,9 +90,6 @@ def _texts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     return ((item_id, value) for item_id, value in walk(document) if isinstance(value, str))
 
 
-RELATIVE = f"{ID_REF_KEY}#"
-
-
 def check_references(bundle: Bundle) -> Iterator[Finding]:
     """Every reference names, in full, an id of the merged config or of the metadata; includes are not used."""
 
@@ -96,10 +110,6 @@ def check_references(bundle: Bundle) -> Iterator[Finding]:
                     yield Finding(workflow.path, what, shown(text), advice)
 
     yield from in_every_workflow(bundle, look)
-
-
-# What MONAI puts into every expression's globals.
-MONAI_DEFAULTS = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}
 
 
 def parse_import(text: str) -> ast.Import | ast.ImportFrom | None:
@@ -126,21 +136,6 @@ def imported_names(config: dict[str, Any]) -> dict[str, str]:
             prefix = f"{statement.module}." if isinstance(statement, ast.ImportFrom) else ""
             bound[alias.asname or alias.name] = f"{prefix}{alias.name}"
     return bound
-
-
-REFERENCE = "reference_"
-FORBIDDEN_BUILTINS = frozenset(
-    ("eval", "exec", "compile", "globals", "locals", "vars", "setattr", "delattr", "breakpoint", "input", "__import__")
-)
-FORBIDDEN_MODULES = frozenset(
-    ("subprocess", "pickle", "dill", "cloudpickle", "marshal", "shelve", "ctypes", "builtins", "importlib", "runpy")
-)
-FORBIDDEN_CALLS = ("os.system", "os.popen", "shutil.rmtree")
-FORBIDDEN_PREFIXES = ("os.exec", "os.spawn", "os.posix_spawn")
-WRITING_METHODS = frozenset(("write_text", "write_bytes"))
-UNSAFE_ARGUMENTS = {"weights_only": False, "allow_pickle": True}
-# __file__ of a package tells where its bundle lies
-DUNDER = re.compile(r"__(?!file__)\w+__")
 
 
 def check_expressions(bundle: Bundle) -> Iterator[Finding]:
@@ -246,12 +241,6 @@ def _is_forbidden(dotted: str) -> bool:
         or tail in FORBIDDEN_CALLS
         or tail.startswith(FORBIDDEN_PREFIXES)
     )
-
-
-_COMPUTE_ONLY = "Configs only compute; move it into the bundle's own package, or do without."
-
-
-ALLOWED_PACKAGES = ("torch", "monai", "ignite", "numpy", "scipy", "skimage", "volseg")
 
 
 def check_targets(bundle: Bundle) -> Iterator[Finding]:

@@ -19,6 +19,24 @@ WEIGHTS = "models/model.pt"
 LARGEST_MB = 25
 # What bundles generate; git ignores it, and outside of a git checkout it is left out here.
 GENERATED = ("data", "output", "__pycache__")
+README = "docs/README.md"
+# Section -> what a heading must match, in lower case.
+SECTIONS = {
+    "Description": r"\bdescription\b",
+    "Intended use": r"\bintended use\b",
+    "Data": r"^data(set)?s?\b(?!.*licen[cs]e)",
+    "Performance": r"\bperformance\b",
+    "Limitations": r"\blimitations\b",
+    "Paper and implementation": r"\bpaper and implementation\b",
+    "Citation": r"\bcitation\b",
+    "References": r"\breferences\b",
+    "Licence": r"\blicen[cs]es?\b",
+}
+COMMANDED_CONFIGS = ("train.json", "evaluate.json", "inference.json")
+FENCE = re.compile(r"^ *(```|~~~).*?^ *\1", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`]+)`")
+FILE_OPTIONS = re.compile(r"--(?:config|meta|logging|args)[_-]file(?:=|\s+)(\"[^\"]*\"|'[^']*'|\[[^\]]*\]|\S+)")
+FILE_NAME = re.compile(r"[^\s'\"\[\],]+\.(?:json|ya?ml|conf)\b")
 
 
 def check_files(bundle: Bundle) -> Iterator[Finding]:
@@ -79,26 +97,6 @@ def _weights(root: Path) -> Iterator[Finding]:
     if others or not content:
         received = f"{others[0]}: {type(content[others[0]]).__name__}" if others else "an empty dictionary"
         yield Finding(WEIGHTS, "the weights are no flat dictionary of tensors", received, advice)
-
-
-README = "docs/README.md"
-# Section -> what a heading must match, in lower case.
-SECTIONS = {
-    "Description": r"\bdescription\b",
-    "Intended use": r"\bintended use\b",
-    "Data": r"^data(set)?s?\b(?!.*licen[cs]e)",
-    "Performance": r"\bperformance\b",
-    "Limitations": r"\blimitations\b",
-    "Paper and implementation": r"\bpaper and implementation\b",
-    "Citation": r"\bcitation\b",
-    "References": r"\breferences\b",
-    "Licence": r"\blicen[cs]es?\b",
-}
-COMMANDED_CONFIGS = ("train.json", "evaluate.json", "inference.json")
-FENCE = re.compile(r"^ *(```|~~~).*?^ *\1", re.MULTILINE | re.DOTALL)
-SPAN = re.compile(r"`([^`]+)`")
-FILE_OPTIONS = re.compile(r"--(?:config|meta|logging|args)[_-]file(?:=|\s+)(\"[^\"]*\"|'[^']*'|\[[^\]]*\]|\S+)")
-FILE_NAME = re.compile(r"[^\s'\"\[\],]+\.(?:json|ya?ml|conf)\b")
 
 
 def check_readme(bundle: Bundle) -> Iterator[Finding]:

@@ -19,6 +19,8 @@ from tools.check.bundle import METADATA, Bundle, Finding, Workflow, look_up_or_n
 from volseg.registry.release import is_version
 
 SCHEMA = json.loads((REPOSITORY / "tools" / "metadata_schema.json").read_text(encoding="utf-8"))
+RESULTS = "docs/results"
+PROPERTIES = {"configs/train.json": TrainProperties, "configs/inference.json": InferProperties}
 
 
 def check_schema(bundle: Bundle) -> Iterator[Finding]:
@@ -91,9 +93,6 @@ def _schema_finding(error: ValidationError) -> Finding:
     return Finding(METADATA, f"{place or 'the metadata'} breaks the metadata schema", shown(error.instance), advice)
 
 
-RESULTS = "docs/results"
-
-
 def check_results(bundle: Bundle) -> Iterator[Finding]:
     """Each number of the metadata's ``eval_metrics`` equals one under the same keys in ``docs/results/*.json``."""
     claims = dict(_numbers(bundle.metadata.get("eval_metrics")))
@@ -121,9 +120,6 @@ def _numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
             yield from _numbers(value, f"{path}#{key}" if path else str(key))
     elif isinstance(node, int | float) and not isinstance(node, bool):
         yield path, float(node)
-
-
-PROPERTIES = {"configs/train.json": TrainProperties, "configs/inference.json": InferProperties}
 
 
 def check_properties(bundle: Bundle) -> Iterator[Finding]:

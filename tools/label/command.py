@@ -11,21 +11,17 @@ from pathlib import Path
 from types import FrameType
 
 from tools import REPOSITORY
-from tools.check.files import bundle_files
+from tools.check.files import WEIGHTS, bundle_files
 from tools.label.environment import ensure_environment
 from tools.label.server import LabelServer, check_port
-from tools.pack import pack
+from tools.pack import bundle_names, pack
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.storage.files import replacement
 
 SOURCES = Path(__file__).with_name("app")
-WEIGHTS = "models/model.pt"
-
-
-def known_models() -> list[str]:
-    """Names of the bundles of this checkout."""
-    return sorted(path.parts[-3] for path in REPOSITORY.glob("bundles/*/configs/metadata.json"))
+ENVIRONMENT = ".venv-label"
+APPLICATION = "build/label"
 
 
 def prepare_application(folder: Path, models: Sequence[str], repack: bool = False) -> None:
@@ -63,10 +59,6 @@ def _pack_into(target: Path, name: str) -> None:
             unpack(zips[0], unpacked)
 
 
-ENVIRONMENT = ".venv-label"
-APPLICATION = "build/label"
-
-
 def label(
     studies: str,
     models: str | tuple[str, ...] = "",
@@ -99,10 +91,10 @@ def label(
     folder = Path(str(studies)).expanduser().resolve()
     if not folder.is_dir():
         raise UserError(f"studies: {studies} is not a folder; give a folder with images, or an empty one")
-    names = _names(models) or known_models()
+    names = _names(models) or bundle_names()
     for name in [*names, *_names(epistemic_model)]:
-        if name not in known_models():
-            raise UserError(f"models: no bundle named {name}; choose from {', '.join(known_models())}")
+        if name not in bundle_names():
+            raise UserError(f"models: no bundle named {name}; choose from {', '.join(bundle_names())}")
     if epistemic_model and epistemic_model not in names:
         raise UserError(f"epistemic_model: {epistemic_model} is not served; add it to --models")
     check_port(str(host), port)

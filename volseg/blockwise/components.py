@@ -22,6 +22,7 @@ __all__ = ["GlobalComponents", "LocalComponents", "SharedVoxels", "first_voxels"
 
 NO_HALO = (0, 0, 0)
 UPPER_PLANES = (1, 1, 1)
+MAX_ID = np.iinfo(np.int32).max  # what the watershed's markers hold
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,6 @@ def first_voxels(labels: np.ndarray, count: int, start: list[int], shape: tuple[
         voxels = ((start[0] + z) * shape[1] + start[1] + y) * shape[2] + start[2] + x
         first[labels[z].ravel()[places]] = voxels
     return first[1:]
-
-
-MAX_ID = np.iinfo(np.int32).max  # what the watershed's markers hold
 
 
 @dataclass(frozen=True)

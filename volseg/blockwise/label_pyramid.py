@@ -30,6 +30,7 @@ from volseg.errors import UserError
 from volseg.instances.table import Extents, joined_extents
 
 PENDING_ROWS = 2**18
+SMALLEST_PIXELS = 256
 
 
 def filter_sizes(
@@ -82,9 +83,6 @@ def remove_ids(labels: np.ndarray, removed: np.ndarray) -> None:
         places = np.minimum(np.searchsorted(removed, ids), len(removed) - 1)
         ids[removed[places] == ids] = 0
         section[inside] = ids
-
-
-SMALLEST_PIXELS = 256
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from volseg.errors import UserError
 # Grid corners of label and image may differ by this fraction of the smallest voxel edge: headers are rounded to about
 # six digits, while a label of another image is off by whole voxels.
 _TOLERANCE_VOXELS = 0.1
+_NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,6 @@ def grid_difference(label: VoxelGrid, image: VoxelGrid) -> str | None:
 def _row(values: Any) -> str:
     # Adding zero turns -0.0 into 0.
     return "(" + ", ".join(f"{value + 0.0:.6g}" for value in np.ravel(values)) + ")"
-
-
-_NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
 
 
 @lru_cache(maxsize=1)

@@ -30,6 +30,9 @@ PHANTOM_BINNING = 4
 
 # Not sections: in a folder each of these is a volume.
 _VOLUME_SUFFIXES = (".zarr", *HDF5_SUFFIXES, *NIFTI_SUFFIXES, *MRC_SUFFIXES)
+logger = logging.getLogger(__name__)
+# lengths that differ by less are no other voxel size to a network
+_SIMILAR = 1.3
 
 
 def find_em_volumes(source: str) -> list[Path]:
@@ -66,12 +69,6 @@ _PHANTOMS = PhantomSet(
 )
 datalist = _PHANTOMS.datalist
 inference_list = _PHANTOMS.inference_list
-
-
-logger = logging.getLogger(__name__)
-
-# lengths that differ by less are no other voxel size to a network
-_SIMILAR = 1.3
 
 
 def dataset_voxel_size(dataset_dir: str | Path) -> list[float] | None:

@@ -18,6 +18,8 @@ __all__ = ["LocalContrastd", "ZScored", "local_contrast", "z_score"]
 
 # Of the range of intensities, what may be rounding of the lowest one by the resampling before.
 ROUNDING = 1e-5
+# Of the mean intensity: what keeps noise in air from being taken for contrast.
+FLOOR = 0.1
 
 
 def z_score(image: torch.Tensor) -> torch.Tensor:
@@ -53,10 +55,6 @@ class ZScored(EachEntryd):
 
     def change(self, entry: torch.Tensor) -> torch.Tensor:
         return z_score(entry)
-
-
-# Of the mean intensity: what keeps noise in air from being taken for contrast.
-FLOOR = 0.1
 
 
 def local_contrast(image: torch.Tensor, sigma_voxels: Sequence[float]) -> torch.Tensor:

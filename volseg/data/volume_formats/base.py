@@ -21,6 +21,9 @@ from volseg.errors import UserError
 
 __all__ = ["ChunkedVolume", "GreyKind", "VoxelArray", "kind_of_palette", "optional_module", "why_not_grey"]
 
+GreyKind: TypeAlias = Literal["grey values", "inverted grey values", "RGB", "a palette of colours"]
+Block = tuple[slice, slice, slice]
+
 
 def optional_module(name: str) -> Any:
     """Return a module of the extra ``em``, imported at its first use.
@@ -32,9 +35,6 @@ def optional_module(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UserError(f"{name}: not installed, got {error}; run pip install {name}") from error
-
-
-GreyKind: TypeAlias = Literal["grey values", "inverted grey values", "RGB", "a palette of colours"]
 
 
 def kind_of_palette(colors: NDArray[Any]) -> GreyKind:
@@ -69,9 +69,6 @@ def why_not_grey(files: Mapping[Path, tuple[np.dtype[Any], GreyKind]]) -> str:
 
 def _text(kind: tuple[np.dtype[Any], GreyKind]) -> str:
     return "RGB" if kind[1] == "RGB" else f"{kind[0]} {kind[1]}"
-
-
-Block = tuple[slice, slice, slice]
 
 
 class VoxelArray(Protocol):

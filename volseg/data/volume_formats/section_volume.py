@@ -20,6 +20,8 @@ from volseg.errors import UserError
 
 __all__ = ["SectionVolume", "open_section_folder", "open_section_index"]
 
+_TILE_PLACES = ("{row}", "{column}")
+
 
 class SectionVolume(ChunkedVolume):
     """Sections as image files, of which the most recently read stay decoded.
@@ -162,9 +164,6 @@ def _in_order(folder: Path, files: list[Path]) -> list[Path]:
             f"{last}, first missing is {missing}; add or renumber them"
         )
     return [by_number[number] for number in sorted(by_number)]
-
-
-_TILE_PLACES = ("{row}", "{column}")
 
 
 def open_section_index(path: Path, cache_bytes: int) -> SectionVolume:

@@ -17,6 +17,9 @@ THICKNESS_NM = VOXEL_SIZE_NM[0]
 
 Box = tuple[slice, slice, slice]
 Points = NDArray[np.float64]
+_CELL_NM = 80.0  # grid that keeps neurites apart
+# smallest and largest radius in nm, attempted fraction of the volume, minimum points of a centre line
+_SIZES = ((330, 480, 0.5, 8), (170, 330, 1.6, 6), (90, 170, 1.2, 4), (60, 110, 0.35, 1))
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,6 @@ class Sections:
         first, last = (np.clip(v, 0, self.shape).astype(int) for v in (first, last))
         z, y, x = (slice(int(a), int(max(a, b))) for a, b in zip(first, last, strict=True))
         return z, y, x
-
-
-_CELL_NM = 80.0  # grid that keeps neurites apart
-# smallest and largest radius in nm, attempted fraction of the volume, minimum points of a centre line
-_SIZES = ((330, 480, 0.5, 8), (170, 330, 1.6, 6), (90, 170, 1.2, 4), (60, 110, 0.35, 1))
 
 
 @dataclass(frozen=True)
