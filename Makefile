@@ -48,7 +48,7 @@ bench: install
 
 bench-scale: install
 	$(BIN)/python -m tools bench blockwise_decoding blockwise_prediction
-	$(BIN)/python -m tools.bench.estimates
+	$(BIN)/python -m tools.bench.tables
 
 results: install
 	$(BIN)/python -m tools results pdvnet_lung

@@ -19,19 +19,21 @@ from tools import REPOSITORY
 from volseg.label_maps.picture import LABEL_COLOURS
 from volseg.phantoms.electron_microscopy import VOXEL_SIZE_NM, ElectronMicroscopy, electron_microscopy
 from volseg.storage.files import atomic_path
-from volseg.transforms.sections.cut_blur import RandCutBlurd
-from volseg.transforms.sections.cut_noise import RandCutNoised
-from volseg.transforms.sections.in_plane_affine import RandInPlaneAffined
-from volseg.transforms.sections.in_plane_elastic import RandInPlaneElasticd
-from volseg.transforms.sections.in_plane_resample import size_with_margins
-from volseg.transforms.sections.misalignment import RandMisalignmentd
-from volseg.transforms.sections.missing_parts import RandMissingPartsd
+from volseg.transforms.sections.grey_values import (
+    RandCutBlurd,
+    RandCutNoised,
+    RandMissingPartsd,
+    RandMotionBlurd,
+    RandSectionGrayscaled,
+)
+from volseg.transforms.sections.in_plane import (
+    RandInPlaneAffined,
+    RandInPlaneElasticd,
+    RandMisalignmentd,
+    RandSectionFlipsd,
+    size_with_margins,
+)
 from volseg.transforms.sections.missing_section import RandMissingSectiond
-from volseg.transforms.sections.motion_blur import RandMotionBlurd
-from volseg.transforms.sections.section_flips import RandSectionFlipsd
-from volseg.transforms.sections.section_grayscale import RandSectionGrayscaled
-
-__all__ = ["augmentations", "draw_gallery"]
 
 KEYS = ("image", "label")
 PHANTOM_SHAPE = (24, 288, 288)
@@ -64,7 +66,7 @@ def augmentations(output_dir: str | None = None, seed: int = 1) -> None:
 
 
 def draw_gallery(folder: Path, phantom: ElectronMicroscopy, size: Sequence[int]) -> None:
-    """Write all pictures, named as the files of the transforms are.
+    """Write all pictures, named as the transforms are.
 
     Args:
         folder: is made if it does not exist.

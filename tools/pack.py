@@ -15,8 +15,8 @@ import torch
 
 from tools import REPOSITORY
 from tools.check.bundle import Bundle
-from tools.check.files import bundle_files
-from tools.check.rules import findings
+from tools.check.command import findings
+from tools.check.files import WEIGHTS, bundle_files
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
@@ -24,10 +24,7 @@ from volseg.registry.release import Release
 from volseg.storage.files import atomic_path
 from volseg.weights import UNREADABLE
 
-__all__ = ["pack"]
-
 CARD = "docs/README.md"
-WEIGHTS = "models/model.pt"
 RECORD = "models/model.json"
 CODE_LICENSE = "Apache-2.0"
 # MONAI, PyTorch and NumPy stand apart from the other packages in the metadata
@@ -53,8 +50,7 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
         UserError: the bundle does not exist, fails the check or is not in a git checkout, ``model`` holds no weights,
             or the folder cannot be written.
     """
-    known = sorted(path.parts[-3] for path in REPOSITORY.glob("bundles/*/configs/metadata.json"))
-    if str(name) not in known:
+    if str(name) not in (known := bundle_names()):
         raise UserError(f"{REPOSITORY / 'bundles'}: has no bundle {name!r}; choose one of {', '.join(known)}")
     bundle = Bundle.read(REPOSITORY / "bundles" / str(name))
     if found := findings(bundle):
@@ -83,6 +79,11 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
     print(f"{target}: {len(contents)} files, {target.stat().st_size / 1e6:.1f} MB, revision {revision}")
     if WEIGHTS not in contents:
         print(f"without weights: give --model {bundle.title}/{WEIGHTS} after running train.json")
+
+
+def bundle_names() -> list[str]:
+    """Names of the bundles of this checkout."""
+    return sorted(path.parts[-3] for path in REPOSITORY.glob("bundles/*/configs/metadata.json"))
 
 
 def _contents(root: Path, weights: Path | None) -> dict[str, bytes]:

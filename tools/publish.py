@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.registry_page import PAGE, registry_page
-from tools.registry_store import RegistryStore
+from tools.registry_store import PAGE, RegistryStore, registry_page
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.index import INDEX, Entry, as_index
@@ -22,8 +21,6 @@ from volseg.registry.manifest import MANIFEST, Manifest, sha256
 from volseg.registry.release import Release
 from volseg.registry.signature import sign as sign_zip
 from volseg.storage.files import replacement, write_json, writing
-
-__all__ = ["publish"]
 
 LAYOUTS = ("folder", "github", "huggingface")
 PICTURE = "docs/figures/phantom.png"

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools import REPOSITORY
-from tools.bundle_command import run_bundle
-from volseg.data.chunked_volume import open_chunked_volume
+from tools.bundle_run import run_bundle
+from volseg.data.open_volume import open_chunked_volume
 from volseg.data.semantic_mask import number_components
 from volseg.instances.average_precision import ALL_SIZES, average_precision_of_table
 from volseg.instances.overlap_table import overlap_table

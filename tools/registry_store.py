@@ -1,27 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the files of a registry: created once, replaced whole, never half-written."""
+"""Write the files of a registry, its page for people among them: created once, replaced whole, never half-written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
+import jinja2
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-from tools.registry_page import PAGE
 from volseg.errors import UserError
 from volseg.registry.index import INDEX, Entry, as_index
+from volseg.storage.file_systems import open_storage
 from volseg.storage.files import atomic_path, remove_leftovers, writing
-from volseg.storage.location import open_storage
 
-__all__ = ["RegistryStore"]
-
+PAGE = "index.html"
+TEMPLATE = Path(__file__).with_name("registry_page.html")
 LOCK = ".publish.lock"
+
+
+def registry_page(entries: Sequence[Entry]) -> str:
+    """A page with a card for each bundle: picture, task, versions, metrics, licence, checksum, download commands.
+
+    Args:
+        entries: by name and from the oldest version to the newest.
+
+    Returns:
+        HTML that needs nothing but the registry's own pictures.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["megabytes"] = lambda size: f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    bundles = [list(group)[::-1] for _, group in groupby(entries, key=lambda entry: entry.release.name)]
+    return template.render(bundles=bundles)
 
 
 class RegistryStore:

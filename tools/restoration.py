@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -17,17 +16,15 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
 from tools import REPOSITORY
-from tools.bundle_command import run_bundle
-from tools.machine import describe_machine
+from tools.bundle_run import describe_machine, run_bundle
 from tools.results import HELD_OUT_SEED
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.instances.average_precision import instance_average_precision
 from volseg.phantoms.dataset import case_seeds
 from volseg.phantoms.electron_microscopy import ElectronMicroscopy, electron_microscopy
+from volseg.registry.manifest import sha256
 from volseg.storage.files import write_json
-
-__all__ = ["restoration"]
 
 BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
 PHANTOM_SHAPE = (32, 128, 128)
@@ -71,13 +68,13 @@ def restoration(phantoms: int = 6) -> None:
             "data": f"{phantoms} held-out phantoms, seed {HELD_OUT_SEED}, {'x'.join(map(str, PHANTOM_SHAPE))} voxels, "
             f"{MISSING} sections of each missing and {NOISY} noisy",
             "weights": json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")),
-            "weights_sha256": _sha256(weights),
+            "weights_sha256": sha256(weights),
             **_compare_sections(pairs, folders["restored"]),
         }
         if segmentation_weights.is_file():
             truths = [clean.label for clean, _ in pairs]
             results["segmentation"] = {
-                "weights_sha256": _sha256(segmentation_weights),
+                "weights_sha256": sha256(segmentation_weights),
                 **{
                     name: _score_instances(folder, Path(temporary) / f"{name}_instances", truths)
                     for name, folder in folders.items()
@@ -147,7 +144,3 @@ def _score_instances(
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"n": len(values), "mean": round(float(np.mean(values)), 4), "std": round(float(np.std(values)), 4)}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -13,20 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tools import REPOSITORY
-from tools.bundle_command import run_bundle
+from tools.bundle_run import describe_machine, run_bundle
 from tools.check.files import LARGEST_MB
-from tools.machine import describe_machine
+from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
 from volseg.label_maps.case_report import MEAN_LABEL
+from volseg.registry.manifest import sha256
 from volseg.storage.files import write_json
-
-__all__ = ["results"]
 
 # disjoint from the phantoms that any training sees, which have seed 0
 HELD_OUT_SEED = 1
@@ -141,18 +140,14 @@ def plot_learning_curves(results_dir: Path, path: Path) -> None:
         if curve is None:  # written before curves were recorded
             continue
         [metric] = KEY_METRICS.keys() & curve.keys()
-        axes.plot(curve["epoch"], curve[metric], marker="o", label=_last_config(training["command"]))
+        last_config = re.findall(r"\w+\.json", training["command"])[-1]  # tells a training from others
+        axes.plot(curve["epoch"], curve[metric], marker="o", label=last_config)
         axes.set(xlabel="epoch", ylabel=f"{KEY_METRICS[metric]} on validation phantoms", ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-
-
-def _last_config(command: str) -> str:
-    """The last of a command's configs, which tells its training from others."""
-    return re.findall(r"\w+\.json", command)[-1]
 
 
 def _evaluate(root: Path, configs: Sequence[str], scratch: Path, weights: Path) -> dict[str, Any]:
@@ -169,7 +164,7 @@ def _evaluate(root: Path, configs: Sequence[str], scratch: Path, weights: Path) 
     return {
         "evaluation": {
             "command": command,
-            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "weights_sha256": sha256(weights),
             "data": f"{HELD_OUT_CASES['test']} held-out phantoms, seed {HELD_OUT_SEED}, scored on their own grid",
             "machine": describe_machine(),
         },
@@ -188,3 +183,30 @@ def _run(root: Path, configs: Sequence[str], overrides: dict[str, Any]) -> str:
     files = [f"{(root / 'configs').relative_to(REPOSITORY)}/{name}.json" for name in configs]
     shown = [f for key, value in overrides.items() if not isinstance(value, Path) for f in (f"--{key}", f'"{value}"')]
     return " ".join(["python -m monai.bundle run --config_file", f'"{files}"', *shown])
+
+
+def real_ct(ct: str, lungs: str) -> None:
+    """Segment a CT with the weights of ``pdvnet_lung`` and write ``docs/results/real_ct.json`` of the bundle.
+
+    Args:
+        ct: a chest CT, such as ``ct-64.nrrd`` of the Chest Imaging Platform's test data.
+        lungs: label map of both lungs on the same grid (``wholeLung-64.nrrd``), above 0 inside.
+    """
+    root = REPOSITORY / "bundles" / "pdvnet_lung"
+    with tempfile.TemporaryDirectory() as scratch:
+        run_bundle(root, ["inference"], {"input": Path(ct).resolve(), "output_dir": scratch})
+        case = json.loads((Path(scratch) / "statistics.json").read_text(encoding="utf-8"))[0]
+        found = load_volume(Path(scratch) / case.pop("segmentation")).numpy() > 0
+    truth = load_volume(lungs).numpy() > 0
+    case["image"] = Path(ct).name
+    write_json(
+        root / "docs" / "results" / "real_ct.json",
+        {
+            "command": f"python -m tools real_ct {Path(ct).name} {Path(lungs).name}",
+            "lungs_dice": round(float(2 * np.sum(found & truth) / (found.sum() + truth.sum())), 3),
+            "lungs_reference_ml": round(
+                float(truth.sum() * abs(np.linalg.det(load_volume(lungs).affine[:3, :3])) / 1e3)
+            ),
+            **case,
+        },
+    )

@@ -21,9 +21,8 @@ import torch
 from monai.networks.nets import UNet
 from monai.networks.trt_compiler import TrtCompiler
 from monai.networks.utils import convert_to_onnx
-from pdvnet_lung.dense_vnet import DenseVNet
+from pdvnet_lung.comparisons import DenseVNet, SliceWise
 from pdvnet_lung.network import PDVNet
-from pdvnet_lung.slice_wise import SliceWise
 from resunet_mitoem.network import ResUNetH, ResUNetR
 from torch import nn
 from torch.export import Dim

@@ -18,9 +18,9 @@ import torch
 
 from tests.label.label_client import TIMEOUT_S, save_nifti
 from tools import REPOSITORY
-from tools.label.application import known_models, prepare_application
-from tools.label.command import ENVIRONMENT
+from tools.label.command import ENVIRONMENT, prepare_application
 from tools.label.environment import ensure_environment
+from tools.pack import bundle_names
 from volseg.phantoms.chest_ct import chest_ct
 from volseg.phantoms.electron_microscopy import electron_microscopy
 from volseg.phantoms.prostate_mri import prostate_mri
@@ -71,7 +71,7 @@ def studies(tmp_path_factory, truth) -> Path:
 def app(tmp_path_factory) -> Path:
     """The app with the bundles as packed, V-Net without its weights."""
     folder = tmp_path_factory.mktemp("app")
-    prepare_application(folder, known_models())
+    prepare_application(folder, bundle_names())
     for path in (folder / "model" / "vnet_prostate" / "models").glob("model.*"):
         path.unlink()
     config = folder / "model" / "resunet_mitoem" / "configs" / "train.json"

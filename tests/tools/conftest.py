@@ -203,7 +203,7 @@ class TinyBundle:
     def findings(self) -> list[tuple[str, str]]:
         """The name of the rule and the line of every finding, without the bundle's folder."""
         from tools.check.bundle import Bundle
-        from tools.check.rules import findings
+        from tools.check.command import findings
 
         bundle = Bundle.read(self.root)
         prefix = f"{self.title}/"

@@ -13,10 +13,16 @@ import pytest
 import torch
 
 from tools import REPOSITORY
-from tools.bench import augmentation, command, networks
-from tools.bench.measure import duration, interleave, summary
+from tools.bench import command, libraries, networks
+from tools.bench.measure import (
+    duration,
+    in_fresh_process,
+    interleave,
+    peak_memory_mb,
+    peak_memory_of_command_mb,
+    summary,
+)
 from tools.bench.networks import agreement, bench_checkpointing, bench_network, time_forwards
-from tools.bench.processes import in_fresh_process, peak_memory_mb, peak_memory_of_command_mb
 from tools.bench.report import table, write_result, write_summary
 from tools.bench.subjects import SUBJECTS, above_half, most_likely
 from volseg.errors import UserError
@@ -340,7 +346,7 @@ def test_training_steps_with_and_without_checkpointing(no_weights):
 def test_deformation_agrees_with_its_peer():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    result = augmentation.bench_bspline_deform(1, seed=0, size=(40, 36, 20))
+    result = libraries.bench_bspline_deform(1, seed=0, size=(40, 36, 20))
     after, _ = torch.get_num_threads(), torch.set_num_threads(threads)
     assert after == 2
     assert result["machine"]["threads"] == 1
@@ -350,6 +356,6 @@ def test_deformation_agrees_with_its_peer():
 
 
 def test_histogram_matching_agrees_with_its_peer():
-    result = augmentation.bench_histogram_match(1, seed=0, size=(20, 16, 12))
+    result = libraries.bench_histogram_match(1, seed=0, size=(20, 16, 12))
     assert list(rows_of(result)) == ["scikit-image", "match_quantiles"]
     assert float(result["note"].split(": ")[1].split()[0]) < 0.01

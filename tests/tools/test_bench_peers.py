@@ -16,8 +16,7 @@ from vnet_prostate.network import VNet
 
 from tools import REPOSITORY
 from tools.bench.networks import build_way, count_operations, rows_of_ways, ways_here
-from tools.bench.peers import Peer, describe_peers
-from tools.bench.subjects import SUBJECTS
+from tools.bench.subjects import SUBJECTS, Peer, describe_peers
 
 FOLDER = REPOSITORY / "docs" / "benchmarks"
 FEW = {"channels": (1, 1, 1, 1, 1)}

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from tools import REPOSITORY
-from tools.bench.estimates import TEXT, VOLUMES, estimate_table, replace_table
+from tools.bench.decoding import decode_by_blocks, decode_whole, write_probabilities
 from tools.bench.measure import times
-from tools.bench.scale import decode_by_blocks, decode_whole, write_probabilities
+from tools.bench.tables import ESTIMATES as TEXT
+from tools.bench.tables import VOLUMES, estimate_table, replace_tables
 from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE
 from volseg.blockwise.zarr_array import block_chunks, open_array
 
@@ -89,8 +90,8 @@ def test_estimates_follow_from_the_rates_of_the_largest_volume():
 
 def test_only_the_table_of_the_text_is_replaced():
     text = TEXT.read_text(encoding="utf-8")
-    replaced = replace_table(text, "TABLE")
-    assert replace_table(replaced, "OTHER").count("OTHER") == 1
+    replaced = replace_tables(text, {"estimate": "TABLE"})
+    assert replace_tables(replaced, {"estimate": "OTHER"}).count("OTHER") == 1
     assert replaced.startswith(text.partition("<!--")[0])
     assert replaced.endswith(text.rpartition("-->")[2])
 

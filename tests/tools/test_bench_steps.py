@@ -13,9 +13,9 @@ from monai.transforms import Compose, SpatialPadd
 from PIL import Image
 
 from tools import REPOSITORY
-from tools.bench import lobe_measures, steps, stopwatch
+from tools.bench import libraries, measure, steps
+from tools.bench.measure import TOTAL, Stopwatch
 from tools.bench.report import table, write_result, write_summary
-from tools.bench.stopwatch import TOTAL, Stopwatch
 from tools.bench.subjects import SUBJECTS
 from volseg.label_maps.case_report import label_measures
 
@@ -76,7 +76,7 @@ def test_lobe_measures_are_fast_and_equal_to_monai():
 def clock(monkeypatch):
     """The seconds that the stopwatch sees: a list to which time is added."""
     now = [0.0]
-    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     return now
 
 
@@ -193,6 +193,7 @@ def test_steps_of_a_ct(tmp_path, monkeypatch):
         total = lap.pop(TOTAL)
         assert 0 < sum(lap.values()) <= total
         assert [name for name in lap if name in STEPS_OF_A_CT] == STEPS_OF_A_CT
+        assert "load_volume" not in lap  # the file is read once
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a_lobes.nii.gz", "a_preview.png", "b_lobes.nii.gz", "b_preview.png", "statistics.json",
     ]  # fmt: skip
@@ -200,8 +201,7 @@ def test_steps_of_a_ct(tmp_path, monkeypatch):
 
 STEPS_OF_A_CT = [
     "LoadImageVolumed", "CheckCTd", "Orientationd", "GridResized", "ScaleIntensityRanged", "SimpleInferer",
-    "network", "NativeArgmaxd", "SaveImageSegmentations", "load_volume", "lobe_statistics", "write_segmentation",
-    "save_preview",
+    "network", "NativeArgmaxd", "SaveImageSegmentations", "lobe_statistics", "write_segmentation", "save_preview",
 ]  # fmt: skip
 
 
@@ -236,24 +236,24 @@ def lobes():
 @pytest.mark.parametrize("spacing_mm", [(0.7, 1.25, 2.5), (3.0, 0.5, 1.0)])
 def test_all_lobe_measures_are_those_of_monai(spacing_mm):
     prediction, truth = lobes()
-    expected = lobe_measures.monai_measures(prediction, truth, spacing_mm, 1.5)
-    measured = label_measures(prediction, truth, np.diag([*spacing_mm, 1]), lobe_measures.LOBES, 1.5)
+    expected = libraries.monai_measures(prediction, truth, spacing_mm, 1.5)
+    measured = label_measures(prediction, truth, np.diag([*spacing_mm, 1]), libraries.LOBES, 1.5)
     for lobe, values in expected.items():
         assert {name: measured[lobe][name] for name in values} == pytest.approx(values, rel=1e-5), lobe
-    assert lobe_measures.largest_difference(measured, expected) < 1e-5
+    assert libraries.largest_difference(measured, expected) < 1e-5
     assert measured["RUL"]["dice"] == 1
 
 
 def test_the_largest_difference_is_a_part_of_the_value():
     expected = {"LUL": {"dice": 0.5, "error_mm": float("nan")}, "LLL": {"dice": 0.0, "error_mm": 4.0}}
     measured = {"LUL": {"dice": 0.4, "error_mm": float("nan")}, "LLL": {"dice": 0.1, "error_mm": 3.0}}
-    assert lobe_measures.largest_difference(measured, expected) == pytest.approx(0.25)
+    assert libraries.largest_difference(measured, expected) == pytest.approx(0.25)
 
 
 def test_lobes_are_displaced_by_no_more_than_said():
     labels = np.zeros((24, 20, 16), np.uint8)
     labels[6:18, 5:15, 4:12] = 3
-    moved = lobe_measures.warped(labels, (2, 1, 3))
+    moved = libraries.warped(labels, (2, 1, 3))
     assert moved.shape == labels.shape and moved.dtype == labels.dtype
     assert (moved[8:16, 6:14, 7:9] == 3).all()
     outside = np.ones(labels.shape, bool)
@@ -263,7 +263,7 @@ def test_lobes_are_displaced_by_no_more_than_said():
 
 
 def test_lobe_measures_run_beside_monai():
-    result = lobe_measures.bench_lobe_measures(1, seed=0, shape=(40, 36, 28), spacing_mm=(8.5, 9.0, 11.0))
+    result = libraries.bench_lobe_measures(1, seed=0, shape=(40, 36, 28), spacing_mm=(8.5, 9.0, 11.0))
     assert list(rows_of(result)) == ["MONAI, whole volume", "label_measures"]
     assert result["largest_relative_difference"] < 1e-5
     assert "at 8.5x9.0x11.0 mm" in result["input"]

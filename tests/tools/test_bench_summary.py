@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tools.bench.summary import GAINS, summary_table
+from tools.bench.report import GAINS, summary_table
 
 FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 

@@ -9,7 +9,9 @@ import math
 import pytest
 
 from tools import REPOSITORY
-from tools.bench.stopwatch import TOTAL
+from tools.bench.measure import TOTAL
+from tools.bench.tables import TRAINING as TEXT
+from tools.bench.tables import profile_tables, replace_tables
 from tools.bench.training_profile import (
     AMP,
     BACKWARD,
@@ -27,7 +29,6 @@ from tools.bench.training_profile import (
     profile_training,
     rows_of_profile,
 )
-from tools.bench.training_table import TEXT, profile_tables, replace_tables
 
 FOLDER = REPOSITORY / "docs" / "benchmarks"
 

@@ -13,8 +13,7 @@ import torch
 
 from tools import REPOSITORY
 from tools.check.bundle import Bundle
-from tools.check.command import BUNDLES, bundle_folders, check
-from tools.check.rules import RULES, findings
+from tools.check.command import BUNDLES, RULES, bundle_folders, check, findings
 from volseg.errors import UserError
 
 META, TRAIN, EVALUATE, INFER = (f"configs/{name}.json" for name in ("metadata", "train", "evaluate", "inference"))

@@ -22,7 +22,7 @@ from tests.tools.registry_fixtures import (
 )
 from tools import REPOSITORY
 from tools.publish import publish
-from tools.registry_page import registry_page
+from tools.registry_store import registry_page
 from volseg.registry import verify
 from volseg.registry.index import Entry
 from volseg.registry.release import Release

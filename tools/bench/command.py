@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tools import REPOSITORY
-from tools.bench.augmentation import bench_bspline_deform, bench_histogram_match
-from tools.bench.decoding import bench_instance_decoding
-from tools.bench.end_to_end import bench_end_to_end
-from tools.bench.lobe_measures import bench_lobe_measures
+from tools.bench.decoding import bench_decoding, bench_instance_decoding, bench_prediction
+from tools.bench.libraries import bench_bspline_deform, bench_histogram_match, bench_lobe_measures
 from tools.bench.networks import bench_checkpointing, bench_network
 from tools.bench.report import write_result, write_summary
-from tools.bench.scale import bench_decoding, bench_prediction
-from tools.bench.steps import bench_em_steps, bench_scan_steps
+from tools.bench.steps import bench_em_steps, bench_end_to_end, bench_scan_steps
 from tools.bench.subjects import SUBJECTS
 from tools.bench.training_profile import PROFILES
 from volseg.errors import UserError
-
-__all__ = ["BENCHMARKS", "bench"]
 
 # each makes NAME.json; the second entry limits the repetitions of what takes minutes
 Benchmarks = dict[str, tuple[Callable[[int, int], dict[str, Any]], int | None]]

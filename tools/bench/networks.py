@@ -18,14 +18,18 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tools.bench.measure import circumstances, interleave, say, summary, times
-from tools.bench.peers import Peer, build_peer, describe_peers
-from tools.bench.processes import MEGABYTE, in_fresh_process, peak_memory_mb
-from tools.bench.subjects import SUBJECTS
+from tools.bench.measure import (
+    MEGABYTE,
+    circumstances,
+    in_fresh_process,
+    interleave,
+    peak_memory_mb,
+    say,
+    summary,
+    times,
+)
+from tools.bench.subjects import SUBJECTS, Peer, build_peer, describe_peers
 from volseg.runtime.accelerate import accelerate
-
-__all__ = ["agreement", "bench_checkpointing", "bench_network", "count_operations", "rows_of_ways", "time_forwards",
-           "ways_here"]  # fmt: skip
 
 MODES = ("eager", "channels_last", "bf16", "openvino", "compile", "auto")
 CUDA = "CUDA, "

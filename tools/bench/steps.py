@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a whole case goes: the bundles' ``inference.json`` as it is, with a clock at each step."""
+"""Whole cases: from file to file by plain PyTorch and by the fastest engine, and with a clock at each step."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from inspect import getmodule, isfunction
@@ -18,16 +18,25 @@ from unittest.mock import patch
 import nibabel as nib
 import numpy as np
 
-from tools.bench.measure import circumstances, duration, say, spread, times
-from tools.bench.processes import in_fresh_process
-from tools.bench.stopwatch import TOTAL, Stopwatch
+from tools.bench.measure import (
+    TOTAL,
+    Stopwatch,
+    circumstances,
+    duration,
+    in_fresh_process,
+    interleave,
+    peak_memory_of_command_mb,
+    say,
+    spread,
+    summary,
+    times,
+)
 from tools.bench.subjects import BINNING, SUBJECTS, Subject
-from tools.bundle_command import run_bundle
+from tools.bundle_run import bundle_command, run_bundle
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.phantoms.electron_microscopy import electron_microscopy
 
-__all__ = ["NETWORK", "REST", "bench_em_steps", "bench_scan_steps", "time_case_steps"]
-
+MODES = ("eager", "auto")
 NETWORK = "network"
 REST = "engine, batches, steps below 1 ms"
 EM_SHAPE = (100, 1024, 1024)
@@ -36,6 +45,54 @@ EM_TILE_SHAPE = (100, 512, 512)
 EM_VOXEL_SIZE_NM = (30, 32, 32)
 SHORTEST_S = 0.001
 START_RUNS = 3
+
+
+def bench_end_to_end(repetitions: int, seed: int, subject: str, shape: Sequence[int] | None = None) -> dict[str, Any]:
+    """Measure seconds and memory of ``inference.json`` from a scan on disk to segmentations on disk.
+
+    Args:
+        repetitions: timed runs of each mode.
+        seed: number of the phantom.
+        subject: one of :data:`tools.bench.subjects.SUBJECTS` that has a scan.
+        shape: of the scan (X, Y, Z); the subject's if not given.
+    """
+    network = SUBJECTS[subject]
+    shape = tuple(shape or network.scan_shape)
+    say(f"draw a phantom of {times(shape)}")
+    scan = network.draw_scan(seed, shape)
+    peaks: dict[str, list[float]] = {mode: [] for mode in MODES}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        nib.save(nib.Nifti1Image(scan.image, scan.affine), work / "image.nii.gz")
+        overrides = {
+            "input": work / "image.nii.gz",
+            "output_dir": work / "output",
+            "redo": True,  # a finished case is skipped otherwise
+            "weights": network.weights_for_config(seed, work),
+            **network.grid,
+        }
+        environment = {**os.environ, "XDG_CACHE_HOME": str(work / "cache")}
+
+        def run(mode: str) -> Callable[[], None]:
+            command = bundle_command(network.bundle, ["inference"], {**overrides, "runtime": mode})
+            return lambda: peaks[mode].append(peak_memory_of_command_mb(command, environment))
+
+        seconds = interleave({mode: run(mode) for mode in MODES}, repetitions)
+    return {
+        "title": f"{network.name} bundle, {network.scan.split()[-1]} of {times(shape)}: from file to file",
+        "input": f"phantom {network.scan} {seed}, int16, NIfTI, compressed; segmented at {times(network.size)}",
+        "weights": network.describe_weights(seed),
+        **circumstances(),
+        "rows": [
+            {
+                "mode": mode,
+                **summary(seconds[mode], seconds["eager"]),
+                "first_s": round(seconds[mode][0], 2),
+                "peak_mb": round(max(peaks[mode])),
+            }
+            for mode in MODES
+        ],
+    }
 
 
 def bench_scan_steps(repetitions: int, seed: int, subject: str) -> dict[str, Any]:
@@ -109,7 +166,7 @@ def time_case_steps(bundle: str, cache: str, overrides: Mapping[str, Any]) -> li
         overrides: items of the config by name, input and output among them.
 
     Returns:
-        one dictionary a case, see :attr:`tools.bench.stopwatch.Stopwatch.laps`.
+        one dictionary a case, see :attr:`tools.bench.measure.Stopwatch.laps`.
     """
     from ignite.engine import Events  # noqa: PLC0415 (with MONAI's engines, seconds of the start-up time)
     from monai.bundle import ConfigWorkflow  # noqa: PLC0415

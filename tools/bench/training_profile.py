@@ -14,26 +14,17 @@ from typing import Any
 import torch
 
 from tools import REPOSITORY
-from tools.bench.measure import circumstances, duration, say, spread, times
-from tools.bench.processes import in_fresh_process, peak_memory_mb
-from tools.bench.stopwatch import TOTAL, Stopwatch
-
-__all__ = [
-    "AMP",
-    "BACKWARD",
-    "FORWARD",
-    "ITERATION",
-    "LOADER",
-    "LOSS",
-    "OPTIMISER",
-    "PREPARE",
-    "PROFILES",
-    "REST",
-    "WAIT",
-    "bench_profile",
-    "profile_training",
-    "rows_of_profile",
-]
+from tools.bench.measure import (
+    TOTAL,
+    Stopwatch,
+    circumstances,
+    duration,
+    in_fresh_process,
+    peak_memory_mb,
+    say,
+    spread,
+    times,
+)
 
 ITERATION = "one iteration"
 WAIT = "wait for the loader"
@@ -119,7 +110,7 @@ def profile_training(
         seed: number of the first phantom.
 
     Returns:
-        ``iterations`` and ``batches``, laps of a :class:`~tools.bench.stopwatch.Stopwatch`: parts of the iterations of
+        ``iterations`` and ``batches``, laps of a :class:`~tools.bench.measure.Stopwatch`: parts of the iterations of
         training, and what the loader does for a batch; ``peak_mb``, memory of this process; ``workers``,
         ``batch_size``, ``spatial_size``, ``augment_on_device`` and the ``losses``.
     """

@@ -11,9 +11,7 @@ from typing import Any
 from monai.bundle import ReferenceResolver
 from monai.bundle.utils import EXPR_KEY, ID_REF_KEY
 
-from tools.check.bundle import Bundle
-from tools.check.finding import Finding, shown
-from tools.check.workflow import Workflow, look_up_or_none
+from tools.check.bundle import Bundle, Finding, Workflow, look_up_or_none, shown
 
 IMAGE = "image"
 TRAIN, INFER = "train::preprocessing", "preprocessing"

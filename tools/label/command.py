@@ -3,20 +3,60 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 from tools import REPOSITORY
-from tools.label.application import known_models, prepare_application
+from tools.check.files import WEIGHTS, bundle_files
 from tools.label.environment import ensure_environment
 from tools.label.server import LabelServer, check_port
+from tools.pack import bundle_names, pack
 from volseg.errors import UserError
+from volseg.registry.bundle_zip import unpack
+from volseg.storage.files import replacement
 
-__all__ = ["label"]
-
+SOURCES = Path(__file__).with_name("app")
 ENVIRONMENT = ".venv-label"
 APPLICATION = "build/label"
+
+
+def prepare_application(folder: Path, models: Sequence[str], repack: bool = False) -> None:
+    """Put the app and the bundles into a folder. Bundles that are there stay, with what they learnt.
+
+    Args:
+        folder: of the app.
+        models: names of bundles.
+        repack: replace bundles that are there, weights included.
+
+    Raises:
+        UserError: what :func:`tools.pack.pack` raises.
+    """
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    for source in SOURCES.glob("*.py"):
+        shutil.copyfile(source, folder / source.name)
+    for name in models:
+        target = folder / "model" / name
+        if target.is_dir() and not repack:
+            print(f"{name}: {target}, as it is; --repack takes it from the checkout again", flush=True)
+            continue
+        print(f"{name}: checking and packing", flush=True)
+        _pack_into(target, name)
+
+
+def _pack_into(target: Path, name: str) -> None:
+    root = REPOSITORY / "bundles" / name
+    # of a bundle too large to carry its weights, those that training wrote
+    trained = root / WEIGHTS
+    model = str(trained) if trained.is_file() and WEIGHTS not in bundle_files(root) else ""
+    with tempfile.TemporaryDirectory() as temporary:
+        pack(name, temporary, model)
+        zips = list(Path(temporary).glob("*.zip"))
+        with replacement(target) as unpacked:
+            unpack(zips[0], unpacked)
 
 
 def label(
@@ -51,10 +91,10 @@ def label(
     folder = Path(str(studies)).expanduser().resolve()
     if not folder.is_dir():
         raise UserError(f"studies: {studies} is not a folder; give a folder with images, or an empty one")
-    names = _names(models) or known_models()
+    names = _names(models) or bundle_names()
     for name in [*names, *_names(epistemic_model)]:
-        if name not in known_models():
-            raise UserError(f"models: no bundle named {name}; choose from {', '.join(known_models())}")
+        if name not in bundle_names():
+            raise UserError(f"models: no bundle named {name}; choose from {', '.join(bundle_names())}")
     if epistemic_model and epistemic_model not in names:
         raise UserError(f"epistemic_model: {epistemic_model} is not served; add it to --models")
     check_port(str(host), port)

@@ -16,8 +16,6 @@ from tools.label import torchvision_operators
 from volseg.errors import UserError
 from volseg.storage.files import atomic_path
 
-__all__ = ["CONSTRAINTS", "ensure_environment", "python_of"]
-
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 OPERATORS = Path(torchvision_operators.__file__)
 MARKER = "volseg_label.sha256"

@@ -17,8 +17,6 @@ from pathlib import Path
 
 from volseg.errors import UserError
 
-__all__ = ["LabelServer", "check_port"]
-
 # importing everything and building three networks takes a quarter of that on two slow cores
 START_LIMIT_S = 600
 STOP_LIMIT_S = 10

@@ -14,23 +14,19 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from volseg.blockwise.block_array import BlockArray
 from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE, BlockGrid
-from volseg.blockwise.component_merge import SharedVoxels, merge_components
-from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.global_components import GlobalComponents
+from volseg.blockwise.components import GlobalComponents, LocalComponents, SharedVoxels, merge_components
+from volseg.blockwise.finished_blocks import BlockArray, FinishedBlocks
 from volseg.blockwise.instance_files import local_file, write_instance_files
-from volseg.blockwise.instance_growth import InstanceGrowth
 from volseg.blockwise.label_pyramid import (
     CoarserLevel,
     FinalLabels,
     create_level,
+    filter_sizes,
     pyramid_levels,
     write_pyramid_metadata,
 )
-from volseg.blockwise.local_components import LocalComponents
-from volseg.blockwise.seeded_watershed import SeededWatershed
-from volseg.blockwise.size_filter import filter_sizes
+from volseg.blockwise.objects import InstanceGrowth, SeededWatershed
 from volseg.blockwise.stages import BlockFunction, run_stage
 from volseg.blockwise.volume_labels import VolumeLabels
 from volseg.blockwise.volume_opener import VolumeOpener
@@ -44,7 +40,7 @@ from volseg.blockwise.zarr_array import (
     remove_partial_chunks,
 )
 from volseg.console.option_checks import three_whole_numbers
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances.decoding import PAPER, Decoding
 from volseg.instances.table import Extents
@@ -67,7 +63,7 @@ class BlockwiseInstances:
         parquet: the same table.
         statistics: ``instances``, ``removed_below_min_size``, ``blocks``, ``blocks_done_now`` (all stages together);
             for watershed ``cut_pieces`` (each counted once per block), ``blocks_with_cut_pieces`` and
-            ``voxels_in_cut_pieces``, see :class:`volseg.blockwise.seeded_watershed.SeededWatershed`.
+            ``voxels_in_cut_pieces``, see :class:`volseg.blockwise.objects.SeededWatershed`.
     """
 
     labels: str
@@ -93,7 +89,7 @@ def decode_blockwise(
 
     Ids are those of :func:`volseg.instances.decoding.decode_instances` on the whole volume: always for connected
     components, for watershed wherever the halo covers the connected pieces of foreground; where it does not, this is
-    counted and warned of, and :class:`volseg.blockwise.seeded_watershed.SeededWatershed` says what may differ.
+    counted and warned of, and :class:`volseg.blockwise.objects.SeededWatershed` says what may differ.
 
     A run that ended at any moment resumes when it is called again with the same arguments; the result is the same, bit
     for bit. ``OUTPUT/decoding`` holds what resuming takes, and can be removed afterwards.
@@ -105,9 +101,8 @@ def decode_blockwise(
 
     Args:
         mask: probability of being inside an object (D, H, W), floating point or uint8 for 255 times it: an array that
-            is read by slices and can be pickled (Zarr, :class:`volseg.blockwise.zarr_array.ArrayChannel` of one), a
-            file or folder that :func:`volseg.data.chunked_volume.open_chunked_volume` opens, or the URL of a Zarr
-            array.
+            is read by slices and can be pickled, as Zarr's can, a file or folder that
+            :func:`volseg.data.open_volume.open_chunked_volume` opens, or the URL of a Zarr array.
         boundary: probability of being on an outline, as ``mask``.
         output: folder or URL to write to: ``instances.ome.zarr``, ``instances.csv``, ``instances.parquet``,
             ``statistics.json``.

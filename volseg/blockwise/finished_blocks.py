@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifest of a run by blocks: which are finished, and what later stages need of each."""
+"""The manifest of a run by blocks: which are finished, what later stages need of each, and the arrays they wrote."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from volseg.blockwise.block_grid import Block
+from volseg.blockwise.block_grid import Block, BlockGrid, Region
 from volseg.blockwise.zarr_array import local_folder
+from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
-from volseg.storage.files import atomic_path, remove_leftovers, writing
-from volseg.storage.location import open_storage
+from volseg.storage.file_systems import open_storage
+from volseg.storage.files import atomic_path, only_process, remove_leftovers, writing
 
-__all__ = ["FinishedBlocks"]
+__all__ = ["BlockArray", "FinishedBlocks"]
 
 PARAMETERS = "run.json"
 LOCK = ".lock"
@@ -64,13 +64,8 @@ class FinishedBlocks:
             if self.local is not None:
                 with writing(self.folder):
                     self.local.mkdir(parents=True, exist_ok=True)
-                    try:
-                        held.enter_context(FileLock(self.local / LOCK, timeout=0))
-                    except Timeout as error:
-                        raise UserError(
-                            f"{self.folder}: another run is using this folder; wait for it to end, or choose "
-                            "another folder"
-                        ) from error
+                    used = f"{self.folder}: another run is using this folder; wait for it to end, or choose another"
+                    held.enter_context(only_process(self.local / LOCK, used))
                     remove_leftovers(self.local)
             self._check_parameters(parameters)
             yield
@@ -191,3 +186,42 @@ class FinishedBlocks:
 def _file(stage: str, block: Block) -> str:
     """Path of a block's file in the folder."""
     return f"{stage}/{block.number:08d}{SUFFIX}"
+
+
+class BlockArray:
+    """A Zarr array that is read and written as usual, and knows how to mend a damaged chunk.
+
+    Can be pickled.
+
+    Args:
+        array: Zarr array (D, H, W).
+        grid: the blocks that it was written by, aligned to its chunks.
+        finished: the manifest.
+        stage: that wrote it.
+    """
+
+    def __init__(self, array: Any, grid: BlockGrid, finished: FinishedBlocks, stage: str) -> None:
+        self.array, self.grid, self.finished, self.stage = array, grid, finished, stage
+        self.shape, self.dtype, self.store_path = tuple(array.shape), array.dtype, array.store_path
+
+    def __getitem__(self, region: Any) -> Any:
+        return self.array[region]
+
+    def __setitem__(self, region: Any, voxels: Any) -> None:
+        self.array[region] = voxels
+
+    def how_to_mend(self, region: Region) -> str:
+        """What to do about chunks of a region that cannot be read, in one sentence."""
+        damaged = [block for block in self.grid.intersecting(region) if not self._is_readable(block.core)]
+        files = ", ".join(self.finished.file(self.stage, block) for block in damaged)
+        return (
+            f"remove {files or f'{self.finished.folder}/{self.stage}'} and run again to process the block again; do "
+            "not remove only the chunk: a missing chunk reads as zero"
+        )
+
+    def _is_readable(self, region: Region) -> bool:
+        try:
+            self.array[region]
+        except ZARR_ERRORS:
+            return False
+        return True

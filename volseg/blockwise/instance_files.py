@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from volseg.blockwise.zarr_array import local_folder
-from volseg.errors import UserError
 from volseg.instances.table import NM3_PER_UM3, Extents, instances, write_instance_table
-from volseg.storage.files import atomic_path
-from volseg.storage.location import open_storage
+from volseg.storage.file_systems import open_storage
+from volseg.storage.files import atomic_path, writing
 
 __all__ = ["local_file", "write_instance_files"]
 
@@ -67,9 +66,5 @@ def local_file(location: str) -> Iterator[Path]:
         path = Path(folder) / location.rpartition("/")[2]
         yield path
         file_system, target = open_storage(location)
-        try:
+        with writing(location):
             file_system.put_file(str(path), target)
-        except OSError as error:
-            raise UserError(
-                f"{location}: cannot be written: {error.strerror or error}; check the free space and permissions"
-            ) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels as OME-Zarr 0.5 with levels of lower resolution, written block by block.
+"""Labels as OME-Zarr 0.5 with levels of lower resolution, written block by block, without objects below a size.
 
 The format: https://ngff.openmicroscopy.org/0.5/
 """
@@ -16,7 +16,6 @@ import numpy as np
 
 from volseg.blockwise.block_grid import Block, BlockGrid, Position
 from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.size_filter import remove_ids
 from volseg.blockwise.zarr_array import (
     VoxelArray,
     block_chunks,
@@ -28,10 +27,62 @@ from volseg.blockwise.zarr_array import (
 from volseg.data.ome_zarr import AXES, axes_and_levels, create_multiscale_group
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
+from volseg.instances.table import Extents, joined_extents
 
-__all__ = ["CoarserLevel", "FinalLabels", "PyramidLevel", "create_level", "pyramid_levels", "write_pyramid_metadata"]
-
+PENDING_ROWS = 2**18
 SMALLEST_PIXELS = 256
+
+
+def filter_sizes(
+    grid: BlockGrid, finished: FinishedBlocks, counted: str, filtered: str, min_size: int
+) -> tuple[Extents, int]:
+    """Sum up what the blocks counted, and say of each block which of its objects are too small.
+
+    Ids keep their numbers, so that they may have gaps.
+
+    Memory: about 250 bytes for each object.
+
+    Args:
+        grid: the blocks.
+        finished: the manifest.
+        counted: name of the stage whose blocks hold :class:`volseg.instances.table.Extents`.
+        filtered: name of the stage to write.
+        min_size: voxels of the smallest object that is kept.
+
+    Returns:
+        the objects that are kept, in the order of their ids; the number of those that are not.
+    """
+    parts, rows, rows_joined = [], 0, 0
+    for block in grid:
+        parts.append(Extents(*finished.read(counted, block, *Extents._fields)))
+        rows += len(parts[-1].ids)
+        if rows > PENDING_ROWS + 2 * rows_joined:
+            parts = [joined_extents(parts)]
+            rows = rows_joined = len(parts[0].ids)
+    objects = joined_extents(parts)
+    too_small = objects.ids[objects.sums[:, 0] < min_size]
+    for block in grid:
+        (ids,) = finished.read(counted, block, "ids")
+        finished.write(filtered, block, {"removed": np.intersect1d(ids, too_small, assume_unique=True)})
+    kept = Extents(*(column[objects.sums[:, 0] >= min_size] for column in objects))
+    return kept, len(too_small)
+
+
+def remove_ids(labels: np.ndarray, removed: np.ndarray) -> None:
+    """Set the voxels of some ids to 0, in place.
+
+    Args:
+        labels: uint32 (D, H, W).
+        removed: ids, ascending.
+    """
+    if not len(removed):
+        return
+    for section in labels:
+        inside = section > 0
+        ids = section[inside]
+        places = np.minimum(np.searchsorted(removed, ids), len(removed) - 1)
+        ids[removed[places] == ids] = 0
+        section[inside] = ids
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from volseg.console.option_checks import three_whole_numbers
 from volseg.data.blank import blank_warnings
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding
-from volseg.storage.location import open_storage
+from volseg.storage.file_systems import open_storage
 
 __all__ = ["segment_blockwise"]
 

@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from distributed import Client
 from numpy.typing import DTypeLike, NDArray
 
-from volseg.blockwise.block_array import BlockArray
-from volseg.blockwise.block_grid import BlockGrid
-from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.zarr_array import VoxelArray, open_array, open_or_create_array, read_region
-from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.blockwise.block_grid import Block, BlockGrid
+from volseg.blockwise.finished_blocks import BlockArray, FinishedBlocks
+from volseg.blockwise.stages import run_stage
+from volseg.blockwise.worker_network import WorkerNetwork
+from volseg.blockwise.zarr_array import VoxelArray, open_array, open_or_create_array, read_region, write_region
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.resampling import ResampledVolume
 from volseg.data.volume_formats.zarr_volume import ZarrVolume
 
-__all__ = ["RESTORATION", "ReplacedSections", "Replacements", "VolumeOpener"]
+__all__ = ["RESTORATION", "ReplacedSections", "Replacements", "VolumeOpener", "replace_sections"]
 
 RESTORATION = "restoration"  # the stage that makes the sections, each of them a block
 
@@ -84,7 +87,7 @@ class VolumeOpener:
     """Opens a volume for reading; sections that were decoded for one block serve the next.
 
     Attributes:
-        location: path in any format of :func:`volseg.data.chunked_volume.open_chunked_volume`, or URL of a Zarr array
+        location: path in any format of :func:`volseg.data.open_volume.open_chunked_volume`, or URL of a Zarr array
             or OME-Zarr image on a storage that fsspec knows.
         replacements: sections in place of its own, if there are any.
         network_shape: (D, H, W) that the network sees it at; None is the volume's own grid.
@@ -142,3 +145,74 @@ def _opened(location: str) -> ChunkedVolume:
 
 def _is_url(location: str) -> bool:
     return "://" in location
+
+
+def replace_sections(
+    open_volume: VolumeOpener,
+    plan: Sequence[tuple[int, int, int]],
+    output: str | Path,
+    network: WorkerNetwork,
+    function: str,
+    arguments: Mapping[str, Any],
+    client: Client | None = None,
+    progress: bool = True,
+) -> VolumeOpener:
+    """Make some sections of a volume again, each from two others, and store only these.
+
+    A section is one block: memory is that of three sections.
+
+    Args:
+        open_volume: of the volume.
+        plan: of each section its index along z, and those of the two it is made from; at least one.
+        output: folder, path or URL.
+        network: that makes them.
+        function: dotted name of a function that is called with the network, the two sections (H, W) and ``arguments``
+            and returns a section.
+        arguments: further ones, by name.
+        client: of a Dask cluster; None works in this process.
+        progress: show a bar of the sections.
+
+    Returns:
+        what opens the volume with its new sections.
+
+    Raises:
+        UserError: another run is at work there or had other parameters, or a section fails: one line that names it.
+    """
+    volume = open_volume.source()
+    replacements = Replacements(tuple((int(a), int(b), int(c)) for a, b, c in plan), f"{output}/sections.zarr")
+    grid = BlockGrid((len(replacements.plan), *volume.shape[1:]), (1, *volume.shape[1:]))
+    finished = replacements.finished
+    parameters = {
+        **open_volume.parameters(),
+        "plan": replacements.plan,
+        "function": function,
+        "arguments": dict(arguments),
+        **network.parameters(),
+    }
+    with finished.lock(parameters):
+        array = replacements.open_or_create(volume, bool(finished.numbers(RESTORATION)))
+        stage = _SectionStage(open_volume, network, function, dict(arguments), replacements, array)
+        run_stage(client, RESTORATION, stage, grid, finished, progress)
+    return replace(open_volume, replacements=replacements)
+
+
+@dataclass(frozen=True)
+class _SectionStage:
+    """Makes one section."""
+
+    open_volume: VolumeOpener
+    network: WorkerNetwork
+    function: str
+    arguments: dict[str, Any]
+    replacements: Replacements
+    array: Any
+
+    def __call__(self, block: Block) -> dict[str, np.ndarray]:
+        network, _ = self.network.build()
+        volume = self.open_volume.source()
+        _, *neighbours = self.replacements.plan[block.number]
+        before, after = (volume[z : z + 1][0] for z in neighbours)
+        module, _, name = self.function.rpartition(".")
+        section = getattr(import_module(module), name)(network, before, after, **self.arguments)
+        write_region(self.array, block.core, section[None])
+        return {}

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from distributed import Client
 
-from volseg.blockwise.block_array import BlockArray
 from volseg.blockwise.block_grid import DEFAULT_BLOCK_SHAPE, Block, BlockGrid
-from volseg.blockwise.finished_blocks import FinishedBlocks
+from volseg.blockwise.finished_blocks import BlockArray, FinishedBlocks
 from volseg.blockwise.grey_range import BYTES, GreyRange
 from volseg.blockwise.label_pyramid import AXES, pyramid_levels, write_pyramid_metadata
 from volseg.blockwise.prediction import Activation, predict_block, to_bytes, window_work
@@ -183,7 +182,7 @@ def _predict_block(prediction: VolumePrediction, targets: Sequence[Any], block: 
         )
     if len(predicted) != len(targets):
         raise UserError(
-            f"{prediction.network.target}: channels must name each of the {len(predicted)} outputs, got {len(targets)}"
+            f"{prediction.network.name}: channels must name each of the {len(predicted)} outputs, got {len(targets)}"
         )
     if finds_blank:
         clear_blank(predicted, blank.to(predicted.device))

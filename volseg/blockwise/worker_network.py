@@ -1,66 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network that travels to workers as configuration and is built once in each."""
+"""A network that travels to workers without its weights, and is completed once in each."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.utils import instantiate
 from torch import nn
 
+from volseg.errors import UserError
+from volseg.handlers.training_identity import training_identity
 from volseg.runtime.accelerate import accelerate
 from volseg.weights import load_weights
 
 __all__ = ["WorkerNetwork"]
 
+# of this process, by their keys; one at most, as a network may fill the memory
+_completed: dict[str, tuple[nn.Module, torch.device]] = {}
+
 
 @dataclass(frozen=True)
 class WorkerNetwork:
-    """What a worker needs to build a network; plain values, which any process that can import ``target`` can read.
+    """What a worker needs to run a network; can be pickled, wherever the network's class can be imported.
 
     Attributes:
-        target: dotted name of the network's class or of a function that makes it.
-        arguments: of it, as JSON holds them.
+        network: its layers, on PyTorch's device ``meta``; see :meth:`of`.
         weights: file of its state dict, which every worker can read.
         device: ``"auto"`` is a worker's first visible GPU, the CPU where it has none.
         runtime: see :func:`volseg.runtime.accelerate.accelerate`.
         threads: of PyTorch and OpenVINO in one worker; None leaves them as the worker has them.
     """
 
-    target: str
+    network: nn.Module
     weights: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     runtime: str = "auto"
     threads: int | None = None
 
     @classmethod
-    def of(cls, network: Callable[..., nn.Module], weights: str | Path, **others: Any) -> WorkerNetwork:
-        """From what a config item with ``"_mode_": "callable"`` evaluates to.
+    def of(cls, network: nn.Module, weights: str | Path, **others: Any) -> WorkerNetwork:
+        """From a network as a config builds it; the weights that it has do not matter.
 
         Args:
-            network: class or function of a module, or a :func:`functools.partial` of one with named arguments.
+            network: takes one channel of grey values.
             weights: file of the state dict.
             others: further attributes.
+
+        Raises:
+            UserError: the network has buffers that no file of weights holds.
         """
-        made = network if isinstance(network, partial) else partial(network)
-        target: Any = made.func
-        return cls(f"{target.__module__}.{target.__qualname__}", str(Path(weights).resolve()), made.keywords, **others)
+        lost = {name for name, _ in network.named_buffers()} - network.state_dict().keys()
+        if lost:
+            raise UserError(f"{type(network).__name__}: buffers must be persistent, got {', '.join(sorted(lost))}")
+        return cls(copy.deepcopy(network).to("meta"), str(Path(weights).resolve()), **others)
+
+    @property
+    def name(self) -> str:
+        """Dotted name of the network's class."""
+        return f"{type(self.network).__module__}.{type(self.network).__qualname__}"
 
     def check(self) -> None:
-        """Build the network and load its weights, before hours of work.
+        """Load the weights, before hours of work.
 
         Raises:
             UserError: no weights, or those of another network.
         """
-        self._network()
+        self._complete()
 
     def build(self) -> tuple[nn.Module, torch.device]:
         """The network in evaluation on its device, and the device; the same ones at every call in a process.
@@ -68,32 +78,35 @@ class WorkerNetwork:
         Raises:
             UserError: no weights, or those of another network.
         """
-        return _built(json.dumps(asdict(self), sort_keys=True))
+        key = f"{self._identity()} {self.weights} {self.device} {self.runtime} {self.threads}"
+        if key not in _completed:
+            _completed.clear()
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)
+            automatic = "cuda" if torch.cuda.is_available() else "cpu"
+            device = torch.device(automatic if self.device == "auto" else self.device)
+            _completed[key] = accelerate(self._complete(), device, self.runtime), device
+        return _completed[key]
 
-    def parameters(self) -> dict[str, Any]:
-        """What its outputs depend on: class, arguments, the weights' SHA-256 and the way it runs.
+    def parameters(self) -> Mapping[str, Any]:
+        """What its outputs depend on: class, layers, the weights' SHA-256 and the way it runs.
 
         Raises:
             UserError: no weights, or those of another network.
         """
         self.check()
         digest = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
-        arguments = dict(self.arguments)
-        return {"network": self.target, "arguments": arguments, "weights_sha256": digest, "runtime": self.runtime}
+        return {
+            "network": self.name,
+            "layers_sha256": self._identity(),
+            "weights_sha256": digest,
+            "runtime": self.runtime,
+        }
 
-    def _network(self) -> nn.Module:
-        network: nn.Module = instantiate(self.target, "default", **self.arguments)
+    def _identity(self) -> str:
+        return training_identity({"network": self.network})
+
+    def _complete(self) -> nn.Module:
+        network = copy.deepcopy(self.network).to_empty(device="cpu")
         load_weights(self.weights, network)
         return network.eval()
-
-    def _accelerated(self) -> tuple[nn.Module, torch.device]:
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(automatic if self.device == "auto" else self.device)
-        return accelerate(self._network(), device, self.runtime), device
-
-
-@lru_cache(maxsize=1)
-def _built(configuration: str) -> tuple[nn.Module, torch.device]:
-    return WorkerNetwork(**json.loads(configuration))._accelerated()

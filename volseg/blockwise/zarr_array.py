@@ -5,64 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import DTypeLike
 
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import VoxelArray, optional_module
 from volseg.data.volume_formats.zarr_volume import ZARR_ERRORS
 from volseg.errors import UserError
-from volseg.storage.location import open_storage
-
-__all__ = [
-    "ArrayChannel",
-    "VoxelArray",
-    "array_name",
-    "block_chunks",
-    "local_folder",
-    "node_store",
-    "open_array",
-    "open_or_create_array",
-    "read_region",
-    "remove_partial_chunks",
-    "write_region",
-]
+from volseg.storage.file_systems import open_storage
+from volseg.storage.files import writing
 
 LARGEST_CHUNK = (16, 256, 256)
 COMPRESSION_LEVEL = 1
-
-
-class VoxelArray(Protocol):
-    """Voxels (D, H, W) that are read by slices: a Zarr array, a ChunkedVolume, an HDF5 data set, a NumPy array."""
-
-    @property
-    def shape(self) -> Any: ...
-
-    @property
-    def dtype(self) -> Any: ...
-
-    def __getitem__(self, region: Any, /) -> Any: ...
-
-
-class ArrayChannel:
-    """One channel of an array (C, D, H, W), read like an array (D, H, W).
-
-    Args:
-        array: sliced along four axes.
-        channel: index along the first.
-    """
-
-    def __init__(self, array: Any, channel: int) -> None:
-        self.array, self.channel = array, channel
-        self.shape, self.dtype = tuple(array.shape[1:]), array.dtype
-
-    def __getitem__(self, region: Any) -> Any:
-        return self.array[(self.channel, *(region if isinstance(region, tuple) else (region,)))]
-
-    def __str__(self) -> str:
-        return f"{array_name(self.array)}, channel {self.channel}"
 
 
 def block_chunks(block_shape: Sequence[int], largest: Sequence[int] = LARGEST_CHUNK) -> tuple[int, ...]:
@@ -154,7 +110,9 @@ def open_or_create_array(
                 **metadata,
             )
         except ZARR_ERRORS as reason:
-            raise _not_written(location, reason) from reason
+            raise UserError(
+                f"{location}: cannot be written: {_said(reason)}; check the free space and permissions"
+            ) from reason
     except ZARR_ERRORS as error:
         raise UserError(
             f"{location}: cannot be read as a Zarr array ({_said(error)}); remove it and run again"
@@ -172,8 +130,8 @@ def read_region(array: VoxelArray, region: tuple[slice, ...]) -> np.ndarray:
     """Voxels of a region.
 
     Raises:
-        UserError: a chunk is damaged, or the storage fails; of a :class:`volseg.blockwise.block_array.BlockArray` it
-            says which file of the manifest is to be removed.
+        UserError: a chunk is damaged, or the storage fails; of a :class:`~volseg.blockwise.finished_blocks.BlockArray`
+            it says which file of the manifest is to be removed.
     """
     try:
         return np.asarray(array[region])
@@ -195,10 +153,8 @@ def write_region(array: Any, region: tuple[slice, ...], voxels: np.ndarray) -> N
     Raises:
         UserError: the disk is full, or the storage fails.
     """
-    try:
+    with writing(array_name(array)):
         array[region] = voxels
-    except OSError as error:
-        raise _not_written(array_name(array), error) from error
 
 
 def array_name(array: Any) -> str:
@@ -206,8 +162,6 @@ def array_name(array: Any) -> str:
     store = getattr(array, "store_path", None)
     if store is not None:
         return str(store).removeprefix("file://")
-    if isinstance(array, ArrayChannel):
-        return str(array)
     return str(getattr(array, "path", None) or f"{type(array).__name__} of shape {tuple(array.shape)}")
 
 
@@ -219,10 +173,6 @@ def remove_partial_chunks(location: str) -> None:
     if folder := local_folder(location):
         for partial in folder.rglob("*.partial"):
             partial.unlink(missing_ok=True)
-
-
-def _not_written(location: str | Path, error: Exception) -> UserError:
-    return UserError(f"{location}: cannot be written: {_said(error)}; check the free space and permissions")
 
 
 def _said(error: Exception) -> str:

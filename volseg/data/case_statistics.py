@@ -57,11 +57,17 @@ class CaseStatistics:
         self.entries[image] = {"image": image, **entry}
         write_json(self.path, list(self.entries.values()))
 
+    def note_failure(self, image: str, reason: str) -> None:
+        """Write why an image has no new result; what is said of a result that is still there stays."""
+        entry = self.entries.get(image, {})
+        has_result = bool(entry.get("segmentation")) and (self.path.parent / entry["segmentation"]).is_file()
+        self.add(image, {**(entry if has_result else {}), "error": reason})
+
     def is_finished(self, image: str, fingerprint: str) -> bool:
         """Whether the result of an image is there, from the same content and settings."""
         entry = self.entries.get(image, {})
         has_result = (self.path.parent / entry.get("segmentation", "")).is_file()
-        return entry.get("fingerprint") == fingerprint and has_result
+        return entry.get("fingerprint") == fingerprint and has_result and "error" not in entry
 
     def result_name(self, image: str) -> str:
         """Name of an image's result: what it is called already, or one that no other image's is called."""

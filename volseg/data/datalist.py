@@ -21,8 +21,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from monai.transforms import LoadImage
-
 from volseg.errors import UserError
 from volseg.storage.files import write_json
 
@@ -34,21 +32,14 @@ SPLITS = ("training", "validation", "test")
 HEADERS = (".mhd", ".nhdr", ".hdr")
 
 _EXPECTED = f"a folder with {DATALIST_NAME}, as written by the bundle's configs/prepare_data.json"
-# A label stored with a scale slope reads back as 5.00000018: round values this close to an integer.
-_WHOLE_NUMBER_TOLERANCE = 1e-3
 
 
-def load_datalist(
-    dataset_dir: str | Path, split: str, require_labels: bool = True, labels_max: int | None = None
-) -> list[dict[str, str]]:
+def load_datalist(dataset_dir: str | Path, split: str) -> list[dict[str, str]]:
     """Read one split of a dataset folder; all returned paths are absolute and exist.
 
     Args:
         dataset_dir: folder with ``dataset.json``; relative paths start from the working directory.
         split: ``training``, ``validation`` or ``test``. Only ``validation`` may be empty.
-        require_labels: if False, entries may lack a label, and a missing label file is dropped from its entry.
-        labels_max: highest code that a label map may hold. Only the first label of the split is checked: all codes come
-            from one conversion, so a wrong one shows in the first file, and reading all would take minutes.
 
     Returns:
         One dictionary per case: ``image`` and ``label`` (absolute paths), and other text of the entry unchanged.
@@ -61,12 +52,7 @@ def load_datalist(
     content = _read_json(folder)
     entries = _read_split(folder, content, split)
     _warn_of_repeated(path, content)
-    cases = [_read_entry(path, split, index, entry, require_labels) for index, entry in enumerate(entries)]
-    if labels_max is not None:
-        first = next((case["label"] for case in cases if "label" in case), None)
-        if first is not None:
-            _check_codes(first, labels_max)
-    return cases
+    return [_read_entry(path, split, index, entry) for index, entry in enumerate(entries)]
 
 
 def write_datalist(folder: str | Path, splits: Mapping[str, Sequence[Mapping[str, str]]], **info: Any) -> Path:
@@ -114,18 +100,16 @@ def rank_cases(case_ids: Iterable[str], seed: int) -> list[str]:
     return sorted(case_ids, key=lambda case_id: hashlib.sha256(f"{seed}:{case_id}".encode()).hexdigest())
 
 
-def split_cases(
-    case_ids: Sequence[str], seed: int = 0, validation_fraction: float = 0.1, test_fraction: float = 0.2
-) -> dict[str, list[str]]:
-    """Assign cases to the three splits in the order of :func:`rank_cases`.
+def split_cases(case_ids: Sequence[str], seed: int = 0) -> dict[str, list[str]]:
+    """Assign cases to the three splits in the order of :func:`rank_cases`: a tenth to validation, a fifth to test.
 
     With three or more cases no split is empty; one or two cases all go to training.
     """
     ranked = rank_cases(set(case_ids), seed)
     n_validation = n_test = 0
     if len(ranked) >= len(SPLITS):
-        n_validation = max(1, round(validation_fraction * len(ranked)))
-        n_test = max(1, round(test_fraction * len(ranked)))
+        n_validation = max(1, round(len(ranked) / 10))
+        n_test = max(1, round(len(ranked) / 5))
     n_held_out = n_validation + n_test
     return {
         "training": sorted(ranked[n_held_out:]),
@@ -180,28 +164,22 @@ def _read_split(folder: Path, content: dict[str, Any], split: str) -> list[Any]:
     return entries
 
 
-def _read_entry(path: Path, split: str, index: int, entry: Any, require_labels: bool) -> dict[str, str]:
+def _read_entry(path: Path, split: str, index: int, entry: Any) -> dict[str, str]:
     where = f"{path}: {split}[{index}]"
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         raise UserError(f'{where} must be {{"image": path, "label": path}}, got {json.dumps(entry)}')
     if not entry.get("image"):
         raise UserError(f'{where} has no image, got {json.dumps(entry)}; add "image": path')
-    if require_labels and not entry.get("label"):
+    if not entry.get("label"):
         raise UserError(f'{where} has no label, got only image {entry["image"]}; add "label": path or drop the case')
     case = dict(entry)
     for key in ("image", "label"):
-        if not case.get(key):
-            case.pop(key, None)
-            continue
         file = _absolute(path.parent / case[key])
-        if file.exists():
-            case[key] = str(file)
-        elif key == "label" and not require_labels:
-            del case[key]
-        else:
+        if not file.exists():
             raise UserError(
                 f"{where}: no such file: {key} {file}; give a path relative to {path.parent}, or an absolute one"
             )
+        case[key] = str(file)
     return case
 
 
@@ -221,13 +199,3 @@ def _warn_of_repeated(path: Path, content: Mapping[str, Any]) -> None:
                     "%s: image %s is listed in %s and in %s; keep each case in one split, once",
                     *(path, image, first_split, split),
                 )
-
-
-def _check_codes(label: str, labels_max: int) -> None:
-    values = LoadImage(image_only=True)(label)
-    low, high = float(values.min()), float(values.max())
-    if low < -_WHOLE_NUMBER_TOLERANCE or high > labels_max + _WHOLE_NUMBER_TOLERANCE:
-        raise UserError(
-            f"{label}: label codes must be 0 to {labels_max}, got {low:g} to {high:g}; "
-            "convert them with the bundle's configs/prepare_data.json"
-        )

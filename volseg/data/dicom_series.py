@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import optional_module
 from volseg.errors import UserError
 
 if TYPE_CHECKING:  # a run on other formats does without the package

@@ -15,20 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import optional_module
 from volseg.data.volume_formats.zarr_volume import open_zarr, read_multiscale
 from volseg.errors import UserError
 from volseg.storage.files import atomic_folder
-
-__all__ = [
-    "AXES",
-    "DEFAULT_CHUNKS",
-    "axes_and_levels",
-    "create_multiscale_group",
-    "create_ome_zarr",
-    "create_ome_zarr_label",
-    "is_one_level",
-]
 
 DEFAULT_CHUNKS = (16, 256, 256)  # 1 MiB of 8-bit voxels
 

@@ -20,23 +20,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from volseg.data.datalist import DATALIST_NAME, write_datalist
-from volseg.data.image_file import read_nifti
-from volseg.data.voxel_grid import VoxelGrid
+from volseg.data.image_file import VoxelGrid, read_nifti
 from volseg.errors import UserError
 from volseg.storage.files import atomic_path, remove_leftovers
-
-__all__ = [
-    "Case",
-    "Source",
-    "check_arguments",
-    "check_folders",
-    "convert_labels",
-    "describe_skipped",
-    "is_up_to_date",
-    "labelled_entries",
-    "write_nifti",
-    "write_prepared",
-]
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,15 @@ from typing import IO
 
 from tqdm import tqdm
 
-from volseg.data.image_file import unreadable
+from volseg.data.image_file import readable
 from volseg.errors import UserError
 from volseg.storage.files import atomic_folder
 
 __all__ = ["check_md5", "unpack"]
 
 _CHUNK_BYTES = 2**20
+# RuntimeError: an encrypted member, or a compression that zipfile does not know
+_ARCHIVE_ERRORS = (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,11 @@ def check_md5(path: Path, md5: str) -> None:
     Raises:
         UserError: the checksum differs, or the file cannot be read.
     """
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if digest.hexdigest() != md5:
+    with readable(path, (OSError,)), path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != md5:
         raise UserError(
-            f"{path}: is not the published file: its MD5 is {digest.hexdigest()}, "
-            f"must be {md5}; download it again or move it away"
+            f"{path}: is not the published file: its MD5 is {found}, must be {md5}; download it again or move it away"
         )
 
 
@@ -81,20 +77,16 @@ def unpack(archive: Path, folder: Path, wanted: re.Pattern[str], max_file_bytes:
         UserError: a name is absolute or leads out of the archive, a member is a link or a device, two members have one
             path, a member is too large, none is wanted, the archive is damaged, or there is no space.
     """
-    try:
-        with _members(archive) as members:
-            plan = _plan(archive, members, wanted, max_file_bytes)
-            with atomic_folder(folder) as temporary:
-                for path, member in tqdm(plan.items(), desc=archive.name, unit="file"):
-                    target = temporary / path
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    source = member.open()
-                    assert source is not None  # only for links and folders, and _plan let none through
-                    with source, target.open("xb") as file:
-                        shutil.copyfileobj(source, file, _CHUNK_BYTES)
-    # RuntimeError: an encrypted member, or a compression that zipfile does not know
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
-        raise unreadable(archive, error) from error
+    with readable(archive, _ARCHIVE_ERRORS), _members(archive) as members:
+        plan = _plan(archive, members, wanted, max_file_bytes)
+        with atomic_folder(folder) as temporary:
+            for path, member in tqdm(plan.items(), desc=archive.name, unit="file"):
+                target = temporary / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source = member.open()
+                assert source is not None  # only for links and folders, and _plan let none through
+                with source, target.open("xb") as file:
+                    shutil.copyfileobj(source, file, _CHUNK_BYTES)
     return folder
 
 

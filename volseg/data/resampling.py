@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.data.blank import read_with_blank
-from volseg.data.chunked_volume import ChunkedVolume
+from volseg.data.open_volume import ChunkedVolume
 
 __all__ = ["ResampledVolume", "network_shape", "resampled", "source_region", "taps"]
 

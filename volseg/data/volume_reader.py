@@ -23,7 +23,7 @@ from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
 from volseg.data.dicom_series import check_multi_frame, regular_slices
-from volseg.data.image_file import itk_pixel_type, quiet_itk, unreadable
+from volseg.data.image_file import itk_pixel_type, quiet_itk, readable
 from volseg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     is_nifti = path.name.lower().endswith((*NIFTI_SUFFIXES, ".img"))
     if not slices and not path.name.lower().endswith(VOLUME_SUFFIXES):
         check_multi_frame(path)
-    try:
+    with readable(path, READ_ERRORS):
         reader: ImageReader
         image: Any
         if slices:  # proven regular, so ITK has nothing to warn of
@@ -106,10 +106,6 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         if path.name.lower().endswith(".nii.gz") and image.file_map["image"].filename and find_spec("isal"):
             image = _decompressed(path, image)
         voxels, meta = reader.get_data(image)
-    except UserError:
-        raise
-    except READ_ERRORS as error:
-        raise unreadable(path, error) from error
     if voxels.dtype.fields:
         voxels = _grey(path, voxels)
     if voxels.ndim == 4 and voxels.shape[-1] == 1:

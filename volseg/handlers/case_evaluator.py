@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from monai.data.utils import list_data_collate
 from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
 import volseg
@@ -36,7 +37,7 @@ class CaseEvaluator(SupervisedEvaluator):
     for a case go into its statistics.
 
     Args:
-        val_data_loader: of the cases; the transform of its dataset loads one.
+        val_data_loader: of the cases; the transform of its dataset is a ``Compose`` whose first transform reads one.
         results: the handler that writes them.
         weights: path of the weights.
         redo: segment cases anew that are done.
@@ -53,12 +54,13 @@ class CaseEvaluator(SupervisedEvaluator):
     ) -> None:
         dataset: Any = val_data_loader.dataset
         self.cases: list[dict[str, str]] = list(dataset.data)
-        self.load: Callable[[Mapping[str, Any]], Any] = dataset.transform
+        self.load: Compose = dataset.transform
         self.results = results
         self.weights = Path(weights)
         self.redo = redo
         self.postprocessing = kwargs.get("postprocessing")
-        self.warnings: list[str] = []  # of the case at hand
+        self.image: Any = None  # of the case at hand, as it was read: for statistics and picture
+        self.warnings: list[str] = []
         self.kept = 0
         self.failures: dict[str, str] = {}
         # without the transform: a file is read where its failure is noted
@@ -111,7 +113,9 @@ class CaseEvaluator(SupervisedEvaluator):
                 if not self.redo and self.results.statistics.is_finished(path, self.results.fingerprint):
                     self.kept += 1
                     return []
-                self.state.batch = list_data_collate([self.load(batchdata)])
+                read = self.load(batchdata, end=1)
+                self.image = read["image"]
+                self.state.batch = list_data_collate([self.load(read, start=1)])
                 return super()._iteration(engine, self.state.batch)
         except Exception as error:
             reason = find_user_error(error)  # MONAI wraps what its transforms raise
@@ -123,7 +127,7 @@ class CaseEvaluator(SupervisedEvaluator):
     def _note_failure(self, path: str, reason: str) -> None:
         self.failures[path] = reason
         if len(self.cases) > 1:
-            self.results.statistics.add(path, {"error": reason})
+            self.results.statistics.note_failure(path, reason)
 
 
 class _Collector(logging.Handler):

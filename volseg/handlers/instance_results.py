@@ -14,7 +14,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from volseg.data.blank import blank_warnings
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES

@@ -22,7 +22,7 @@ from volseg.instances.average_precision import (
     AveragePrecision,
     average_precision_of_table,
 )
-from volseg.instances.matching import InstanceMatching, match_instances_of_table
+from volseg.instances.matching import InstanceMatching, match_instances
 from volseg.instances.overlap_table import OverlapTable, overlap_table
 from volseg.label_maps.case_report import CaseReport, mean_and_spread
 from volseg.storage.files import atomic_path
@@ -99,7 +99,7 @@ class InstanceScores:
     def _score(self, table: OverlapTable) -> tuple[dict[str, float], AveragePrecision]:
         precision = average_precision_of_table(table, size_ranges=self.size_ranges, min_size=self.min_size)
         table = table.without_small_truth(self.min_size)
-        matchings = [match_instances_of_table(table, threshold) for threshold in self.matching_thresholds]
+        matchings = [match_instances(table, threshold) for threshold in self.matching_thresholds]
         foreground = table.foreground_overlap()
         measures = {
             **_precision_measures(precision),

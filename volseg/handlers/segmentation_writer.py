@@ -13,9 +13,8 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from volseg.data.case_statistics import CaseStatistics
-from volseg.data.volume_reader import load_volume
+from volseg.label_maps.label_file import write_segmentation
 from volseg.label_maps.picture import save_preview
-from volseg.label_maps.writer import write_segmentation
 from volseg.storage.files import check_folder
 
 __all__ = ["SaveImageSegmentations"]
@@ -69,27 +68,25 @@ class SaveImageSegmentations:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._report)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
         output: Any = engine.state.output
         for item in output:
-            path, labels = item["image"].meta["filename_or_obj"], np.asarray(item["pred"])[0].astype(np.uint8)
-            self.write(path, labels, getattr(engine, "warnings", ()))
+            labels = np.asarray(item["pred"])[0].astype(np.uint8)
+            self.write(engine.image, labels, engine.warnings)
 
     def settings(self) -> dict[str, Any]:
         """What results depend on."""
         return {"names": self.names, "measure": self.measure, "window": self.window, "preview": self.preview}
 
-    def write(self, path: str, labels: np.ndarray, warnings: Sequence[str] = ()) -> None:
+    def write(self, image: MetaTensor, labels: np.ndarray, warnings: Sequence[str] = ()) -> None:
         """Write the results of one case.
 
         Args:
-            path: of the image.
+            image: ``(1, X, Y, Z)`` as it was read.
             labels: label map ``(X, Y, Z)``.
             warnings: of the image, logged already.
         """
-        # read again: the image was brought to the network's grid, and keeping both would double the memory
-        image = _load_quietly(path)
-        affine = np.asarray(image.affine, dtype=np.float64)
+        path, affine = image.meta["filename_or_obj"], np.asarray(image.affine, dtype=np.float64)
         voxels = image.numpy()[0]
         segmentation = self.statistics.result_name(path)
         name = segmentation.removesuffix(self.statistics.ending)
@@ -115,12 +112,3 @@ class SaveImageSegmentations:
 
     def _report(self, engine: Engine) -> None:
         logger.info("%d case(s) segmented, results in %s", self.count, self.output_dir.resolve())
-
-
-def _load_quietly(path: str) -> MetaTensor:
-    """Load a volume whose warnings were logged when it was first read."""
-    logging.disable(logging.WARNING)
-    try:
-        return load_volume(path)
-    finally:
-        logging.disable(logging.NOTSET)

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 
 from volseg.errors import UserError
 from volseg.handlers.training_identity import training_identity
+from volseg.storage.files import remove_leftovers
 from volseg.weights import UNREADABLE, write_state
 
 __all__ = ["TrainingCheckpointLoader", "is_first_process"]
@@ -75,6 +76,8 @@ class TrainingCheckpointLoader:
         Raises:
             UserError: the checkpoint is damaged.
         """
+        if is_first_process():
+            remove_leftovers(self.path.parent)
         if not self.path.is_file():
             return
         if not self.resume:

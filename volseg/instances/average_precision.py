@@ -3,8 +3,7 @@
 
 The rules are those of the challenge's official tool, which are COCO's with three changes:
 
-- The score of a predicted instance is its size in voxels unless scores are given. Predictions are ordered by score,
-  those of one score by id.
+- The score of a predicted instance is its size in voxels. Predictions are ordered by score, those of one size by id.
 - Matching is not one to one. Every prediction looks for the true instance with the best IoU on its own, the lowest id
   among equals, and is right at a threshold if that IoU reaches it. Two predictions can claim one true instance.
 - Size ranges are ``(low, high]`` in voxels. For a range, a prediction prefers the best true instance of that range and
@@ -25,22 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from volseg.data.volume_formats.base import VoxelArray
 from volseg.errors import UserError
-from volseg.instances.overlap_table import LabelArray, OverlapTable, overlap_table
-
-__all__ = [
-    "ALL_SIZES",
-    "IOU_THRESHOLDS",
-    "NO_TRUTH",
-    "SIZE_RANGES",
-    "AveragePrecision",
-    "BestMatches",
-    "MatchTable",
-    "MissedTruth",
-    "SizeRangeScores",
-    "average_precision_of_table",
-    "instance_average_precision",
-]
+from volseg.instances.overlap_table import OverlapTable, overlap_table
 
 IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Thresholds of AP 50:95."""
@@ -94,16 +80,6 @@ class SizeRangeScores:
     def ap75(self) -> float:
         """Average precision at an IoU of 0.75, by which the challenge ranked."""
         return self.ap_at(0.75)
-
-    @property
-    def recall50(self) -> float:
-        """Recall at an IoU of 0.5."""
-        return self.recall_at(0.5)
-
-    @property
-    def recall75(self) -> float:
-        """Recall at an IoU of 0.75."""
-        return self.recall_at(0.75)
 
     def ap_at(self, iou_threshold: float) -> float:
         """Average precision at one of the thresholds.
@@ -207,24 +183,13 @@ class AveragePrecision:
         """Average precision at an IoU of 0.75, instances of every size."""
         return self.by_size[ALL_SIZES].ap75
 
-    @property
-    def recall50(self) -> float:
-        """Recall at an IoU of 0.5, instances of every size."""
-        return self.by_size[ALL_SIZES].recall50
-
-    @property
-    def recall75(self) -> float:
-        """Recall at an IoU of 0.75, instances of every size."""
-        return self.by_size[ALL_SIZES].recall75
-
 
 def instance_average_precision(
-    prediction: LabelArray,
-    truth: LabelArray,
+    prediction: VoxelArray,
+    truth: VoxelArray,
     iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
     size_ranges: Mapping[str, tuple[float, float]] = SIZE_RANGES,
     min_size: int = 0,
-    scores: Mapping[int, float] | None = None,
 ) -> AveragePrecision:
     """Average precision of a volume's instances by the rules of the MitoEM challenge, see the module.
 
@@ -235,17 +200,16 @@ def instance_average_precision(
         iou_thresholds: IoUs from which on a prediction is right.
         size_ranges: ``(low, high]`` in voxels by name; the range of every size is added.
         min_size: true instances with fewer voxels count as background; 2000 in the challenge.
-        scores: score of every predicted id; their size in voxels by default.
 
     Returns:
         The scores and the tables of matches.
 
     Raises:
         UserError: the maps do not fit each other or hold no ids, a threshold is not above 0 and up to 1, a size range
-            is empty or called :data:`ALL_SIZES`, or a prediction has no score.
+            is empty or called :data:`ALL_SIZES`.
     """
     _check_options(iou_thresholds, size_ranges)
-    return average_precision_of_table(overlap_table(prediction, truth), iou_thresholds, size_ranges, min_size, scores)
+    return average_precision_of_table(overlap_table(prediction, truth), iou_thresholds, size_ranges, min_size)
 
 
 def average_precision_of_table(
@@ -253,7 +217,6 @@ def average_precision_of_table(
     iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
     size_ranges: Mapping[str, tuple[float, float]] = SIZE_RANGES,
     min_size: int = 0,
-    scores: Mapping[int, float] | None = None,
 ) -> AveragePrecision:
     """:func:`instance_average_precision` of overlaps that were counted before, as for several settings.
 
@@ -263,7 +226,7 @@ def average_precision_of_table(
     _check_options(iou_thresholds, size_ranges)
     table = table.without_small_truth(min_size)
     ious = table.pair_ious()
-    order = np.lexsort((table.prediction_ids, -_scores(table, scores)))
+    order = np.lexsort((table.prediction_ids, -table.prediction_sizes))
     best_of_all = _best_pairs(table, ious, np.ones(ious.size, dtype=bool))[order]
     by_size: dict[str, SizeRangeScores] = {}
     best: dict[str, BestMatches] = {}
@@ -303,18 +266,6 @@ def _check_options(iou_thresholds: Sequence[float], size_ranges: Mapping[str, tu
                 f"size_ranges: a range needs a name other than {ALL_SIZES!r} and low < high, got {name!r} "
                 f"({low:g}, {high:g}]"
             )
-
-
-def _scores(table: OverlapTable, scores: Mapping[int, float] | None) -> np.ndarray:
-    if scores is None:
-        return table.prediction_sizes
-    ids = table.prediction_ids.tolist()
-    if missing := [label for label in ids if label not in scores]:
-        raise UserError(
-            f"scores must hold every predicted instance, but {len(missing)} of {len(ids)} are missing, the first with "
-            f"id {missing[0]}"
-        )
-    return np.array([scores[label] for label in ids], dtype=np.float64)
 
 
 def _in_range(sizes: np.ndarray, low: float, high: float) -> np.ndarray:

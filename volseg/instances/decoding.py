@@ -18,20 +18,6 @@ if TYPE_CHECKING:
     # not when running: workers that decode blocks need no PyTorch in their memory
     import torch
 
-__all__ = [
-    "DEFAULT_HALO",
-    "FACES_EDGES_CORNERS",
-    "PAPER",
-    "Decoding",
-    "DecodingMethod",
-    "blank_voxels",
-    "decode_instances",
-    "flood_piece",
-    "foreground_pieces",
-    "grow_instances",
-    "seed_map",
-]
-
 DecodingMethod: TypeAlias = Literal["connected_components", "watershed"]
 
 # neighbours that join seeds: for connected components, and for watershed

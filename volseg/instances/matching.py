@@ -11,9 +11,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from volseg.errors import UserError
-from volseg.instances.overlap_table import LabelArray, OverlapTable, overlap_table
+from volseg.instances.overlap_table import OverlapTable
 
-__all__ = ["InstanceMatching", "InstanceRelations", "match_instances", "match_instances_of_table"]
+__all__ = ["InstanceMatching", "InstanceRelations", "match_instances"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class InstanceRelations:
 class InstanceMatching:
     """One-to-one matching of predicted and true instances at one IoU threshold.
 
-    The six ratios are NaN if neither map has instances, and 0 if one of them has none.
+    The five ratios are NaN if neither map has instances, and 0 if one of them has none.
 
     Attributes:
         iou_threshold: IoU from which on two instances match.
@@ -88,13 +88,8 @@ class InstanceMatching:
 
     @property
     def panoptic_quality(self) -> float:
-        """Sum of the matched IoUs / (TP + FP / 2 + FN / 2), which is ``segmentation_quality`` times ``f1``."""
+        """Sum of the matched IoUs / (TP + FP / 2 + FN / 2): the mean IoU of the matched pairs times ``f1``."""
         return self._ratio(float(self.matched_ious.sum()), self._mean_count)
-
-    @property
-    def segmentation_quality(self) -> float:
-        """Mean IoU of the matched pairs."""
-        return self._ratio(float(self.matched_ious.sum()), self.true_positives)
 
     @property
     def _mean_count(self) -> float:
@@ -107,35 +102,24 @@ class InstanceMatching:
         return numerator / denominator if denominator else 0.0
 
 
-def match_instances(prediction: LabelArray, truth: LabelArray, iou_threshold: float) -> InstanceMatching:
+def match_instances(table: OverlapTable, iou_threshold: float) -> InstanceMatching:
     """Match predicted and true instances one to one.
 
     Above an IoU of 0.5 an instance has one possible partner at most. At exactly 0.5 it can have two, the halves of
     which it consists; they overlap it equally, so the lower id is taken.
 
     Args:
-        prediction: instance ids (D, H, W), 0 is the background; integers of any type, in memory or chunked on disk, see
-            :func:`volseg.instances.overlap_table.overlap_table`.
-        truth: ids of the same shape.
+        table: the overlaps, see :func:`volseg.instances.overlap_table.overlap_table`.
         iou_threshold: IoU from which on two instances match, from 0.5 to 1.
 
     Returns:
         Counts, ratios and ids.
 
     Raises:
-        UserError: the maps do not fit each other or hold no ids, or the threshold is outside its range.
-    """
-    _check_threshold(iou_threshold)
-    return match_instances_of_table(overlap_table(prediction, truth), iou_threshold)
-
-
-def match_instances_of_table(table: OverlapTable, iou_threshold: float) -> InstanceMatching:
-    """:func:`match_instances` of overlaps that were counted before, as for several thresholds.
-
-    Raises:
         UserError: the threshold is outside its range.
     """
-    _check_threshold(iou_threshold)
+    if not 0.5 <= iou_threshold <= 1:
+        raise UserError(f"iou_threshold must be from 0.5 to 1, so that partners are unique, got {iou_threshold}")
     ious = table.pair_ious()
     pairs = np.flatnonzero(ious >= iou_threshold)
     # Of two partners at exactly 0.5 neither has another one, so that the first of each is a largest matching. The
@@ -152,11 +136,6 @@ def match_instances_of_table(table: OverlapTable, iou_threshold: float) -> Insta
         matched_ious=ious[pairs],
         relations=_relations(table),
     )
-
-
-def _check_threshold(iou_threshold: float) -> None:
-    if not 0.5 <= iou_threshold <= 1:
-        raise UserError(f"iou_threshold must be from 0.5 to 1, so that partners are unique, got {iou_threshold}")
 
 
 def _relations(table: OverlapTable) -> InstanceRelations:

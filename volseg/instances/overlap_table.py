@@ -10,30 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
+from volseg.data.volume_formats.base import VoxelArray
 from volseg.errors import UserError
 
-__all__ = ["ForegroundOverlap", "LabelArray", "OverlapTable", "foreground_overlap", "overlap_table"]
+__all__ = ["ForegroundOverlap", "OverlapTable", "foreground_overlap", "overlap_table"]
 
 _BLOCK_VOXELS = 1 << 25  # what is read at a time: 256 MB of 64-bit ids
 _PIECE_VOXELS = 1 << 18  # what is counted at a time: 2 MB of 64-bit ids, which stay in the cache
 _PENDING_PAIRS = 1 << 20  # rows of counts that wait to be summed: 24 MB
 _MAX_ID = np.iinfo(np.int64).max
-
-
-class LabelArray(Protocol):
-    """What is read of a label map: a NumPy array, an HDF5 data set, a Zarr array."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> Any: ...
-
-    def __getitem__(self, key: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +89,7 @@ class ForegroundOverlap(NamedTuple):
     dice: float
 
 
-def overlap_table(prediction: LabelArray, truth: LabelArray) -> OverlapTable:
+def overlap_table(prediction: VoxelArray, truth: VoxelArray) -> OverlapTable:
     """Count the voxels of every instance and of every pair of instances.
 
     Args:
@@ -131,7 +120,7 @@ def overlap_table(prediction: LabelArray, truth: LabelArray) -> OverlapTable:
     return _to_table(_sum_by_pair(_joined(counts)))
 
 
-def foreground_overlap(prediction: LabelArray, truth: LabelArray) -> ForegroundOverlap:
+def foreground_overlap(prediction: VoxelArray, truth: VoxelArray) -> ForegroundOverlap:
     """Jaccard index and Dice coefficient of what is not background, whatever the ids.
 
     Args:
@@ -155,7 +144,7 @@ class _PairCounts(NamedTuple):
 _NO_COUNTS = _PairCounts(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
 
 
-def _check_arrays(prediction: LabelArray, truth: LabelArray) -> None:
+def _check_arrays(prediction: VoxelArray, truth: VoxelArray) -> None:
     for name, array in (("prediction", prediction), ("truth", truth)):
         if np.dtype(array.dtype).kind not in "biu":
             raise UserError(f"{name} must hold integer ids, got {array.dtype}; convert it first")
@@ -166,7 +155,7 @@ def _check_arrays(prediction: LabelArray, truth: LabelArray) -> None:
         )
 
 
-def _blocks(prediction: LabelArray, truth: LabelArray) -> Iterator[tuple[slice, slice]]:
+def _blocks(prediction: VoxelArray, truth: VoxelArray) -> Iterator[tuple[slice, slice]]:
     """Parts of the first two axes that follow the chunks, so that none is unpacked more often than it must be."""
     chunks = [array_chunks for array in (prediction, truth) if (array_chunks := getattr(array, "chunks", None))]
     # The inner maximum is for arrays whose chunks vary in size.

@@ -5,26 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from nibabel.openers import Opener
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, is_one_level
+from volseg.data.open_volume import ChunkedVolume
+from volseg.data.volume_formats.base import VoxelArray, optional_module
 from volseg.data.volume_formats.hdf5 import Hdf5Volume
 from volseg.data.volume_formats.mrc import MrcVolume
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES, NiftiVolume
-from volseg.data.volume_formats.optional_module import optional_module
 from volseg.data.volume_formats.section_volume import SectionVolume
 from volseg.data.volume_formats.tiff_stack import TiffStack
 from volseg.data.volume_formats.zarr_volume import ZarrVolume
 from volseg.errors import UserError
 from volseg.storage.files import atomic_folder, atomic_path, check_replaceable
 
-__all__ = ["InstanceLabels", "instances_path", "write_instances"]
+__all__ = ["instances_path", "write_instances"]
 
 SLAB_BYTES = 2**28  # of labels in memory at once
 
@@ -34,24 +34,9 @@ _CLASSIC_TIFF_BYTES = 2**32 - 2**25  # above it, offsets may not fit
 _GZIP_LEVEL = 4
 
 
-class InstanceLabels(Protocol):
-    """Labels (D, H, W) that are read by slices along z: an array, a ChunkedVolume, a Zarr array, an HDF5 data set."""
-
-    @property
-    def shape(self) -> Any:
-        """(D, H, W)."""
-
-    @property
-    def dtype(self) -> Any:
-        """An integer type."""
-
-    def __getitem__(self, sections: slice, /) -> Any:
-        """Labels of some sections."""
-
-
 def write_instances(
     path_stem: str | Path,
-    labels: InstanceLabels,
+    labels: VoxelArray,
     like: ChunkedVolume,
     voxel_size_nm: Sequence[float] | None = None,
 ) -> Path:
@@ -142,7 +127,7 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem if stem.name.lower().endswith(suffix) else stem.with_name(stem.name + suffix)
 
 
-def _slabs(labels: InstanceLabels, dtype: DTypeLike | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+def _slabs(labels: VoxelArray, dtype: DTypeLike | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
     """Labels a slab at a time, with the number of the slab's first section."""
     depth = labels.shape[0]
     step = _slab_depth(labels)
@@ -150,7 +135,7 @@ def _slabs(labels: InstanceLabels, dtype: DTypeLike | None = None) -> Iterator[t
         yield start, np.asarray(labels[start : min(start + step, depth)], dtype=dtype)
 
 
-def _slab_depth(labels: InstanceLabels) -> int:
+def _slab_depth(labels: VoxelArray) -> int:
     """Sections of a slab: whole chunks of those labels that have some, as far as memory goes."""
     _, height, width = labels.shape
     fitting = max(1, SLAB_BYTES // (height * width * np.dtype(labels.dtype).itemsize))
@@ -158,7 +143,7 @@ def _slab_depth(labels: InstanceLabels) -> int:
     return max(1, fitting // chunk) * chunk if chunk <= fitting else fitting
 
 
-def _write_sections(path: Path, labels: InstanceLabels, like: SectionVolume, highest: int, _: object) -> None:
+def _write_sections(path: Path, labels: VoxelArray, like: SectionVolume, highest: int, _: object) -> None:
     is_png = highest <= _MAX_PNG
     names = like.section_names
     if len(set(names)) != len(names):  # files of one name from several folders, or tiles of one name
@@ -173,7 +158,7 @@ def _write_sections(path: Path, labels: InstanceLabels, like: SectionVolume, hig
 
 
 def _write_tiff(
-    path: Path, labels: InstanceLabels, like: ChunkedVolume, highest: int, voxel_size_nm: Sequence[float] | None
+    path: Path, labels: VoxelArray, like: ChunkedVolume, highest: int, voxel_size_nm: Sequence[float] | None
 ) -> None:
     dtype = np.min_scalar_type(highest)
     metadata: dict[str, Any] = {"axes": "ZYX"}
@@ -201,7 +186,7 @@ def _write_tiff(
 
 
 def _write_hdf5(
-    path: Path, labels: InstanceLabels, like: ChunkedVolume, highest: int, voxel_size_nm: Sequence[float] | None
+    path: Path, labels: VoxelArray, like: ChunkedVolume, highest: int, voxel_size_nm: Sequence[float] | None
 ) -> None:
     dtype = np.min_scalar_type(highest)
     chunks = tuple(min(chunk, n) for chunk, n in zip(DEFAULT_CHUNKS, like.shape, strict=True))
@@ -216,7 +201,7 @@ def _write_hdf5(
 
 
 def _write_ome_zarr(
-    path: Path, labels: InstanceLabels, like: ChunkedVolume, highest: int, voxel_size_nm: Sequence[float] | None
+    path: Path, labels: VoxelArray, like: ChunkedVolume, highest: int, voxel_size_nm: Sequence[float] | None
 ) -> None:
     dtype = np.min_scalar_type(highest)
     chunks = (min(DEFAULT_CHUNKS[0], _slab_depth(labels)), *DEFAULT_CHUNKS[1:])
@@ -225,7 +210,7 @@ def _write_ome_zarr(
             voxels[start : start + len(slab)] = slab
 
 
-def _write_nifti(path: Path, labels: InstanceLabels, like: NiftiVolume, highest: int, _: object) -> None:
+def _write_nifti(path: Path, labels: VoxelArray, like: NiftiVolume, highest: int, _: object) -> None:
     dtype = np.min_scalar_type(highest)
     header = like.header.copy()
     header.set_data_dtype(dtype)

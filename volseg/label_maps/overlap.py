@@ -74,20 +74,6 @@ def volumes_ml(counts: np.ndarray, voxel_volume_mm3: float) -> tuple[np.ndarray,
     return counts.sum(axis=0) * voxel_volume_ml, counts.sum(axis=1) * voxel_volume_ml
 
 
-def volume_error_ml(counts: np.ndarray, voxel_volume_mm3: float) -> np.ndarray:
-    """Volume of the prediction minus volume of the truth.
-
-    Args:
-        counts: result of :func:`confusion_counts`, (K, K).
-        voxel_volume_mm3: product of the three voxel spacings.
-
-    Returns:
-        (K,) float64 in ml, positive where the prediction is too large; 0 for a label that is in neither map.
-    """
-    predicted_ml, true_ml = volumes_ml(counts, voxel_volume_mm3)
-    return predicted_ml - true_ml
-
-
 def _check_range(name: str, labels: np.ndarray, num_classes: int) -> None:
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= num_classes:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from volseg.errors import UserError
@@ -19,7 +18,7 @@ from volseg.registry.location import Location, locate
 from volseg.registry.manifest import LOCAL_FOLDERS, MANIFEST, Change, Manifest, sha256
 from volseg.registry.release import Release
 from volseg.registry.signature import check_signature
-from volseg.storage.files import complete_replacement, replacement, writing
+from volseg.storage.files import complete_replacement, only_process, replacement, writing
 
 __all__ = ["download", "find", "verify"]
 
@@ -173,15 +172,8 @@ def _check_space(zip_path: Path, entry: Entry) -> None:
 def _alone(folder: Path, name: str) -> Iterator[None]:
     """Exclude a second download of the same bundle; a killed one excludes nobody."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"{folder / name}: another download is writing it; wait for it to end") from error
-    try:
+    with only_process(folder / f".{name}.lock", f"{folder / name}: another download is writing it; wait for it to end"):
         yield
-    finally:
-        lock.release()
 
 
 def _fetch(location: Location, entry: Entry, path: Path, progress: bool) -> None:

@@ -14,7 +14,7 @@ import requests
 from fsspec.implementations.local import LocalFileSystem
 
 from volseg.errors import UserError
-from volseg.storage.location import open_storage
+from volseg.storage.file_systems import open_storage
 
 __all__ = ["Location", "locate"]
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,19 +19,16 @@ from torch import nn
 
 from volseg.errors import UserError
 from volseg.runtime.choice import Choice, choose
-from volseg.runtime.compiled import compile_network
 from volseg.runtime.network_state import fingerprint
 from volseg.runtime.openvino import OpenVINONetwork
 from volseg.runtime.tensorrt import TensorRTNetwork
 from volseg.storage.model_cache import model_cache
 
-__all__ = ["MODES", "accelerate", "bfloat16_is_native"]
+__all__ = ["MODES", "accelerate", "bfloat16_is_native", "compile_network"]
 
 logger = logging.getLogger("volseg.runtime.accelerate")
 
 MODES = ("auto", "eager", "channels_last", "bf16", "openvino", "compile", "cuda_amp", "tensorrt")
-# What modes derive from the network: it has no dropout, and its output no gradient.
-_DERIVED: dict[str, Any] = {"openvino": OpenVINONetwork, "compile": compile_network, "tensorrt": TensorRTNetwork}
 _DEVICES = {"openvino": "cpu", "bf16": "cpu", "cuda_amp": "cuda", "tensorrt": "cuda"}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 # values of ONEDNN_MAX_CPU_ISA that keep oneDNN, in PyTorch and in OpenVINO, from multiplying bfloat16 in hardware
@@ -74,6 +73,22 @@ def bfloat16_is_native() -> bool:
     is_capped = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _ISA_WITHOUT_BF16
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return not is_capped and any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def compile_network(network: nn.Module, cache_dir: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A network as PyTorch's Inductor compiles it, with the weights that it has at the moment.
+
+    Inductor keeps it on disk, where ``TORCHINDUCTOR_CACHE_DIR`` says, which is set for the whole process if it is not.
+    """
+    folder = cache_dir / "inductor"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    return torch.no_grad()(torch.compile(network))
+
+
+# What modes derive from the network: it has no dropout, and its output no gradient.
+_DERIVED: dict[str, Any] = {"openvino": OpenVINONetwork, "compile": compile_network, "tensorrt": TensorRTNetwork}
 
 
 class _Accelerated(nn.Module):

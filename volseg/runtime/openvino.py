@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import shutil
 import sys
 import warnings
 from contextlib import suppress
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from volseg.runtime.network_state import agrees, digest
+from volseg.storage.files import replacement
 from volseg.storage.model_cache import keep_newest
 
 __all__ = ["OpenVINONetwork"]
@@ -115,14 +115,10 @@ class OpenVINONetwork:
         return agrees(self._infer(compiled, noise), expected, CHECK_TOLERANCE)
 
     def _store(self, folder: Path, model: Any) -> None:
-        temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
         with suppress(OSError, RuntimeError):  # then it is converted again at the next start
-            temporary.mkdir(parents=True)
-            self._ov.save_model(model, temporary / "model.xml", compress_to_fp16=False)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
+            with replacement(folder) as new:
+                self._ov.save_model(model, new / "model.xml", compress_to_fp16=False)
             keep_newest(self._folder, CACHE_ENTRIES)
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _import_openvino() -> Any:

@@ -19,21 +19,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from volseg.errors import UserError
-
-__all__ = [
-    "atomic_folder",
-    "atomic_path",
-    "check_folder",
-    "check_replaceable",
-    "complete_replacement",
-    "remove_leftovers",
-    "replacement",
-    "write_json",
-    "writing",
-]
 
 FILE_STAGING = ".unfinished"
 FOLDER_STAGING = ".staging"
@@ -233,6 +221,21 @@ def _released_at_the_end(staging: Path, lock: FileLock) -> Iterator[None]:
         lock.release()
         with suppress(OSError):  # some network storages hold an empty folder until its lock is closed
             staging.rmdir()
+
+
+@contextmanager
+def only_process(lock: Path, message: str) -> Iterator[None]:
+    """Exclude other processes from what a file locks; one that was killed excludes nobody.
+
+    Raises:
+        UserError: with ``message``, another one is at work.
+    """
+    try:
+        held = FileLock(lock).acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(message) from error
+    with held:
+        yield
 
 
 def check_folder(folder: str | Path) -> None:

@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import itk
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from volseg.transforms.separable import area_average, linear_weights, resample
+from volseg.transforms.entries import EachEntryd
+from volseg.transforms.grid_resize import area_average, linear_weights, resample
 
-__all__ = ["N4BiasCorrect", "N4BiasCorrectd"]
+__all__ = ["N4BiasCorrectd"]
 
 IMAGE = itk.Image[itk.F, 3]
 MASK = itk.Image[itk.UC, 3]
@@ -27,12 +26,13 @@ BACKGROUND = 0.25
 OFFSET = 0.2
 
 
-class N4BiasCorrect(Transform):
-    """Divide a volume by the smooth bias field that N4 estimates from a downsampled copy.
+class N4BiasCorrectd(EachEntryd):
+    """Divide each volume by the smooth bias field that N4 estimates from a downsampled copy.
 
     The transform is deterministic, so caches of preprocessed cases may keep its result.
 
     Args:
+        keys: entries with images ``(1, X, Y, Z)``; each gets its own field.
         shrink_factor: voxels averaged per axis for the downsampled copy. Bias fields are smooth, and N4's time grows
             with the number of voxels.
         fitting_levels: each doubles the field's spline mesh, starting from one piece per axis.
@@ -40,13 +40,19 @@ class N4BiasCorrect(Transform):
     """
 
     def __init__(
-        self, shrink_factor: Sequence[int] = (4, 4, 1), fitting_levels: int = 4, max_iterations: int = 50
+        self,
+        keys: KeysCollection,
+        shrink_factor: Sequence[int] = (4, 4, 1),
+        fitting_levels: int = 4,
+        max_iterations: int = 50,
+        allow_missing_keys: bool = False,
     ) -> None:
+        super().__init__(keys, allow_missing_keys)
         self.shrink_factor = tuple(shrink_factor)
         self.fitting_levels = fitting_levels
         self.max_iterations = max_iterations
 
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+    def change(self, entry: torch.Tensor) -> torch.Tensor:
         """Correct a volume ``(1, X, Y, Z)``.
 
         A field multiplies, so it matters where 0 lies. A file with negative intensities, or with none near 0, has an
@@ -56,11 +62,11 @@ class N4BiasCorrect(Transform):
             the image's shape, metadata and device; its dtype, or float32 for an integer dtype. A constant volume is
             returned unchanged.
         """
-        voxels = convert_to_tensor(image, track_meta=False)[0]
+        voxels = convert_to_tensor(entry, track_meta=False)[0]
         dtype = voxels.dtype if voxels.is_floating_point() else torch.float32
         low, high = float(voxels.min()), float(voxels.max())
         if low == high:
-            return image
+            return entry
         if low < 0 or low > OFFSET * (np.percentile(voxels.cpu(), 99) - low):
             # before rounding to float32: a large offset would take the digits of the contrast
             voxels = (voxels.double() - low).to(dtype)
@@ -68,7 +74,7 @@ class N4BiasCorrect(Transform):
         size = [max(2, round(n / factor)) for n, factor in zip(voxels.shape, self.shrink_factor, strict=True)]
         bias = self._bias_field(area_average(voxels.cpu(), size).numpy())
         corrected = voxels / resample(torch.from_numpy(bias), voxels.shape, linear_weights).to(voxels.device)
-        return convert_to_dst_type(corrected[None], dst=image, dtype=dtype)[0]
+        return convert_to_dst_type(corrected[None], dst=entry, dtype=dtype)[0]
 
     def _bias_field(self, volume: np.ndarray) -> np.ndarray:
         """Return the field on the grid of the downsampled copy."""
@@ -83,29 +89,3 @@ class N4BiasCorrect(Transform):
         n4.SetMaximumNumberOfIterations([self.max_iterations] * self.fitting_levels)
         n4.Update()
         return volume / itk.array_from_image(n4.GetOutput())
-
-
-class N4BiasCorrectd(MapTransform):
-    """Dictionary form of :class:`N4BiasCorrect`.
-
-    Args:
-        keys: entries with images ``(1, X, Y, Z)``; each gets its own field.
-        shrink_factor, fitting_levels, max_iterations: see :class:`N4BiasCorrect`.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        shrink_factor: Sequence[int] = (4, 4, 1),
-        fitting_levels: int = 4,
-        max_iterations: int = 50,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.correct = N4BiasCorrect(shrink_factor, fitting_levels, max_iterations)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = self.correct(d[key])
-        return d

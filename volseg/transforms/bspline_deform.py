@@ -49,7 +49,7 @@ class BSplineDeform(Transform):
         size = volume.shape[1:]
         # grid_sample counts axes from the last, and the centres of the end voxels lie at -1 and 1
         halves = torch.tensor([max(n - 1, 1) / 2 for n in size], device=volume.device).reshape(3, 1, 1, 1)
-        grid = _field((coefficients.to(volume.device) / halves).flip(0), size)  # (X, Y, Z, 3)
+        grid = displacement_field((coefficients.to(volume.device) / halves).flip(0), size)  # (X, Y, Z, 3)
         for axis, n in enumerate(size):
             voxels = torch.linspace(-1, 1, n, device=volume.device)
             grid[..., 2 - axis] += voxels.reshape([-1 if a == axis else 1 for a in range(3)])
@@ -134,30 +134,19 @@ class RandBSplineDeformd(RandomizableTransform, MapTransform):
 
 
 def displacement_field(coefficients: torch.Tensor, spatial_size: Sequence[int]) -> torch.Tensor:
-    """Return the displacement of every voxel of a volume.
+    """Return the displacement of every voxel of a volume, components last, as ``grid_sample`` expects them.
 
     Args:
         coefficients: ``(3, mesh_x + 3, mesh_y + 3, mesh_z + 3)`` in voxels along X, Y, Z.
         spatial_size: X, Y, Z.
 
     Returns:
-        float32 ``(3, X, Y, Z)`` in voxels.
+        float32 ``(X, Y, Z, 3)`` in voxels.
 
     Raises:
         ValueError: the coefficients have another shape.
     """
     _check_coefficients(coefficients)
-    return _field(coefficients, spatial_size).movedim(-1, 0)
-
-
-def _check_coefficients(coefficients: torch.Tensor) -> None:
-    shape = tuple(coefficients.shape)
-    if len(shape) != 4 or shape[0] != 3 or min(shape[1:]) < 4:
-        raise ValueError(f"coefficients must have the shape (3, >= 4, >= 4, >= 4), got {shape}")
-
-
-def _field(coefficients: torch.Tensor, spatial_size: Sequence[int]) -> torch.Tensor:
-    """Return the field with its components last, ``(X, Y, Z, 3)``, as ``grid_sample`` expects them."""
     along_x, along_y, along_z = (
         _basis(n, points - 3).to(coefficients.device)
         for n, points in zip(spatial_size, coefficients.shape[1:], strict=True)
@@ -169,6 +158,12 @@ def _field(coefficients: torch.Tensor, spatial_size: Sequence[int]) -> torch.Ten
     components = torch.eye(3, dtype=field.dtype, device=field.device)
     last = torch.einsum("ze,cd->eczd", along_z, components).reshape(3 * along_z.shape[1], -1)
     return (field.reshape(-1, len(last)) @ last).reshape(*spatial_size, 3)
+
+
+def _check_coefficients(coefficients: torch.Tensor) -> None:
+    shape = tuple(coefficients.shape)
+    if len(shape) != 4 or shape[0] != 3 or min(shape[1:]) < 4:
+        raise ValueError(f"coefficients must have the shape (3, >= 4, >= 4, >= 4), got {shape}")
 
 
 def _basis(size: int, mesh_size: int) -> torch.Tensor:

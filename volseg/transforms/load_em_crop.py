@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from monai.utils import ensure_tuple
 
-from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.transforms.load_em_volume import check_one_shape, to_ids, to_tensor
 
 __all__ = ["RandLoadImageCropd"]
@@ -29,7 +29,7 @@ class RandLoadImageCropd(Randomizable, MapTransform):
     reflection. Up to 32 volumes stay open per process.
 
     Args:
-        keys: entries with paths for :func:`volseg.data.chunked_volume.open_chunked_volume`; each becomes a
+        keys: entries with paths for :func:`volseg.data.open_volume.open_chunked_volume`; each becomes a
             ``MetaTensor`` ``(1, *spatial_size)``.
         spatial_size: of the crop, (D, H, W).
         label_keys: entries among ``keys`` that hold instance ids; they become int32, or int64 for larger ids.

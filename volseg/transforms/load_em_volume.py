@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
-from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.resampling import ResampledVolume, network_shape
 from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask
 from volseg.data.volume_formats.voxel_size import checked_voxel_size
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class LoadImageChunkedVolumed(MapTransform):
-    """Load the paths in ``keys`` with :func:`volseg.data.chunked_volume.open_chunked_volume`.
+    """Load the paths in ``keys`` with :func:`volseg.data.open_volume.open_chunked_volume`.
 
     Each entry becomes a ``MetaTensor`` ``(1, D, H, W)`` of the file's type. Instance ids in ``label_keys`` become
     int32, or int64 for larger ids. The metadata holds ``filename_or_obj``, ``is_resampled`` and, where the file states

@@ -14,8 +14,7 @@ from monai.transforms import Compose, MapTransform
 from monai.transforms.utils import allow_missing_keys_mode, scale_affine
 from monai.utils import convert_to_tensor
 
-from volseg.transforms.grid_resize import GridResize, GridResized
-from volseg.transforms.separable import linear_weights
+from volseg.transforms.grid_resize import GridResize, GridResized, linear_weights
 
 __all__ = ["NativeArgmaxd", "interpolated_argmax"]
 

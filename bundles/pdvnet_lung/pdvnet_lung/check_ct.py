@@ -6,7 +6,7 @@ from __future__ import annotations
 from monai.config import KeysCollection
 
 from volseg.errors import UserError
-from volseg.transforms.check_volume import CheckVolumed
+from volseg.transforms.checks import CheckVolumed
 
 __all__ = ["CheckCTd"]
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pdvnet_lung.lobes import LOBES
+from volseg.transforms.entries import EachEntryd
 from volseg.transforms.native_argmax import interpolated_argmax
 
 __all__ = ["CleanLobesd", "GrowLobesd", "clean_lobes", "grow_lobes"]
@@ -74,19 +75,12 @@ def grow_lobes(labels: NDArray[np.uint8], lungs: torch.Tensor, spacing_mm: NDArr
     np.copyto(labels, lobe[np.ix_(*cell)], where=(inside > 0) & (labels == 0))
 
 
-class CleanLobesd(MapTransform):
+class CleanLobesd(EachEntryd):
     """Dictionary form of :func:`clean_lobes` for label maps ``(1, X, Y, Z)``."""
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            labels: MetaTensor = d[key]
-            clean = clean_lobes(labels.as_tensor()[0].cpu().numpy())
-            d[key] = MetaTensor(torch.from_numpy(clean)[None].to(labels.device)).copy_meta_from(labels)
-        return d
+    def change(self, entry: MetaTensor) -> MetaTensor:
+        clean = clean_lobes(entry.as_tensor()[0].cpu().numpy())
+        return MetaTensor(torch.from_numpy(clean)[None].to(entry.device)).copy_meta_from(entry)
 
 
 def clean_lobes(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:

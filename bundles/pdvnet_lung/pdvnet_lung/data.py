@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from volseg.phantoms.chest_ct import GENERATION, chest_ct
-from volseg.phantoms.phantom_set import PhantomSet
+from volseg.phantoms.dataset import PhantomSet
 
 __all__ = ["datalist", "inference_list"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import UserError
-from volseg.label_maps.codes import round_labels
+from volseg.label_maps.label_file import round_labels
 
 # left before right, upper before lower, as in lungmask and lungct; 0 is background
 LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}

@@ -14,7 +14,7 @@ from monai.transforms import Crop, InvertibleTransform, MapTransform
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volseg.transforms.separable import area_average
+from volseg.transforms.grid_resize import area_average
 
 __all__ = ["CropToLungsd", "FindLungsd", "coarse_lungs", "find_lungs", "lung_box"]
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from pdvnet_lung.lobes import LOBES, TOTALSEGMENTATOR_MASKS, from_cip_codes, merge_lobe_masks, present_lobes
 from volseg.data.datalist import SPLITS, split_cases
-from volseg.data.image_file import open_nifti, read_itk, read_metaimage_grid, read_nifti
+from volseg.data.image_file import VoxelGrid, check_same_grid, open_nifti, read_itk, read_metaimage_grid, read_nifti
 from volseg.data.prepare import (
     Case,
     Source,
@@ -29,7 +29,6 @@ from volseg.data.prepare import (
     write_nifti,
     write_prepared,
 )
-from volseg.data.voxel_grid import VoxelGrid, check_same_grid
 from volseg.errors import UserError
 
 _LUNA16_SUFFIX = "_LobeSegmentation.nrrd"

@@ -16,9 +16,8 @@ from resunet_mitoem.restoration import write_section_table
 from volseg.blockwise.cluster import connect
 from volseg.blockwise.finished_blocks import FinishedBlocks
 from volseg.blockwise.instance_files import local_file
-from volseg.blockwise.section_replacement import replace_sections
 from volseg.blockwise.segmentation import segment_blockwise
-from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_opener import VolumeOpener, replace_sections
 from volseg.blockwise.volume_prediction import VolumePrediction
 from volseg.blockwise.worker_network import WorkerNetwork
 from volseg.blockwise.zarr_array import local_folder, open_array

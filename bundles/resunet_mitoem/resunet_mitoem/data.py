@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the volumes of a training, an evaluation or an inference come from; see :class:`PhantomSet`."""
+"""Where the volumes of a training, an evaluation or an inference come from, and the voxel size that they share."""
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 from functools import partial
 from pathlib import Path
 
+from volseg.data.datalist import DATALIST_NAME, load_datalist
+from volseg.data.open_volume import open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
+from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.data.volume_formats.zarr_volume import ZARR_METADATA_FILES
 from volseg.errors import UserError
-from volseg.phantoms.dataset import OmeZarrVolumes
+from volseg.phantoms.dataset import OmeZarrVolumes, PhantomSet
 from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
-from volseg.phantoms.phantom_set import PhantomSet
 
-__all__ = ["LABEL_NAME", "PHANTOM_BINNING", "datalist", "find_em_volumes", "inference_list"]
+__all__ = ["LABEL_NAME", "PHANTOM_BINNING", "datalist", "dataset_voxel_size", "find_em_volumes", "inference_list"]
 
 LABEL_NAME = "mitochondria"
 """Of the label inside an OME-Zarr image."""
@@ -25,13 +30,16 @@ PHANTOM_BINNING = 4
 
 # Not sections: in a folder each of these is a volume.
 _VOLUME_SUFFIXES = (".zarr", *HDF5_SUFFIXES, *NIFTI_SUFFIXES, *MRC_SUFFIXES)
+logger = logging.getLogger(__name__)
+# lengths that differ by less are no other voxel size to a network
+_SIMILAR = 1.3
 
 
 def find_em_volumes(source: str) -> list[Path]:
     """The volumes that a path given by a user stands for.
 
     Args:
-        source: a volume in any format of :func:`volseg.data.chunked_volume.open_chunked_volume`, a folder of sections
+        source: a volume in any format of :func:`volseg.data.open_volume.open_chunked_volume`, a folder of sections
             among them; or a folder of Zarr, HDF5 or NIfTI volumes, of which hidden ones are left out.
 
     Returns:
@@ -61,3 +69,36 @@ _PHANTOMS = PhantomSet(
 )
 datalist = _PHANTOMS.datalist
 inference_list = _PHANTOMS.inference_list
+
+
+def dataset_voxel_size(dataset_dir: str | Path) -> list[float] | None:
+    """The voxel size (z, y, x) in nm of the volumes of a dataset folder; None where none of them says it.
+
+    Args:
+        dataset_dir: with ``dataset.json``; empty for phantoms, whose recipe says it.
+
+    Raises:
+        UserError: two volumes, of whichever split, differ by more than a factor of 1.3 along an axis.
+    """
+    if not dataset_dir:
+        return None
+    sizes: dict[str, VoxelSize] = {}
+    splits = [load_datalist(dataset_dir, split) for split in ("training", "validation")]
+    if json.loads((Path(dataset_dir) / DATALIST_NAME).read_text(encoding="utf-8")).get("test"):
+        splits.append(load_datalist(dataset_dir, "test"))
+    for cases in splits:
+        for case in cases:
+            if (size := open_chunked_volume(case["image"], cache_bytes=0).voxel_size_nm) is not None:
+                sizes[str(case["image"])] = size
+    if not sizes:
+        logger.warning("%s: no image says its voxel size; give it as --voxel_size_nm [30,8,8]", dataset_dir)
+        return None
+    (first, size), *others = sizes.items()
+    for path, other in others:
+        if any(abs(math.log(a / b)) > math.log(_SIMILAR) for a, b in zip(size, other, strict=True)):
+            texts = ["x".join(f"{edge:g}" for edge in edges) for edges in (other, size)]
+            raise UserError(
+                f"{path}: volumes of a dataset must have one voxel size, got {texts[0]} nm, and {texts[1]} nm in "
+                f"{first}; resample it, or correct it with prepare_data.json --voxel_size_nm"
+            )
+    return list(size)

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from resunet_mitoem.data import LABEL_NAME
 from resunet_mitoem.intensity import PERCENTILES, find_grey_range
 from volseg.blockwise.grey_range import GreyRange
-from volseg.data.chunked_volume import ChunkedVolume
 from volseg.data.datalist import SPLITS, write_datalist
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr, create_ome_zarr_label
+from volseg.data.open_volume import ChunkedVolume
 from volseg.data.prepare import Source, describe_skipped
 from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask, number_components
 from volseg.data.volume_formats.voxel_size import VoxelSize
@@ -211,14 +211,11 @@ def _write_image(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
     image = store.source
     grey_range = find_grey_range(image)
     is_kept = image.dtype == np.uint8 and not image.is_inverted
-    convert = _unchanged if is_kept else partial(_to_bytes, grey_range=grey_range)
+    convert = np.asarray if is_kept else partial(_to_bytes, grey_range=grey_range)
     grey_values = None if is_kept else [grey_range.low, grey_range.high]
-    facts = {"grey_values": grey_values}
     with create_ome_zarr(store.path, image.shape, np.uint8, store.voxel_size_nm) as voxels:
         _convert(image, voxels, convert, bar)
-        voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
-        voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
-    return facts
+        return _finish(store, voxels, {"grey_values": grey_values})
 
 
 def _write_label(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
@@ -243,9 +240,7 @@ def _write_label(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
         if len(ids) == 1 and is_semantic_mask(voxels[: max(1, _LOOKED_AT // math.prod(label.shape[1:]))]):
             logger.warning("%s: %s", label.path, SEMANTIC_MASK)
         facts = {"instances": len(ids), "foreground_fraction": n_foreground / math.prod(label.shape)}
-        voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
-        voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
-    return facts
+        return _finish(store, voxels, facts)
 
 
 def _write_components(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
@@ -257,8 +252,13 @@ def _write_components(store: _Store, bar: tqdm[Any]) -> dict[str, Any]:
         voxels[:] = components.astype(dtype)
         bar.update(len(components))
         facts = {"instances": count, "foreground_fraction": np.count_nonzero(components) / components.size}
-        voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
-        voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
+        return _finish(store, voxels, facts)
+
+
+def _finish(store: _Store, voxels: Any, facts: dict[str, Any]) -> dict[str, Any]:
+    """Note in a written array what tells that it is whole, and from what; return what is told about it."""
+    voxels.attrs[CHUNKS_WRITTEN] = voxels.nchunks_initialized
+    voxels.attrs[_PREPARED] = {"made_from": store.made_from, "facts": facts}
     return facts
 
 
@@ -272,10 +272,6 @@ def _largest_id(label: ChunkedVolume) -> int:
 
 def _wrong_ids(label: ChunkedVolume, found: int) -> UserError:
     return UserError(f"{label.path}: instance ids must be from 0 to {_MAX_ID}, got {found}; renumber them")
-
-
-def _unchanged(section: NDArray[Any]) -> NDArray[Any]:
-    return section
 
 
 def _to_bytes(section: NDArray[Any], grey_range: GreyRange) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from volseg.blockwise.grey_range import GreyRange
 from volseg.data.blank import find_blank
-from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.resampling import ResampledVolume
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BLANK_GREY

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resunet_mitoem.dataset_writer import UNPACKED, Pair, checked_pair
-from volseg.data.chunked_volume import ChunkedVolume
+from volseg.data.open_volume import ChunkedVolume
 from volseg.data.published_archive import unpack
 from volseg.data.volume_formats.section_volume import SectionVolume
 from volseg.errors import UserError

@@ -16,23 +16,18 @@ from skimage.transform import downscale_local_mean
 
 from volseg.errors import UserError
 
-__all__ = [
-    "Replacement",
-    "SectionAssessment",
-    "SectionMeasures",
-    "assess_sections",
-    "check_one_volume",
-    "find_noisy_sections",
-    "measure_sections",
-    "plan_restoration",
-    "robust_z_scores",
-]
-
 logger = logging.getLogger(__name__)
 
 # Least deviation that a z-score divides by. Both measures are logarithms or close to one, so that this is a relative
 # difference: in a volume whose sections are nearly alike, no small one becomes an outlier.
 LEAST_DEVIATION = 0.02
+
+# in robust standard deviations: of the logarithm of the energy from the median, on either side, and of the similarity
+# below it
+HIGH_FREQUENCY_THRESHOLD, SIMILARITY_THRESHOLD = 5.0, 5.0
+
+# side of the squares of pixels whose means are compared between sections: fine noise is left to the energy
+SHRINK_FACTOR = 4
 
 # next sections that a section is compared with: with the nearest one alone, a clean section between two noisy ones
 # would resemble nothing
@@ -79,15 +74,13 @@ class Replacement(NamedTuple):
     after: int
 
 
-def find_noisy_sections(
-    volume: Any,
-    sections: Sequence[int] | None = None,
-    similarity_threshold: float = 5.0,
-    high_frequency_threshold: float = 5.0,
-    shrink_factor: int = 4,
-    slab_depth: int = 8,
-) -> list[int]:
-    """Sections that differ from the rest of their volume; the log says why each was chosen.
+def find_noisy_sections(volume: Any, sections: Sequence[int] | None = None, slab_depth: int = 8) -> list[int]:
+    """Indices of the sections that :func:`assess_sections` finds noisy, ascending."""
+    return [found.section for found in assess_sections(volume, sections, slab_depth) if found.reasons]
+
+
+def assess_sections(volume: Any, sections: Sequence[int] | None = None, slab_depth: int = 8) -> list[SectionAssessment]:
+    """Judge every section by how it differs from the rest of its volume; the log says why each noisy one is noisy.
 
     A section is noisy if
 
@@ -96,43 +89,20 @@ def find_noisy_sections(
     - it resembles neither of the sections beside it nor those two away, judged by how much the volume's sections
       resemble others at the same distance.
 
-    "Far" counts robust standard deviations from the median, see :func:`robust_z_scores`. They describe the whole
-    volume, so that fewer than half of its sections may be noisy; with fewer than about ten, give ``sections``.
+    "Far" is more than 5 robust standard deviations from the median, see :func:`robust_z_scores`. These describe the
+    whole volume, so that fewer than half of its sections may be noisy; with fewer than about ten, give ``sections``.
 
     Args:
         volume: (D, H, W), an array or anything that is sliced like one along z.
-        sections: the sections to take for noisy, instead of looking for them. Empty: none.
-        similarity_threshold: robust standard deviations that the similarity may lie below the median.
-        high_frequency_threshold: robust standard deviations that the logarithm of the energy may lie away from the
-            median, on either side.
-        shrink_factor, slab_depth: see :func:`measure_sections`.
-
-    Returns:
-        indices along z, ascending.
+        sections: the sections to take for noisy, instead of looking for them: nothing is read, and there are no scores.
+            Empty: none.
+        slab_depth: see :func:`measure_sections`.
 
     Raises:
         UserError: ``sections`` names one that the volume does not have.
 
     Source: section "interpolation network" of 2104.07961 restores noisy sections, but does not say how to find them;
     this rule is ours.
-    """
-    assessments = assess_sections(
-        volume, sections, similarity_threshold, high_frequency_threshold, shrink_factor, slab_depth
-    )
-    return [assessment.section for assessment in assessments if assessment.reasons]
-
-
-def assess_sections(
-    volume: Any,
-    sections: Sequence[int] | None = None,
-    similarity_threshold: float = 5.0,
-    high_frequency_threshold: float = 5.0,
-    shrink_factor: int = 4,
-    slab_depth: int = 8,
-) -> list[SectionAssessment]:
-    """Judge every section as :func:`find_noisy_sections` does, with its arguments; the log names the noisy ones.
-
-    Where ``sections`` are given, nothing is read, and there are no scores.
     """
     depth = volume.shape[0]
     if sections is not None:
@@ -141,7 +111,7 @@ def assess_sections(
             SectionAssessment(section, ("given",) if section in given else (), math.nan, math.nan)
             for section in range(depth)
         ]
-    measures = measure_sections(volume, shrink_factor, slab_depth)
+    measures = measure_sections(volume, slab_depth)
     high_frequency = robust_z_scores(measures.high_frequency)
     similarity = _best_similarity(measures.similarity, depth)
     assessments = []
@@ -149,9 +119,9 @@ def assess_sections(
         reasons = []
         if measures.missing[section]:
             reasons.append("constant or identical to the section before")
-        if abs(high_frequency[section]) > high_frequency_threshold:
+        if abs(high_frequency[section]) > HIGH_FREQUENCY_THRESHOLD:
             reasons.append(f"high-frequency energy at {high_frequency[section]:+.1f} robust standard deviations")
-        if similarity[section] < -similarity_threshold:
+        if similarity[section] < -SIMILARITY_THRESHOLD:
             reasons.append(f"similarity to its neighbours at {similarity[section]:+.1f} robust standard deviations")
         if reasons:
             logger.info("Section %d is noisy: %s", section, "; ".join(reasons))
@@ -161,15 +131,13 @@ def assess_sections(
     return assessments
 
 
-def measure_sections(volume: Any, shrink_factor: int = 4, slab_depth: int = 8) -> SectionMeasures:
+def measure_sections(volume: Any, slab_depth: int = 8) -> SectionMeasures:
     """Measure every section in one pass over the volume.
 
     Memory holds ``slab_depth`` sections as they are stored and a few as float32, however deep the volume is.
 
     Args:
         volume: (D, H, W), an array or anything that is sliced like one along z.
-        shrink_factor: side of the squares of pixels whose means are compared between sections: fine noise is left to
-            the high-frequency energy.
         slab_depth: sections to read at a time; of a chunked volume best its chunks' depth.
     """
     depth = volume.shape[0]
@@ -189,7 +157,7 @@ def measure_sections(volume: Any, shrink_factor: int = 4, slab_depth: int = 8) -
             image = pixels.astype(np.float32)
             with np.errstate(divide="ignore"):  # a plane without any high frequency: minus infinity
                 high_frequency[section] = np.log(np.abs(laplace(image, mode="nearest")).mean(dtype=np.float64))
-            patterns[section] = _pattern(image, shrink_factor)
+            patterns[section] = _pattern(image)
             for lag in LAGS:
                 if section - lag in patterns:
                     similarity[lag][section - lag] = _similarity(patterns[section - lag], patterns[section])
@@ -256,9 +224,9 @@ def _checked(sections: Iterable[int], depth: int) -> list[int]:
     return indices
 
 
-def _pattern(image: NDArray[np.float32], shrink_factor: int) -> NDArray[np.float32]:
+def _pattern(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of squares of pixels, less their mean and scaled to length 1: a dot product of two is a correlation."""
-    factors = tuple(min(shrink_factor, size) for size in image.shape)
+    factors = tuple(min(SHRINK_FACTOR, size) for size in image.shape)
     rows, columns = (size - size % factor for size, factor in zip(image.shape, factors, strict=True))
     # incomplete squares at the end would be padded with zeros
     pattern = downscale_local_mean(image[:rows, :columns], factors)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from resunet_mitoem.dataset_writer import Pair, checked_pair, write_dataset
 from resunet_mitoem.mitoem_layout import PARTS, SPECIMENS, Part, mitoem_pairs
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import SPLITS
 from volseg.data.image_file import unreadable
+from volseg.data.open_volume import open_chunked_volume
 from volseg.data.prepare import Source, check_arguments, check_folders, describe_skipped
 from volseg.data.volume_formats.voxel_size import checked_voxel_size, chosen_voxel_size
 from volseg.errors import UserError
@@ -117,7 +117,7 @@ def prepare_volumes(
     voxel_size_nm: Sequence[float] | None = None,
     label_components: bool = False,
 ) -> Path:
-    """Pairs of one's own, in any format of :func:`volseg.data.chunked_volume.open_chunked_volume`.
+    """Pairs of one's own, in any format of :func:`volseg.data.open_volume.open_chunked_volume`.
 
     ``pairs.json`` in ``input_dir`` lists them: ``[{"image": path, "label": path, "split": "training"}, ...]``, paths
     from that folder or absolute. Without a ``test`` entry, the validation volumes are ``test`` as well. See

@@ -7,7 +7,6 @@ import csv
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,25 +24,14 @@ from resunet_mitoem.noisy_sections import (
     find_noisy_sections,
     plan_restoration,
 )
-from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.ome_zarr import DEFAULT_CHUNKS, create_ome_zarr
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.errors import UserError
 from volseg.handlers.instance_results import free_case_name
-from volseg.phantoms.dataset import OmeZarrVolumes
+from volseg.phantoms.dataset import OmeZarrVolumes, PhantomSet
 from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
-from volseg.phantoms.phantom_set import PhantomSet
 from volseg.storage.files import atomic_path
 from volseg.weights import load_weights
-
-__all__ = [
-    "Restoration",
-    "restoration_list",
-    "restore_sections",
-    "restore_volume",
-    "restore_volumes",
-    "save_restoration_preview",
-    "write_section_table",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -63,21 +51,6 @@ _SPOILT_PHANTOMS = PhantomSet(
 restoration_list = _SPOILT_PHANTOMS.inference_list
 
 
-@dataclass(frozen=True)
-class Restoration:
-    """What became of a volume.
-
-    Attributes:
-        path: the restored volume, OME-Zarr.
-        assessments: of every section; without scores where the noisy ones were given.
-        replacements: the sections that were replaced, and from which.
-    """
-
-    path: Path
-    assessments: list[SectionAssessment]
-    replacements: list[Replacement]
-
-
 def restore_volumes(
     cases: Sequence[Mapping[str, str]],
     network: SectionInterpolationNetwork,
@@ -86,7 +59,7 @@ def restore_volumes(
     sections: Sequence[int] | None = None,
     tile_size: int = 512,
     preview: bool = True,
-) -> list[Restoration]:
+) -> list[Path]:
     """Restore volumes one after another, see :func:`restore_volume`.
 
     Args:
@@ -94,6 +67,9 @@ def restore_volumes(
         network: on the device that it shall run on.
         weights: its state dict.
         output_dir, sections, tile_size, preview: see :func:`restore_volume`.
+
+    Returns:
+        the restored volumes.
 
     Raises:
         UserError: no weights; ``sections`` with several volumes; or a volume cannot be restored.
@@ -107,7 +83,7 @@ def restore_volumes(
     load_weights(weights, network)
     logger.info("weights: %s", weights)
     used: set[str] = set()
-    restorations = []
+    restored = []
     for case in cases:
         name = free_case_name(case["image"], used)
         used.add(name)
@@ -115,8 +91,8 @@ def restore_volumes(
         if volume.not_grey or volume.is_inverted:
             why = volume.not_grey or "larger values are darker (WhiteIsZero or an inverting palette); invert the image"
             raise UserError(f"{case['image']}: {why}")
-        restorations.append(restore_volume(volume, network, output_dir, name, sections, tile_size, preview))
-    return restorations
+        restored.append(restore_volume(volume, network, output_dir, name, sections, tile_size, preview))
+    return restored
 
 
 def restore_volume(
@@ -127,7 +103,7 @@ def restore_volume(
     sections: Sequence[int] | None = None,
     tile_size: int = 512,
     preview: bool = True,
-) -> Restoration:
+) -> Path:
     """Write ``NAME_restored.ome.zarr``, ``NAME_sections.csv`` and ``NAME_restored.png``, each whole or not at all.
 
     The volume is read twice, some sections at a time: memory does not grow with its depth.
@@ -141,6 +117,9 @@ def restore_volume(
             :func:`~resunet_mitoem.noisy_sections.find_noisy_sections`. Empty: none, the volume is copied.
         tile_size: see :func:`~resunet_mitoem.interpolation.interpolate_section`.
         preview: ``False`` leaves the picture out.
+
+    Returns:
+        the restored volume.
 
     Raises:
         UserError: a section that the volume does not have; none of those given has a clean one on both sides; or a file
@@ -174,7 +153,7 @@ def restore_volume(
         len(noisy) - len(replacements),
         path,
     )
-    return Restoration(path, assessments, replacements)
+    return path
 
 
 def restore_sections(

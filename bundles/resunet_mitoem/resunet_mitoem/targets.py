@@ -15,32 +15,29 @@ alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
+
+from volseg.transforms.entries import EachEntryd
 
 __all__ = ["MitochondriaTargetsd", "WidenBoundariesd", "boundary_target", "mask_target", "widen_boundaries"]
 
 Label = TypeVar("Label", np.ndarray, torch.Tensor)
 
 
-class WidenBoundariesd(MapTransform):
+class WidenBoundariesd(EachEntryd):
     """Widen the boundaries of label volumes ``(1, D, H, W)``; see :func:`widen_boundaries`. Type and metadata stay."""
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            widened = widen_boundaries(_instances(d[key]))
-            d[key] = convert_to_dst_type(widened[None], d[key])[0]
-        return d
+    def change(self, entry: Any) -> Any:
+        return convert_to_dst_type(widen_boundaries(_instances(entry))[None], entry)[0]
 
 
-class MitochondriaTargetsd(MapTransform):
+class MitochondriaTargetsd(EachEntryd):
     """Turn label volumes with widened boundaries into the float32 target of the networks.
 
     Args:
@@ -64,13 +61,10 @@ class MitochondriaTargetsd(MapTransform):
         self.half_width = half_width
         self.between_background = between_background
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            label = _instances(d[key])
-            boundary = boundary_target(label, self.half_width, self.between_background)
-            d[key] = torch.stack([torch.as_tensor(part).float() for part in (mask_target(label), boundary)])
-        return d
+    def change(self, entry: Any) -> torch.Tensor:
+        label = _instances(entry)
+        boundary = boundary_target(label, self.half_width, self.between_background)
+        return torch.stack([torch.as_tensor(part).float() for part in (mask_target(label), boundary)])
 
 
 def widen_boundaries(label: Label) -> Label:

@@ -15,19 +15,8 @@ from monai.transforms import MapTransform, RandomizableTransform, Transform
 from resunet_mitoem.data import datalist, find_em_volumes
 from resunet_mitoem.interpolation import to_unit_range
 from resunet_mitoem.noisy_sections import check_one_volume, find_noisy_sections
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
-
-__all__ = [
-    "RandSwapChannelsd",
-    "RandTripletPatch",
-    "TripletPatch",
-    "clean_triplets",
-    "fixed_places",
-    "hold_out",
-    "prepare_triplets",
-    "triplet_splits",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +42,7 @@ def triplet_splits(
     Args:
         input: volumes of any kind, see :func:`~resunet_mitoem.data.find_em_volumes`; empty: those of the dataset.
         dataset_dir, phantom_dir, phantom_cases, phantom_shape, phantom_seed: see
-            :meth:`volseg.phantoms.phantom_set.PhantomSet.datalist`.
+            :meth:`volseg.phantoms.dataset.PhantomSet.datalist`.
         patch_size: (height, width) of the patches, in pixels; both alike.
         sections: the noisy ones of the only volume; ``None`` looks for them, in all volumes.
         held_out_fraction: see :func:`hold_out`.

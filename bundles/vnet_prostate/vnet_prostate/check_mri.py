@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 
 from volseg.errors import UserError
-from volseg.transforms.check_volume import CheckVolumed, slice_axis
+from volseg.transforms.checks import CheckVolumed, slice_axis
 
 __all__ = ["CheckMRId"]
 
@@ -38,9 +38,8 @@ class CheckMRId(CheckVolumed):
     def __init__(self, keys: KeysCollection, minimum_slices: int = 8, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, minimum_slices, None, "an MRI of the prostate", 40.0, allow_missing_keys)
 
-    def check(self, volume: MetaTensor) -> MetaTensor:
-        """Return the volume ``(1, X, Y, Z)`` with finite voxels."""
-        volume = super().check(volume)
+    def change(self, entry: MetaTensor) -> MetaTensor:
+        volume = super().change(entry)
         name = volume.meta.get("filename_or_obj", "image")
         affine = np.asarray(volume.affine)
         spacing_mm = nib.affines.voxel_sizes(affine)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from volseg.data.find_volumes import find_volumes
 from volseg.data.volume_reader import volume_name
-from volseg.phantoms.phantom_set import PhantomSet
+from volseg.phantoms.dataset import PhantomSet
 from volseg.phantoms.prostate_mri import GENERATION, VARIED_GENERATION, prostate_mri, varied_prostate_mri
 
 __all__ = ["datalist", "find_t2", "inference_list", "varied_datalist"]

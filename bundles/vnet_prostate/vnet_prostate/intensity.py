@@ -3,21 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 from scipy import ndimage
+
+from volseg.transforms.entries import EachEntryd
 
 __all__ = ["LocalContrastd", "ZScored", "local_contrast", "z_score"]
 
 
 # Of the range of intensities, what may be rounding of the lowest one by the resampling before.
 ROUNDING = 1e-5
+# Of the mean intensity: what keeps noise in air from being taken for contrast.
+FLOOR = 0.1
 
 
 def z_score(image: torch.Tensor) -> torch.Tensor:
@@ -44,25 +46,15 @@ def z_score(image: torch.Tensor) -> torch.Tensor:
     return (image - inside.mean()) / (deviation if deviation > 0 else 1)
 
 
-class ZScored(MapTransform):
+class ZScored(EachEntryd):
     """Dictionary form of :func:`z_score`.
 
     Args:
         keys: entries with images ``(1, X, Y, Z)``.
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = z_score(d[key])
-        return d
-
-
-# Of the mean intensity: what keeps noise in air from being taken for contrast.
-FLOOR = 0.1
+    def change(self, entry: torch.Tensor) -> torch.Tensor:
+        return z_score(entry)
 
 
 def local_contrast(image: torch.Tensor, sigma_voxels: Sequence[float]) -> torch.Tensor:
@@ -83,7 +75,7 @@ def local_contrast(image: torch.Tensor, sigma_voxels: Sequence[float]) -> torch.
     return convert_to_dst_type(even[None].astype(np.float32), dst=image, dtype=torch.float32)[0]
 
 
-class LocalContrastd(MapTransform):
+class LocalContrastd(EachEntryd):
     """Dictionary form of :func:`local_contrast`.
 
     Args:
@@ -98,8 +90,5 @@ class LocalContrastd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.sigma_voxels = [sigma_mm / s for s in spacing_mm]
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            d[key] = local_contrast(d[key], self.sigma_voxels)
-        return d
+    def change(self, entry: torch.Tensor) -> torch.Tensor:
+        return local_contrast(entry, self.sigma_voxels)

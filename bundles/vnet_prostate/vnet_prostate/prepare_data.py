@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from volseg.data.datalist import DATALIST_NAME, rank_cases, split_cases
-from volseg.data.image_file import nifti_channel, open_nifti, read_itk, read_metaimage_grid, read_nifti, unreadable
+from volseg.data.image_file import (
+    VoxelGrid,
+    check_same_grid,
+    nifti_channel,
+    open_nifti,
+    read_itk,
+    read_metaimage_grid,
+    read_nifti,
+    unreadable,
+)
 from volseg.data.prepare import (
     Case,
     Source,
@@ -34,9 +43,8 @@ from volseg.data.prepare import (
 )
 from volseg.data.published_archive import check_md5, unpack
 from volseg.data.volume_reader import volume_name
-from volseg.data.voxel_grid import VoxelGrid, check_same_grid
 from volseg.errors import UserError
-from volseg.label_maps.codes import round_labels
+from volseg.label_maps.label_file import round_labels
 
 LABELS = {1: "prostate"}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from volseg.label_maps.overlap import confusion_counts, dice_per_label, volumes_ml
 from volseg.label_maps.surface_distances import surface_distances
-from volseg.transforms.check_volume import slice_axis
+from volseg.transforms.checks import slice_axis
 
 __all__ = ["REGIONS", "gland_measures"]
 

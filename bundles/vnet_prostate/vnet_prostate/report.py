@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from volseg.transforms.check_volume import slice_axis
+from volseg.transforms.checks import slice_axis
 
 __all__ = ["gland_statistics"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pdvnet_lung.dense_vnet import DenseVNet
+from pdvnet_lung.comparisons import DenseVNet
 
 from volseg.errors import UserError
 

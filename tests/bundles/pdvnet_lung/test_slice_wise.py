@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import torch
-from pdvnet_lung.slice_wise import SliceWise
+from pdvnet_lung.comparisons import SliceWise
 
 
 def test_each_slice_is_seen_alone_and_keeps_its_place():

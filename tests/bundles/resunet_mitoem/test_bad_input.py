@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image
 from resunet_mitoem.network import ResUNetH
 
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.weights import save_weights
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ from resunet_mitoem.restoration import restore_sections
 
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.worker_network import WorkerNetwork
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding, decode_instances
 from volseg.transforms.decode_instances import DecodeInstancesd
@@ -287,11 +286,10 @@ def test_sections_are_searched_in_slabs_that_fit_into_memory(bundle, image, tmp_
         array[:] = spoilt
     weights = tmp_path / "interpolation.pt"
     save_weights(weights, SectionInterpolationNetwork((4, 6)), {})
-    network = partial(SectionInterpolationNetwork, (4, 6))
-    tables = []
+    tables, untrained = [], SectionInterpolationNetwork((4, 6))
     for name, sections in (("whole", len(image)), ("slabs", 3), ("one", 0)):
         monkeypatch.setattr("resunet_mitoem.blockwise.SLAB_BYTES", sections * image[0].size + 1)
-        restorer = Restorer(WorkerNetwork.of(network, weights, device="cpu", runtime="eager"))
+        restorer = Restorer(WorkerNetwork.of(untrained, weights, device="cpu", runtime="eager"))
         plan = restorer._plan(VolumeOpener.of(tmp_path / "a.ome.zarr"), str(tmp_path / name))
         assert (5, 4, 6) in plan
         tables.append((tmp_path / name / "sections.csv").read_bytes())

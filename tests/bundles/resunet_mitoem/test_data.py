@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from resunet_mitoem.data import LABEL_NAME, datalist, find_em_volumes, inference_list
 
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import write_datalist
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 
 CASES = {"training": 1, "validation": 0, "test": 1}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from volseg.transforms.sections.in_plane_resample import size_with_margins
+from volseg.transforms.sections.in_plane import size_with_margins
 
 CONFIGS = Path(__file__).resolve().parents[3] / "bundles" / "resunet_mitoem" / "configs"
 

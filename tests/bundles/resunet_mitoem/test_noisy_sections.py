@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from resunet_mitoem import noisy_sections
 from resunet_mitoem.noisy_sections import (
     assess_sections,
     find_noisy_sections,
@@ -103,7 +104,7 @@ def test_a_repeated_section_has_no_measures(clean):
 def test_measures_of_known_sections():
     rows, columns = np.mgrid[:8, :12]
     volume = np.stack([rows, 5 + 3 * rows, columns, -rows]).astype(np.int16)
-    similarity = measure_sections(volume, shrink_factor=4).similarity
+    similarity = measure_sections(volume).similarity
     # correlations 1 (at the limit of 0.9999), 0 and -1, of any brightness and contrast
     np.testing.assert_allclose(np.tanh(similarity[1]), [0.9999, 0, 0], atol=1e-6)
     np.testing.assert_allclose(np.tanh(similarity[2]), [0, -0.9999], atol=1e-6)
@@ -113,7 +114,7 @@ def test_noise_changes_the_energy_and_a_shrunk_pattern_does_not_see_it():
     random = np.random.RandomState(0)
     texture = 20 * gaussian_filter(random.normal(size=(40, 52)), 4) / 0.07
     volume = texture + random.normal(size=(2, 40, 52)) * np.array([1, 3])[:, None, None]
-    measures = measure_sections(volume, shrink_factor=4)
+    measures = measure_sections(volume)
     # the Laplacian multiplies the deviation of white noise by the root of 20; the mean absolute value is 0.8 of it
     expected = np.array([1, 3]) * 20**0.5 * (2 / np.pi) ** 0.5
     np.testing.assert_allclose(np.exp(measures.high_frequency), expected, rtol=0.1)
@@ -140,11 +141,14 @@ def test_override_wins(clean):
         find_noisy_sections(volume, sections=[3, DEPTH, -1])
 
 
-def test_thresholds(clean):
+def test_thresholds(clean, monkeypatch):
     volume = clean.copy()
     volume[5], volume[12] = noisy(volume[5]), other_place(volume[12])
-    assert find_noisy_sections(volume, high_frequency_threshold=np.inf) == [12]
-    assert find_noisy_sections(volume, similarity_threshold=np.inf) == [5]
+    with monkeypatch.context() as patched:
+        patched.setattr(noisy_sections, "HIGH_FREQUENCY_THRESHOLD", np.inf)
+        assert find_noisy_sections(volume) == [12]
+    monkeypatch.setattr(noisy_sections, "SIMILARITY_THRESHOLD", np.inf)
+    assert find_noisy_sections(volume) == [5]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

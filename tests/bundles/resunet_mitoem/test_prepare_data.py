@@ -19,9 +19,9 @@ from resunet_mitoem import dataset_writer
 from resunet_mitoem.mitoem_layout import IMAGES, files_of, number_patterns
 from resunet_mitoem.prepare_data import PARTS, Part, prepare_data, prepare_mitoem, prepare_volumes
 
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.datalist import load_datalist
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.transforms.load_em_crop import RandLoadImageCropd
 

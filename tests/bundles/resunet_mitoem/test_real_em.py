@@ -20,16 +20,16 @@ from skimage.io import imsave
 from skimage.transform import downscale_local_mean
 from torch import nn
 
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.inferers.autocast import AutocastInferer
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding, decode_instances
 from volseg.instances.matching import match_instances
-from volseg.instances.overlap_table import foreground_overlap
+from volseg.instances.overlap_table import foreground_overlap, overlap_table
 from volseg.losses import WeightedBCELoss
 from volseg.runtime.accelerate import bfloat16_is_native
 from volseg.transforms.load_em_crop import RandLoadImageCropd
-from volseg.transforms.sections.section_flips import RandSectionFlipsd
+from volseg.transforms.sections.in_plane import RandSectionFlipsd
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "mito" / "sbem_cdeep3m"
 TRAINING_SECTIONS = 14
@@ -193,5 +193,6 @@ def test_probabilities_become_more_true_instances_than_the_best_threshold_finds(
     )
     components, _ = ndimage.label(threshold_mask(*sections), NEIGHBOURS)
     components[np.bincount(components.ravel())[components] < MIN_SIZE] = 0
-    by_network, by_grey_values = (match_instances(found, truth, iou_threshold=0.5) for found in (instances, components))
+    tables = [overlap_table(found, truth) for found in (instances, components)]
+    by_network, by_grey_values = (match_instances(table, iou_threshold=0.5) for table in tables)
     assert by_network.true_positives > by_grey_values.true_positives

@@ -12,8 +12,8 @@ import pytest
 import torch
 from resunet_mitoem.interpolation import SectionInterpolationNetwork
 
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.phantoms.electron_microscopy import electron_microscopy
 from volseg.weights import save_weights
 

@@ -22,7 +22,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 
 SIZE_NM = (30.0, 8.0, 8.0)
 GREYS = np.linspace(255, 0, 256).astype(np.uint8)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from resunet_mitoem.voxel_sizes import dataset_voxel_size
+from resunet_mitoem.data import dataset_voxel_size
 
 from volseg.data.datalist import write_datalist
 from volseg.data.ome_zarr import create_ome_zarr

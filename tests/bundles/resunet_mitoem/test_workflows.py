@@ -23,8 +23,8 @@ from monai.transforms import Compose
 from PIL import Image
 from resunet_mitoem.network import ResUNetH
 
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
+from volseg.data.open_volume import open_chunked_volume
 from volseg.weights import load_weights, save_weights
 
 SHAPE = (6, 40, 56)

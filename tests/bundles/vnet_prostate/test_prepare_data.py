@@ -24,7 +24,7 @@ from vnet_prostate.prepare_data import (
 
 from volseg.data.datalist import SPLITS, load_datalist
 from volseg.errors import UserError
-from volseg.transforms.check_labels import CheckLabelsd
+from volseg.transforms.checks import CheckLabelsd
 from volseg.transforms.load_volume import LoadImageVolumed
 
 CONFIG = Path(__file__).parents[3] / "bundles" / "vnet_prostate" / "configs" / "prepare_data.json"
@@ -195,9 +195,10 @@ def test_promise12_unpacked_is_referenced(promise12: Path, tmp_path: Path, capsy
     assert case_ids(out, "validation") == [case for case in TRAINING_IDS if folds[case] == 0]
     assert case_ids(out, "training") == [case for case in TRAINING_IDS if folds[case] != 0]
     for split in ("training", "validation"):
-        for case in load_datalist(out, split, labels_max=1):
+        for case in load_datalist(out, split):
             name = Path(case["image"]).stem
             assert name in PROMISE12_SITES[case["site"]] and case["fold"] == str(folds[name])
+            assert set(np.unique(nib.load(case["label"]).dataobj)) <= {0, 1}
     case = load_datalist(out, "test")[29]
     assert set(case) == {"image", "label"} and case["label"] == str(out / "labels" / "test_Case29.nii.gz")
     image, label = network_input(case)
@@ -244,7 +245,7 @@ def test_promise12_zips_are_unpacked_once(zips: Path, tmp_path: Path, monkeypatc
     assert len(list((out / "training_data").iterdir())) == 200 and len(list((out / "test_data").iterdir())) == 120
     assert len(list((out / "labels").iterdir())) == 80
     assert read(out)["test"][2] == {"image": "test_data/Case02.mhd", "label": "labels/test_Case02.nii.gz"}
-    image, label = network_input(load_datalist(out, "training", labels_max=1)[0])
+    image, label = network_input(load_datalist(out, "training")[0])
     np.testing.assert_array_equal(image, 100 * label)
     assert "LICENSE.TXT of the record" in read(out)["licence"]
 
@@ -347,7 +348,7 @@ def test_msd_t2_and_whole_gland(msd: Path, tmp_path: Path, capsys: pytest.Captur
         f"prostate_{number:02}" for number in (0, 1, 2, 4)
     ]
     for split in SPLITS:
-        for entry, case in zip(content[split], load_datalist(out, split, labels_max=1), strict=True):
+        for entry, case in zip(content[split], load_datalist(out, split), strict=True):
             name = Path(entry["image"]).name
             assert entry == {"image": f"images/{name}", "label": f"labels/{name}"}
             expected = zones(int(name[9:11]))

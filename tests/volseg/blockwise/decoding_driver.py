@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that decodes ``FOLDER/both.zarr`` into ``OUTPUT`` on a cluster of two processes.
+"""A program that decodes ``mask.zarr`` and ``boundary.zarr`` of ``FOLDER`` into ``OUTPUT`` on two processes.
 
 Usage: ``python decoding_driver.py FOLDER OUTPUT METHOD``
 """
@@ -12,7 +12,6 @@ import zarr
 from distributed import Client, LocalCluster
 
 from volseg.blockwise.decoding import decode_blockwise
-from volseg.blockwise.zarr_array import ArrayChannel
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding
 
@@ -21,14 +20,14 @@ DECODING = {"mask_threshold": 0.9, "boundary_threshold": 0.7, "min_size": 20}
 
 
 def main(folder: str, output: str, method: str) -> int:
-    both = zarr.open_array(f"{folder}/both.zarr", mode="r")
+    mask, boundary = (zarr.open_array(f"{folder}/{name}.zarr", mode="r") for name in ("mask", "boundary"))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=None, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         try:
             decoding = Decoding(method, **DECODING)
-            decode_blockwise(ArrayChannel(both, 0), ArrayChannel(both, 1), output, decoding, BLOCK_SHAPE, client=client)
+            decode_blockwise(mask, boundary, output, decoding, BLOCK_SHAPE, client=client)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

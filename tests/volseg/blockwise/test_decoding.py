@@ -17,8 +17,7 @@ import zarr
 from scipy import ndimage
 
 from volseg.blockwise.decoding import decode_blockwise
-from volseg.blockwise.zarr_array import ArrayChannel
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding, decode_instances, seed_map
 from volseg.instances.table import instance_table, write_instance_table
@@ -173,16 +172,14 @@ def test_watershed_beyond_the_halo_is_counted_and_differs_in_cut_pieces_alone(tm
     np.testing.assert_array_equal(labels[seeds], expected[seeds])
 
 
-def test_arrays_files_and_channels_on_two_processes(tmp_path, client, probabilities):
+def test_arrays_and_files_on_two_processes(tmp_path, client, probabilities):
     mask, boundary = as_bytes(*probabilities(SHAPE, seed=3))
-    both = zarr.create_array(tmp_path / "both.zarr", data=np.stack([mask, boundary]), chunks=(1, 5, 16, 16))
     single = zarr.create_array(tmp_path / "mask.zarr", data=mask)
+    other = zarr.create_array(tmp_path / "boundary.zarr", data=boundary, chunks=(5, 16, 16))
     expected = decode_instances(mask, boundary, Decoding(**SEEDS))
-    for number, given in enumerate([ArrayChannel(both, 0), tmp_path / "mask.zarr", single]):
+    for number, given in enumerate([tmp_path / "mask.zarr", single]):
         output = tmp_path / str(number)
-        labels = blockwise(
-            given, ArrayChannel(both, 1), output, Decoding(**SEEDS), block_shape=(5, 16, 32), client=client
-        )
+        labels = blockwise(given, other, output, Decoding(**SEEDS), block_shape=(5, 16, 32), client=client)
         np.testing.assert_array_equal(labels, expected)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -24,8 +23,8 @@ from volseg.blockwise.segmentation import segment_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.volume_prediction import VolumePrediction
 from volseg.blockwise.worker_network import WorkerNetwork
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding, decode_instances
@@ -52,8 +51,7 @@ def given(tmp_path_factory):
         convolution.weight[0], convolution.weight[1] = 0.4, -0.4
         convolution.bias[:] = torch.tensor([-5.0, 3.0])
     save_weights(folder / "model.pt", convolution, {})
-    made = functools.partial(nn.Conv3d, in_channels=1, out_channels=2, kernel_size=3, padding=1)
-    network = WorkerNetwork.of(made, folder / "model.pt", device="cpu", runtime="eager")
+    network = WorkerNetwork.of(convolution, folder / "model.pt", device="cpu", runtime="eager")
     return VolumeOpener.of(folder / "cells.ome.zarr"), network
 
 
@@ -150,6 +148,7 @@ def test_another_prediction_is_still_refused(segment, out):
 
 RUN = """
 import json, sys
+from torch import nn
 from volseg.blockwise.segmentation import segment_blockwise
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.volume_prediction import VolumePrediction
@@ -158,8 +157,7 @@ from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding
 
 volume, weights, output, decoding = sys.argv[1:]
-arguments = {"in_channels": 1, "out_channels": 2, "kernel_size": 3, "padding": 1}
-network = WorkerNetwork("torch.nn.modules.conv.Conv3d", weights, arguments, device="cpu", runtime="eager")
+network = WorkerNetwork.of(nn.Conv3d(1, 2, 3, padding=1), weights, device="cpu", runtime="eager")
 prediction = VolumePrediction(VolumeOpener(volume), network, BlendedSlidingWindow((6, 32, 32)), (4, 16, 24))
 segment_blockwise(prediction, output, Decoding(**json.loads(decoding)), (4, 16, 24), workers=0, progress=False,
                   keep_probabilities=True)

@@ -20,7 +20,6 @@ import zarr
 
 from tests.volseg.blockwise import decoding_driver
 from volseg.blockwise.decoding import decode_blockwise
-from volseg.blockwise.zarr_array import ArrayChannel
 from volseg.errors import UserError
 from volseg.instances.decoding import Decoding
 
@@ -33,15 +32,15 @@ TIMEOUT_S = 600  # only ends a hang
 def folder(tmp_path_factory, probabilities) -> Path:
     """A folder with the probabilities of both channels, chunk by chunk."""
     folder = tmp_path_factory.mktemp("probabilities")
-    both = np.stack([(255 * p).astype(np.uint8) for p in probabilities(SHAPE, seed=5)])
-    zarr.create_array(folder / "both.zarr", data=both, chunks=(1, 5, 16, 16))
+    for name, channel in zip(("mask", "boundary"), probabilities(SHAPE, seed=5), strict=True):
+        data = (255 * channel).astype(np.uint8)
+        zarr.create_array(folder / f"{name}.zarr", data=data, chunks=(5, 16, 16))
     return folder
 
 
 def decode(folder: Path, output: Path, method: str = "connected_components"):
-    both = zarr.open_array(folder / "both.zarr", mode="r")
+    channels = (zarr.open_array(folder / f"{name}.zarr", mode="r") for name in ("mask", "boundary"))
     decoding = Decoding(method, **decoding_driver.DECODING)
-    channels = ArrayChannel(both, 0), ArrayChannel(both, 1)
     return decode_blockwise(*channels, output, decoding, decoding_driver.BLOCK_SHAPE, progress=False)
 
 
@@ -142,13 +141,13 @@ def test_a_full_disk_is_one_line_that_names_the_block(tmp_path, folder):
 def test_a_truncated_chunk_of_the_input_names_array_and_block(tmp_path, folder):
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
-    chunk = damaged / "both.zarr" / "c" / "1" / "1" / "2" / "3"
+    chunk = damaged / "boundary.zarr" / "c" / "1" / "2" / "3"
     os.truncate(chunk, chunk.stat().st_size // 2)
     with pytest.raises(UserError) as caught:
         decode(damaged, tmp_path / "out")
     # the chunk's own block comes after its neighbour, which looks one voxel further
     assert str(caught.value).startswith("components, block 6 (z 0:5, y 16:32, x 32:48): ")
-    assert "both.zarr, channel 1: a chunk cannot be read (" in str(caught.value)
+    assert "boundary.zarr: a chunk cannot be read (" in str(caught.value)
     assert "\n" not in str(caught.value)
     shutil.copy(folder / chunk.relative_to(damaged), chunk)
     assert decode(damaged, tmp_path / "out").statistics["instances"] > 3

@@ -11,7 +11,7 @@ from volseg.blockwise import label_pyramid
 from volseg.blockwise.decoding import decode_blockwise
 from volseg.blockwise.label_pyramid import pyramid_levels
 from volseg.blockwise.zarr_array import block_chunks
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.instances.decoding import Decoding, decode_instances
 
 

@@ -11,14 +11,10 @@ import pytest
 import zarr
 
 from volseg.blockwise.block_grid import BlockGrid
-from volseg.blockwise.component_merge import SharedVoxels, merge_components
+from volseg.blockwise.components import GlobalComponents, LocalComponents, SharedVoxels, merge_components
 from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.global_components import GlobalComponents
-from volseg.blockwise.instance_growth import InstanceGrowth
-from volseg.blockwise.label_pyramid import CoarserLevel, FinalLabels
-from volseg.blockwise.local_components import LocalComponents
-from volseg.blockwise.seeded_watershed import SeededWatershed
-from volseg.blockwise.size_filter import filter_sizes
+from volseg.blockwise.label_pyramid import CoarserLevel, FinalLabels, filter_sizes
+from volseg.blockwise.objects import InstanceGrowth, SeededWatershed
 from volseg.blockwise.stages import run_stage
 from volseg.blockwise.zarr_array import open_or_create_array
 from volseg.instances.decoding import Decoding

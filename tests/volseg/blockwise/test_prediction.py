@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from volseg.blockwise.grey_range import GreyRange
 from volseg.blockwise.prediction import predict_block, to_bytes, window_work
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.inferers.sliding_window import BlendedSlidingWindow, gaussian_blend_weight
 
 KERNEL = torch.randn(3, 1, 3, 5, 5, generator=torch.Generator().manual_seed(0))

@@ -24,13 +24,12 @@ from torch import nn
 
 from volseg.blockwise.cluster import connect
 from volseg.blockwise.grey_range import GreyRange
-from volseg.blockwise.section_replacement import replace_sections
 from volseg.blockwise.segmentation import segment_blockwise
-from volseg.blockwise.volume_opener import VolumeOpener
+from volseg.blockwise.volume_opener import VolumeOpener, replace_sections
 from volseg.blockwise.volume_prediction import VolumePrediction, predict_blockwise
 from volseg.blockwise.worker_network import WorkerNetwork
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.instances.decoding import Decoding, decode_instances
@@ -66,8 +65,7 @@ def network(tmp_path):
         convolution.weight[0], convolution.weight[1] = 0.4, -0.4
         convolution.bias[:] = torch.tensor([-5.0, 3.0])
     save_weights(tmp_path / "model.pt", convolution, {})
-    made = functools.partial(nn.Conv3d, in_channels=1, out_channels=2, kernel_size=3, padding=1)
-    return WorkerNetwork.of(made, tmp_path / "model.pt", device="cpu", runtime="eager")
+    return WorkerNetwork.of(convolution, tmp_path / "model.pt", device="cpu", runtime="eager")
 
 
 def whole_volume(network: WorkerNetwork, voxels: np.ndarray) -> np.ndarray:
@@ -321,6 +319,7 @@ def test_replaced_sections_are_read_in_place_of_the_volumes_own(volume, network,
 
 RUN = """
 import sys, time
+from torch import nn
 from volseg.blockwise.volume_opener import VolumeOpener
 from volseg.blockwise.volume_prediction import VolumePrediction, predict_blockwise
 from volseg.blockwise.worker_network import WorkerNetwork
@@ -331,8 +330,7 @@ class Slow(BlendedSlidingWindow):
         time.sleep(0.05)
         return super().axes(shape)
 
-network = WorkerNetwork("torch.nn.Conv3d", sys.argv[2], {"in_channels": 1, "out_channels": 2, "kernel_size": 3,
-                        "padding": 1}, device="cpu", runtime="eager")
+network = WorkerNetwork.of(nn.Conv3d(1, 2, 3, padding=1), sys.argv[2], device="cpu", runtime="eager")
 predict_blockwise(VolumePrediction(VolumeOpener(sys.argv[1]), network, Slow((6, 32, 32)), (4, 16, 24)), sys.argv[3])
 """
 

@@ -10,7 +10,6 @@ import pytest
 import zarr
 
 from volseg.blockwise.zarr_array import (
-    ArrayChannel,
     array_name,
     open_array,
     open_or_create_array,
@@ -66,14 +65,10 @@ def test_damaged_metadata_are_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_channel_reads_like_an_array_and_has_its_name(tmp_path):
-    data = np.arange(2 * 4 * 6 * 5).reshape(2, *SHAPE)
-    channel = ArrayChannel(zarr.create_array(tmp_path / "both", data=data), 1)
-    assert (channel.shape, channel.dtype) == (SHAPE, data.dtype)
-    np.testing.assert_array_equal(channel[1:3, 2:, ::2], data[1, 1:3, 2:, ::2])
-    np.testing.assert_array_equal(channel[1:3], data[1, 1:3])
-    assert array_name(channel) == f"{tmp_path}/both, channel 1"
-    assert array_name(data[0]) == "ndarray of shape (4, 6, 5)"
+def test_names_of_arrays(tmp_path):
+    data = np.arange(4 * 6 * 5).reshape(SHAPE)
+    assert array_name(zarr.create_array(tmp_path / "a", data=data)) == f"{tmp_path}/a"
+    assert array_name(data) == "ndarray of shape (4, 6, 5)"
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from volseg.data.blank import find_blank, find_blank_in
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "mito" / "sbem_cdeep3m" / "images"
 SHAPE = (3, 70, 90)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from monai.data import PersistentDataset
 
-from volseg.data.case_hash import case_hash
+from volseg.data.datasets import case_hash
 
 
 def test_a_changed_file_is_read_again(tmp_path):

@@ -34,8 +34,12 @@ def test_results_are_done_if_image_settings_and_file_are_the_same(tmp_path):
     assert statistics.is_finished("a", "1")
     assert not statistics.is_finished("a", "2")
     assert not statistics.is_finished("b", "1")
-    statistics.add("a", {"error": "damaged"})
+    statistics.note_failure("a", "damaged")
     assert not statistics.is_finished("a", "1")
+    kept = {"image": "a", "segmentation": "a_lobes.nii.gz", "fingerprint": "1"}  # its file is still there
+    assert json.loads((tmp_path / "statistics.json").read_text()) == [{**kept, "error": "damaged"}]
+    (tmp_path / "a_lobes.nii.gz").unlink()
+    statistics.note_failure("a", "damaged")
     assert json.loads((tmp_path / "statistics.json").read_text()) == [{"image": "a", "error": "damaged"}]
 
 

@@ -5,8 +5,6 @@ import json
 import logging
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 
 from volseg.data.datalist import check_not_empty, load_datalist, split_cases, write_datalist
@@ -67,13 +65,6 @@ def test_empty_validation_is_a_list_and_other_splits_are_not(folder: Path):
     assert "dataset.json: split 'test' is empty" in message(folder, "test")
 
 
-def test_labels_that_are_not_required(folder: Path):
-    entries = [{"image": "images/a.nii.gz", "site": "x"}, {"image": "images/a.nii.gz", "label": "labels/gone.nii.gz"}]
-    rewrite(folder, training=entries)
-    image = str(folder / "images/a.nii.gz")
-    assert load_datalist(folder, "training", require_labels=False) == [{"image": image, "site": "x"}, {"image": image}]
-
-
 def test_an_unfinished_write_leaves_the_old_file(folder: Path):
     before = (folder / "dataset.json").read_bytes()
     with pytest.raises(TypeError):
@@ -123,17 +114,6 @@ def test_entry_errors_name_place_and_file(folder: Path, entry: object, words: st
     rewrite(folder, training=[{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}, entry])
     text = message(folder)
     assert text.startswith(f"{folder / 'dataset.json'}: training[1]") and words in text
-
-
-@pytest.mark.parametrize(("top", "fine"), [(5, True), (516, False), (-1, False)])
-def test_label_codes_are_checked_on_request(folder: Path, top: int, fine: bool):
-    label = np.zeros((3, 4, 5), np.int16)
-    label[1, 2, 3] = top
-    nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "labels" / "a.nii.gz")
-    if fine:
-        assert len(load_datalist(folder, "training", labels_max=5)) == 2
-    else:
-        assert str(folder / "labels" / "a.nii.gz") in message(folder, labels_max=5)
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1)), (51, (36, 5, 10))])

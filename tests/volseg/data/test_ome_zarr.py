@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import zarr
 
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 
 SHAPE = (4, 5, 7)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from volseg.data.datalist import load_datalist
+from volseg.data.image_file import VoxelGrid
 from volseg.data.prepare import (
     Case,
     Source,
@@ -20,7 +21,6 @@ from volseg.data.prepare import (
     write_nifti,
     write_prepared,
 )
-from volseg.data.voxel_grid import VoxelGrid
 from volseg.errors import UserError
 
 SOURCE = Source(key="liver", name="Livers", layout="*.nii", licence="CC0", citation="Doe 2020")

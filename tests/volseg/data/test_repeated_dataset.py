@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader
 
-from volseg.data.repeated_dataset import RepeatedDataset
+from volseg.data.datasets import RepeatedDataset
 
 
 def test_cases_take_turns_until_the_epoch_is_full():

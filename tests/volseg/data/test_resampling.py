@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from volseg.data import resampling
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.data.resampling import ResampledVolume, network_shape, resampled, source_region
 
 SHAPE, NEW_SHAPE = (5, 12, 9), (7, 5, 9)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from volseg.data.voxel_grid import VoxelGrid, check_same_grid, grid_difference, grid_from_itk
+from volseg.data.image_file import VoxelGrid, check_same_grid, grid_difference, grid_from_itk
 from volseg.errors import UserError
 
 SHAPE = (9, 7, 5)

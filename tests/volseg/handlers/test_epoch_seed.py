@@ -12,7 +12,7 @@ from monai.data import Dataset
 from monai.transforms import Compose, RandGaussianNoise
 from torch.utils.data import DistributedSampler
 
-from volseg.handlers.epoch_seed import EpochSeed
+from volseg.handlers.epoch import EpochSeed
 
 
 def draws(seed: int, start: int = 0, noise_before: int = 0) -> list[tuple]:

@@ -9,7 +9,7 @@ from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from monai.handlers import from_engine
 
-from volseg.handlers.instance_average_precision import InstanceAveragePrecision
+from volseg.instances.average_precision_metric import InstanceAveragePrecision
 
 # (1, D, H, W) = (1, 2, 1, 8): 8 voxels of 1, 2 of 2
 TRUTH = torch.tensor([[[[1, 1, 1, 1, 0, 2, 2, 0]], [[1, 1, 1, 1, 0, 0, 0, 0]]]])

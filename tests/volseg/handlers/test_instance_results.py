@@ -20,8 +20,8 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import CastToTyped, Compose, Lambdad
 from PIL import Image
 
-from volseg.data.chunked_volume import open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.handlers.instance_results import SaveImageInstances, case_name, free_case_name
 from volseg.transforms.load_em_volume import LoadImageChunkedVolumed

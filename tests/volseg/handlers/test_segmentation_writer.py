@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
+from volseg.data.volume_reader import load_volume
 from volseg.handlers.segmentation_writer import SaveImageSegmentations
 
 AFFINE = np.array([[0, 0, -1.5, 12], [-0.7, 0, 0, -30], [0, 2.5, 0, 400], [0, 0, 0, 1.0]])
@@ -33,7 +34,7 @@ def measure(image: np.ndarray, labels: np.ndarray, affine: np.ndarray) -> dict:
 
 
 def prediction(path: str, value: int) -> list[dict]:
-    # the image on the network's grid: the writer has to read the file itself
+    # the image on the network's grid: the writer takes what the engine has read
     image = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": path})
     labels = torch.zeros(1, *SIZE, dtype=torch.uint8)
     labels[:, 1:4, 2:, 1:3] = value
@@ -42,7 +43,12 @@ def prediction(path: str, value: int) -> list[dict]:
 
 def run(folder: Path, cases: list[list[dict]], **options) -> None:
     writer = SaveImageSegmentations(str(folder), {"1": "LUL", "2": "LLL"}, "lobes", measure, (-1350, 150), **options)
-    engine = Engine(lambda engine, batch: batch)
+
+    def segment(engine: Engine, batch: list[dict]) -> list[dict]:
+        engine.image, engine.warnings = load_volume(batch[0]["image"].meta["filename_or_obj"]), []
+        return batch
+
+    engine = Engine(segment)
     writer.attach(engine)
     engine.run(cases)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from volseg.errors import UserError
 from volseg.handlers.best_weights import BestWeights
-from volseg.handlers.epoch_seed import EpochSeed
+from volseg.handlers.epoch import EpochSeed
 from volseg.handlers.training_checkpoint import TrainingCheckpointLoader
 
 SHAPE = (1, 4, 3, 2)

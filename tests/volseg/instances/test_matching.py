@@ -10,6 +10,7 @@ import pytest
 
 from volseg.errors import UserError
 from volseg.instances.matching import InstanceMatching, match_instances
+from volseg.instances.overlap_table import overlap_table
 
 # 8 voxels of 1, 2 of 2, 1 of 3
 TRUTH = np.array([[[1, 1, 1, 1, 0, 2, 2, 0]], [[1, 1, 1, 1, 0, 0, 0, 3]]])
@@ -17,19 +18,23 @@ TRUTH = np.array([[[1, 1, 1, 1, 0, 2, 2, 0]], [[1, 1, 1, 1, 0, 0, 0, 3]]])
 PREDICTION = np.array([[[7, 7, 7, 7, 4, 4, 4, 0]], [[7, 7, 7, 0, 5, 5, 0, 0]]])
 
 
+def matched(prediction: np.ndarray, truth: np.ndarray, iou_threshold: float) -> InstanceMatching:
+    return match_instances(overlap_table(prediction, truth), iou_threshold)
+
+
 def ratios(matching: InstanceMatching) -> dict[str, float]:
-    names = ("accuracy", "precision", "recall", "f1", "panoptic_quality", "segmentation_quality")
+    names = ("accuracy", "precision", "recall", "f1", "panoptic_quality")
     return {name: getattr(matching, name) for name in names}
 
 
 def relations(prediction: np.ndarray, truth: np.ndarray) -> dict[str, list[int]]:
     """The ids by kind, kinds without any left out."""
-    found = match_instances(prediction, truth, 0.5).relations
+    found = matched(prediction, truth, 0.5).relations
     return {f.name: ids for f in fields(found) if (ids := getattr(found, f.name).tolist())}
 
 
 def test_literal_case():
-    matching = match_instances(PREDICTION, TRUTH, 0.5)
+    matching = matched(PREDICTION, TRUTH, 0.5)
     assert (matching.true_positives, matching.false_positives, matching.false_negatives) == (2, 1, 1)
     assert matching.matched_prediction_ids.tolist() == [4, 7]
     assert matching.matched_truth_ids.tolist() == [2, 1]
@@ -41,23 +46,22 @@ def test_literal_case():
             "recall": 2 / 3,
             "f1": 2 / 3,
             "panoptic_quality": (2 / 3 + 7 / 8) / 3,
-            "segmentation_quality": (2 / 3 + 7 / 8) / 2,
         }
     )
 
 
 def test_threshold():
-    assert match_instances(PREDICTION, TRUTH, 7 / 8).matched_truth_ids.tolist() == [1]
-    assert match_instances(PREDICTION, TRUTH, 0.876).true_positives == 0
+    assert matched(PREDICTION, TRUTH, 7 / 8).matched_truth_ids.tolist() == [1]
+    assert matched(PREDICTION, TRUTH, 0.876).true_positives == 0
 
 
 @pytest.mark.parametrize("ids", [(3, 8), (8, 3)])
 def test_halves_have_one_partner(ids):
     whole, halves = np.full((2, 1, 3), 6), np.array(ids)[:, None, None].repeat(3, axis=2)
-    by_half = match_instances(halves, whole, 0.5)
+    by_half = matched(halves, whole, 0.5)
     assert (by_half.matched_prediction_ids.tolist(), by_half.matched_truth_ids.tolist()) == ([3], [6])
     assert (by_half.true_positives, by_half.false_positives, by_half.false_negatives) == (1, 1, 0)
-    by_whole = match_instances(whole, halves, 0.5)
+    by_whole = matched(whole, halves, 0.5)
     assert (by_whole.matched_prediction_ids.tolist(), by_whole.matched_truth_ids.tolist()) == ([6], [3])
     assert (by_whole.true_positives, by_whole.false_positives, by_whole.false_negatives) == (1, 0, 1)
 
@@ -89,7 +93,10 @@ def test_touch_of_less_than_half_is_no_relation():
 
 def test_swapping_the_maps_swaps_the_errors():
     other = np.where(TRUTH == 3, 0, TRUTH)
-    forth, back = match_instances(PREDICTION, other, 0.5), match_instances(other, PREDICTION, 0.5)
+    forth, back = (
+        matched(PREDICTION, other, 0.5),
+        matched(other, PREDICTION, 0.5),
+    )
     assert (forth.precision, forth.recall) == (back.recall, back.precision) == (2 / 3, 1)
     assert forth.panoptic_quality == pytest.approx(back.panoptic_quality)
     assert forth.relations.spurious.tolist() == back.relations.missing.tolist() == [5]
@@ -97,14 +104,17 @@ def test_swapping_the_maps_swaps_the_errors():
 
 def test_empty_maps():
     nothing = np.zeros_like(TRUTH)
-    missed, invented = match_instances(nothing, TRUTH, 0.75), match_instances(TRUTH, nothing, 0.75)
+    missed, invented = (
+        matched(nothing, TRUTH, 0.75),
+        matched(TRUTH, nothing, 0.75),
+    )
     assert (missed.false_negatives, invented.false_positives) == (3, 3)
     assert set(ratios(missed).values()) == set(ratios(invented).values()) == {0}
     assert missed.relations.missing.tolist() == invented.relations.spurious.tolist() == [1, 2, 3]
-    assert np.isnan(list(ratios(match_instances(nothing, nothing, 0.75)).values())).all()
+    assert np.isnan(list(ratios(matched(nothing, nothing, 0.75)).values())).all()
 
 
 @pytest.mark.parametrize("threshold", [0.49, 1.01, float("nan")])
 def test_threshold_outside_its_range(threshold):
     with pytest.raises(UserError, match=r"iou_threshold must be from 0\.5 to 1"):
-        match_instances(PREDICTION, TRUTH, threshold)
+        matched(PREDICTION, TRUTH, threshold)

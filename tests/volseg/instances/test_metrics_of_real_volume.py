@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from volseg.instances.average_precision import SIZE_RANGES, average_precision_of_table
-from volseg.instances.matching import match_instances_of_table
+from volseg.instances.matching import match_instances
 from volseg.instances.overlap_table import OverlapTable, overlap_table
 
 LUCCHI = Path(__file__).parents[4] / "shared" / "data" / "mito" / "lucchi_map_demo"
@@ -71,7 +71,7 @@ def test_average_precision_without_small_truth(lucchi):
 
 @pytest.mark.parametrize("threshold", [0.5, 0.75])
 def test_matching(lucchi, threshold):
-    matching = match_instances_of_table(lucchi, threshold)
+    matching = match_instances(lucchi, threshold)
     values = {
         "tp": matching.true_positives,
         "fp": matching.false_positives,

@@ -11,8 +11,8 @@ import tifffile
 import zarr
 from PIL import Image
 
-from volseg.data.chunked_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.errors import UserError
 from volseg.instances import writer as instance_writer
 from volseg.instances.writer import instances_path, write_instances

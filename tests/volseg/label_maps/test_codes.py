@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from volseg.errors import UserError
-from volseg.label_maps.codes import round_labels
+from volseg.label_maps.label_file import round_labels
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
 TOTALSEGMENTATOR = sorted((REAL / "ts_lobe_labels_1p5mm").glob("*.nii.gz"))

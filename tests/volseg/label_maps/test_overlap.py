@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from volseg.errors import UserError
-from volseg.label_maps.overlap import confusion_counts, dice_per_label, volume_error_ml, volumes_ml
+from volseg.label_maps.overlap import confusion_counts, dice_per_label, volumes_ml
 
 TRUTH = np.array([[[0, 0, 1], [1, 2, 2]]])
 PREDICTION = np.array([[[0, 1, 1], [1, 1, 2]]])
@@ -19,7 +19,6 @@ def test_literal_case():
     predicted_ml, true_ml = volumes_ml(counts, voxel_volume_mm3=500.0)
     assert predicted_ml.tolist() == [0.5, 2.0, 0.5, 0.0]
     assert true_ml.tolist() == [1.0, 1.0, 1.0, 0.0]
-    assert volume_error_ml(counts, voxel_volume_mm3=500.0).tolist() == [-0.5, 1.0, -0.5, 0.0]
 
 
 def test_label_in_one_map_only_has_dice_zero():
@@ -45,20 +44,20 @@ def test_counts_do_not_depend_on_type_or_memory_order():
     np.testing.assert_array_equal(flipped, confusion_counts(prediction[:, :, ::2], truth[:, :, ::2], num_classes=5))
 
 
-def test_swapping_the_maps_transposes_counts_and_negates_volume_error():
+def test_swapping_the_maps_transposes_counts_and_swaps_volumes():
     rng = np.random.default_rng(1)
     prediction, truth = rng.integers(0, 3, (2, 5, 6, 7))
     counts, swapped = confusion_counts(prediction, truth, 3), confusion_counts(truth, prediction, 3)
     np.testing.assert_array_equal(counts, swapped.T)
     np.testing.assert_array_equal(dice_per_label(counts), dice_per_label(swapped))
-    np.testing.assert_allclose(volume_error_ml(counts, 1.5), -volume_error_ml(swapped, 1.5))
+    np.testing.assert_array_equal(volumes_ml(counts, 1.5), volumes_ml(swapped, 1.5)[::-1])
 
 
 def test_identical_maps():
     label_map = np.random.default_rng(2).integers(0, 4, (5, 6, 7))
     counts = confusion_counts(label_map, label_map, 4)
     assert dice_per_label(counts).tolist() == [1.0] * 4
-    assert volume_error_ml(counts, 2.0).tolist() == [0.0] * 4
+    np.testing.assert_array_equal(*volumes_ml(counts, 2.0))
 
 
 def test_boolean_masks_and_empty_volumes():

@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from volseg.errors import UserError
-from volseg.label_maps.writer import write_segmentation
+from volseg.label_maps.label_file import write_segmentation
 
 LABELS = np.arange(3 * 4 * 5).reshape(3, 4, 5) % 6
 

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from volseg.data.chunked_volume import open_chunked_volume
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.phantoms.dataset import NiftiPairs, OmeZarrVolumes, case_seeds, write_dataset
 

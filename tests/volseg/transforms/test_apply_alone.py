@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Spacingd
 
-from volseg.transforms.apply_alone import ApplyAlone
+from volseg.transforms.entries import ApplyAlone
 
 
 def test_other_entries_stay_and_are_not_seen():

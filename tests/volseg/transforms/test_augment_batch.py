@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.transforms import CenterSpatialCropd, RandShiftIntensityd, RandSpatialCropd
 
-from volseg.handlers.epoch_seed import EpochSeed
+from volseg.handlers.epoch import EpochSeed
 from volseg.transforms.augment_batch import AugmentBatch
 
 

@@ -57,7 +57,7 @@ def inside(field: torch.Tensor, margin: float = 1) -> torch.Tensor:
 @pytest.mark.parametrize("mesh", [(2, 2, 2), MESH, (1, 4, 2)])
 def test_field_equals_itk(mesh):
     coefs = coefficients(mesh)
-    field = displacement_field(coefs, SIZE)
+    field = displacement_field(coefs, SIZE).movedim(-1, 0)
     expected = SimpleITK.TransformToDisplacementField(itk_transform(coefs, mesh), SimpleITK.sitkVectorFloat64, SIZE)
     expected = torch.from_numpy(SimpleITK.GetArrayFromImage(expected).transpose(3, 2, 1, 0).copy())
     assert field.shape == (3, *SIZE) and field.dtype == torch.float32
@@ -67,7 +67,7 @@ def test_field_equals_itk(mesh):
 
 def test_image_and_label_equal_itk_away_from_the_border():
     coefs, image, label = coefficients(), smooth_image(), ball()
-    transform, mask = itk_transform(coefs), inside(displacement_field(coefs, SIZE))
+    transform, mask = itk_transform(coefs), inside(displacement_field(coefs, SIZE).movedim(-1, 0))
     assert 0.3 < mask.float().mean() < 0.9
 
     expected = from_itk(SimpleITK.Resample(to_itk(image), transform, SimpleITK.sitkLinear))
@@ -184,7 +184,7 @@ def test_coefficients_have_the_deviation_of_their_axis():
 def test_slices_stay_apart_by_default():
     deform = transform().set_random_state(0)
     deform.randomize()
-    field = displacement_field(deform.coefficients, SIZE)
+    field = displacement_field(deform.coefficients, SIZE).movedim(-1, 0)
     assert not field[2].any()
     assert field[0].std() > 1 and field[1].std() > 1
     data = case()

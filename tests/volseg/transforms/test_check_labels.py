@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from volseg.errors import UserError
-from volseg.transforms.check_labels import CheckLabelsd
+from volseg.transforms.checks import CheckLabelsd
 
 
 def label(*values: float) -> dict[str, MetaTensor]:

@@ -9,8 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientationd
 
-from volseg.transforms.grid_resize import GridResize, GridResized
-from volseg.transforms.separable import area_weights, linear_weights, resample
+from volseg.transforms.grid_resize import GridResize, GridResized, area_weights, linear_weights, resample
 
 SIZE = (7, 4, 10)
 # voxel axes run to posterior, superior, left; 5 degrees oblique about the patient's long axis

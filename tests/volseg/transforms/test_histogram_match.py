@@ -13,7 +13,7 @@ from monai.data import Dataset, MetaTensor
 from skimage.exposure import match_histograms
 
 from volseg.data.volume_reader import load_volume
-from volseg.transforms.histogram_match import RandHistogramMatchd, match_histogram, match_quantiles, quantiles_of
+from volseg.transforms.histogram_match import RandHistogramMatchd, match_quantiles, quantiles_of
 
 AFFINE = torch.tensor([[0, 0, -1.5, 12], [-0.7, 0, 0, -30], [0, 2.5, 0, 400], [0, 0, 0, 1.0]]).double()
 
@@ -44,20 +44,10 @@ class CountingCases:
         return {"image": self.images[index]}
 
 
-def test_exact_match_equals_scikit_image():
-    random = np.random.RandomState(0)
-    image, reference = random.normal(size=(7, 5, 3)).astype(np.float32), random.gamma(2, size=(4, 9, 6))
-    expected = match_histograms(image.ravel(), reference.ravel()).reshape(image.shape)
-    matched = match_histogram(torch.from_numpy(image), torch.from_numpy(reference))
-    assert matched.dtype == torch.float32
-    np.testing.assert_allclose(matched.numpy(), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
-def test_exact_match_of_whole_numbers(dtype):
-    # frequencies 1/2 and 1 of the image meet the reference's halves way between 10 (1/4) and 30 (3/4), and 50
-    matched = match_histogram(torch.tensor([[1, 2]], dtype=dtype), torch.tensor([10, 30, 30, 50], dtype=dtype))
-    assert matched.tolist() == [[20, 50]] and matched.dtype == torch.float32
+def exact_match(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """By scikit-image, which takes the same number of axes only."""
+    matched = match_histograms(image.numpy().ravel(), reference.numpy().ravel())
+    return torch.from_numpy(matched).reshape(image.shape)
 
 
 def test_quantiles():
@@ -71,7 +61,7 @@ def test_quantiles():
 @pytest.mark.parametrize(("count", "mean_difference"), [(4097, 5e-4), (257, 1e-2)])
 def test_quantiles_come_close_to_the_exact_match(count, mean_difference):
     image, reference = mri(0), mri(1, (30, 50, 26))
-    exact = match_histogram(image, reference)
+    exact = exact_match(image, reference)
     difference = (match_quantiles(image, quantiles_of(reference, count)) - exact).abs()
     assert difference.mean() < mean_difference
     assert (exact - image).abs().mean() > 0.02  # what the match does
@@ -81,7 +71,7 @@ def test_quantiles_come_close_to_the_exact_match(count, mean_difference):
 def test_quantiles_come_close_on_real_mri():
     volumes = [load_volume(REAL / f"ProstateX-{case}_t2.nii.gz").as_tensor() for case in ("0000", "0001")]
     image, reference = ((v - v.mean()) / v.std() for v in volumes)
-    exact = match_histogram(image, reference)
+    exact = exact_match(image, reference)
     assert (match_quantiles(image, quantiles_of(reference)) - exact).abs().mean() < 5e-4
     assert (exact - image).abs().mean() > 0.02
 
@@ -93,14 +83,13 @@ def test_result_has_the_references_distribution():
 
 def test_order_of_voxels_stays():
     image = mri(0)
-    for matched in (match_quantiles(image, quantiles_of(mri(1))), match_histogram(image, mri(1))):
-        assert (matched.flatten()[image.flatten().argsort()].diff() >= 0).all()
-        assert len(matched.unique()) > 1000
+    matched = match_quantiles(image, quantiles_of(mri(1)))
+    assert (matched.flatten()[image.flatten().argsort()].diff() >= 0).all()
+    assert len(matched.unique()) > 1000
 
 
 def test_match_to_itself_changes_nothing():
     image = mri(0)
-    torch.testing.assert_close(match_histogram(image, image), image)
     assert (match_quantiles(image, quantiles_of(image)) - image).abs().mean() < 5e-4
 
 
@@ -118,21 +107,18 @@ def test_scale_of_the_image_does_not_matter(scale):
 
 @pytest.mark.parametrize("image", [torch.full((1, 2, 3, 4), 5.0), torch.zeros(1, 1, 1, 1)])
 def test_image_of_one_value_stays(image):
-    assert match_histogram(image, mri(0)) is image
     assert match_quantiles(image, quantiles_of(mri(0))) is image
 
 
 def test_reference_of_one_value():
     reference = torch.full((1, 2, 3, 4), 5.0)
-    assert (match_histogram(mri(0), reference) == 5).all()
     assert (match_quantiles(mri(0), quantiles_of(reference)) == 5).all()
 
 
-@pytest.mark.parametrize("quantiles", [4097, None])
-def test_kind_and_geometry_stay(quantiles):
+def test_kind_and_geometry_stay():
     data = {"image": MetaTensor(mri(0).double(), affine=AFFINE, meta={"filename_or_obj": "a.mhd"}), "id": "a"}
     before = data["image"].clone()
-    result = RandHistogramMatchd("image", Dataset([{"image": mri(1)}]), quantiles=quantiles)(data)
+    result = RandHistogramMatchd("image", Dataset([{"image": mri(1)}]))(data)
     assert isinstance(result["image"], MetaTensor) and result["image"].dtype == torch.float64
     assert torch.equal(result["image"].affine, AFFINE)
     assert result["image"].meta["filename_or_obj"] == "a.mhd"
@@ -152,12 +138,11 @@ def test_each_reference_is_loaded_once():
 
 def test_matches_to_the_reference_that_was_drawn():
     cases = CountingCases(mri(1), mri(2), mri(3))
-    for quantiles in (4097, None):
-        transform = RandHistogramMatchd("image", cases, quantiles=quantiles).set_random_state(0)
-        result = transform({"image": mri(0)})["image"]
-        exact = match_histogram(mri(0), cases.images[transform.reference])
-        assert (result - exact).abs().mean() < (5e-4 if quantiles else 1e-12)
-        assert torch.equal(transform({"image": mri(0)}, randomize=False)["image"], result)
+    transform = RandHistogramMatchd("image", cases).set_random_state(0)
+    result = transform({"image": mri(0)})["image"]
+    exact = exact_match(mri(0), cases.images[transform.reference])
+    assert (result - exact).abs().mean() < 5e-4
+    assert torch.equal(transform({"image": mri(0)}, randomize=False)["image"], result)
 
 
 def test_random_state_decides():
@@ -198,7 +183,7 @@ def test_workers_can_have_it():
 def test_arguments():
     with pytest.raises(ValueError, match=r"at least one case, got none"):
         RandHistogramMatchd("image", [])
-    with pytest.raises(ValueError, match=r"None or an integer >= 2, got 1"):
+    with pytest.raises(ValueError, match=r"quantiles must be an integer >= 2, got 1"):
         RandHistogramMatchd("image", [{"image": mri(1)}], quantiles=1)
 
 
@@ -209,4 +194,3 @@ def test_same_on_gpu():
     assert on_gpu.is_cuda
     # an intensity half way between two levels may go to either
     assert (on_gpu.cpu() - match_quantiles(mri(0), table)).abs().mean() < 1e-4
-    assert match_histogram(mri(0).cuda(), mri(1).cuda()).is_cuda

@@ -15,10 +15,9 @@ from pdvnet_lung.lobes import from_cip_codes
 
 from volseg.data.volume_reader import load_volume
 from volseg.label_maps.overlap import confusion_counts, dice_per_label
-from volseg.transforms.check_labels import CheckLabelsd
-from volseg.transforms.grid_resize import GridResized
+from volseg.transforms.checks import CheckLabelsd
+from volseg.transforms.grid_resize import GridResized, SoftTargetd
 from volseg.transforms.native_argmax import NativeArgmaxd, interpolated_argmax
-from volseg.transforms.soft_target import SoftTargetd
 
 # voxel axes run to posterior, superior, left
 AFFINE = np.array([[0, 0, -1.5, 12], [-0.7, 0, 0, -30], [0, 2.5, 0, 400], [0, 0, 0, 1.0]])

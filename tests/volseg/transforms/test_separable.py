@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from volseg.transforms.separable import area_average, area_weights, linear_weights, resample
+from volseg.transforms.grid_resize import area_average, area_weights, linear_weights, resample
 
 
 def close(a: torch.Tensor, b: list | torch.Tensor, atol: float = 1e-6) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from monai.data import MetaTensor
 
-from volseg.transforms.soft_target import SoftTargetd, soft_target
+from volseg.transforms.grid_resize import SoftTargetd, soft_target
 
 
 def test_voxel_in_two_cells_counts_for_both():

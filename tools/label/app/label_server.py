@@ -13,8 +13,6 @@ from monailabel.interfaces.exception import MONAILabelException
 from volseg.console.command_line import find_user_error
 from volseg.errors import UserError
 
-__all__ = ["app"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -3,22 +3,84 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from volseg.data.image_file import unreadable
+from volseg.data.image_file import readable
+from volseg.data.volume_formats.stored_axes import StoredAxes
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.errors import UserError
 
-__all__ = ["ChunkedVolume"]
+__all__ = ["ChunkedVolume", "GreyKind", "VoxelArray", "kind_of_palette", "optional_module", "why_not_grey"]
 
+GreyKind: TypeAlias = Literal["grey values", "inverted grey values", "RGB", "a palette of colours"]
 Block = tuple[slice, slice, slice]
+
+
+def optional_module(name: str) -> Any:
+    """Return a module of the extra ``em``, imported at its first use.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{name}: not installed, got {error}; run pip install {name}") from error
+
+
+def kind_of_palette(colors: NDArray[Any]) -> GreyKind:
+    """What a palette (N, 3) does to indices: shades of grey may rise or fall with them."""
+    grey = colors[:, 0].astype(int)
+    if (colors != colors[:, :1]).any():
+        return "a palette of colours"
+    if (np.diff(grey) >= 0).all():
+        return "grey values"
+    return "inverted grey values" if (np.diff(grey) <= 0).all() else "a palette of colours"
+
+
+def why_not_grey(files: Mapping[Path, tuple[np.dtype[Any], GreyKind]]) -> str:
+    """Why sections have no common scale of grey values, and what to do; empty where they have.
+
+    Args:
+        files: type and kind of each.
+    """
+    counts = Counter(files.values())
+    (usual, _), *others = counts.most_common()
+    if others:
+        rare = others[-1][0]
+        odd, like = (next(file for file, kind in files.items() if kind == wanted) for wanted in (rare, usual))
+        return (
+            f"sections must have one scale of grey values, got {odd.name} of {_text(rare)} and {like.name} of "
+            f"{_text(usual)}; convert them to one type"
+        )
+    if usual[1] == "a palette of colours":
+        return "pixels must be grey values, got a palette of colours; convert the image to grey values"
+    return ""
+
+
+def _text(kind: tuple[np.dtype[Any], GreyKind]) -> str:
+    return "RGB" if kind[1] == "RGB" else f"{kind[0]} {kind[1]}"
+
+
+class VoxelArray(Protocol):
+    """Voxels that are read by slices: a Zarr array, a ChunkedVolume, an HDF5 data set, a NumPy array."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, region: Any, /) -> Any: ...
 
 
 class ChunkedVolume(ABC):
@@ -42,6 +104,7 @@ class ChunkedVolume(ABC):
     """
 
     _READ_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError)
+    _axes: StoredAxes
 
     def __init__(
         self,
@@ -85,12 +148,8 @@ class ChunkedVolume(ABC):
             UserError: the file is damaged.
         """
         z, y, x = self._bounds(block if isinstance(block, tuple) else (block,))
-        try:
+        with readable(self.path, self._READ_ERRORS):
             voxels = self._read((z, y, x))
-        except UserError:
-            raise
-        except self._READ_ERRORS as error:
-            raise unreadable(self.path, error) from error
         return np.array(voxels, dtype=self.dtype, order="C")
 
     def __len__(self) -> int:
@@ -117,6 +176,6 @@ class ChunkedVolume(ABC):
     def _open(self) -> Any:
         """Open the file for reading."""
 
-    @abstractmethod
     def _read(self, block: Block) -> NDArray[Any]:
-        """Read a block, whose slices lie inside the volume."""
+        """Read a block, whose slices lie inside the volume: of what is read by slices along its own axes."""
+        return self._axes.arrange(self._handle()[self._axes.index(block)])

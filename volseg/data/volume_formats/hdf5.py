@@ -7,11 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from volseg.data.image_file import readable
-from volseg.data.volume_formats.base import Block, ChunkedVolume
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import ChunkedVolume, optional_module
 from volseg.data.volume_formats.stored_axes import find_axes
 from volseg.data.volume_formats.voxel_size import voxel_size_from_attributes
 from volseg.errors import UserError
@@ -47,9 +44,6 @@ class Hdf5Volume(ChunkedVolume):
 
     def _open(self) -> Any:
         return optional_module("h5py").File(self.file_path, "r")[self._dataset]
-
-    def _read(self, block: Block) -> NDArray[Any]:
-        return self._axes.arrange(self._handle()[self._axes.index(block)])
 
 
 def _axis_names(stored: Any) -> list[str]:

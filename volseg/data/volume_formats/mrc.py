@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from volseg.data.image_file import readable
-from volseg.data.volume_formats.base import Block, ChunkedVolume
+from volseg.data.volume_formats.base import ChunkedVolume
 from volseg.data.volume_formats.stored_axes import StoredAxes
 from volseg.data.volume_formats.voxel_size import voxel_size_in_nm
 from volseg.errors import UserError
@@ -65,6 +64,3 @@ class MrcVolume(ChunkedVolume):
     def _open(self) -> Any:
         shape, dtype, offset = self._stored
         return np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=shape)
-
-    def _read(self, block: Block) -> NDArray[Any]:
-        return self._axes.arrange(self._handle()[self._axes.index(block)])

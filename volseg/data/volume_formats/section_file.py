@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from volseg.data.image_file import readable
-from volseg.data.volume_formats.grey_kind import GreyKind, kind_of_palette
+from volseg.data.volume_formats.base import GreyKind, kind_of_palette
 from volseg.data.volume_formats.tiff_stack import TIFF_ERRORS, TIFF_SUFFIXES, TiffPages, ids_from_colors
 from volseg.errors import UserError
 

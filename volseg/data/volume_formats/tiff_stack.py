@@ -15,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.data.image_file import readable
-from volseg.data.volume_formats.base import Block, ChunkedVolume
-from volseg.data.volume_formats.grey_kind import GreyKind, kind_of_palette, why_not_grey
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import (
+    Block,
+    ChunkedVolume,
+    GreyKind,
+    kind_of_palette,
+    optional_module,
+    why_not_grey,
+)
 from volseg.data.volume_formats.stored_axes import find_axes
 from volseg.data.volume_formats.voxel_size import VoxelSize, voxel_size_in_nm
 from volseg.errors import UserError

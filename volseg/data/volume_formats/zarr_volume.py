@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from volseg.data.image_file import readable
-from volseg.data.volume_formats.base import Block, ChunkedVolume
-from volseg.data.volume_formats.optional_module import optional_module
+from volseg.data.volume_formats.base import ChunkedVolume, optional_module
 from volseg.data.volume_formats.stored_axes import StoredAxes, find_axes
 from volseg.data.volume_formats.voxel_size import VoxelSize, nm_per_unit, voxel_size_from_attributes, voxel_size_in_nm
 from volseg.errors import UserError
@@ -100,9 +97,6 @@ class ZarrVolume(ChunkedVolume):
     def _open(self) -> Any:
         node = open_zarr(self.path)
         return node[self._array_path] if self._array_path else node
-
-    def _read(self, block: Block) -> NDArray[Any]:
-        return self._axes.arrange(self._handle()[self._axes.index(block)])
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volseg.errors import UserError
-from volseg.phantoms.electron_microscopy.membranes import Membranes
 from volseg.phantoms.electron_microscopy.microscope import Microscope, bin_image, bin_label, spoil
 from volseg.phantoms.electron_microscopy.mitochondria import place_mitochondria
-from volseg.phantoms.electron_microscopy.neurites import grow_neurites
-from volseg.phantoms.electron_microscopy.sections import VOXEL_SIZE_NM, Sections
-from volseg.phantoms.electron_microscopy.tissue import Tissue
+from volseg.phantoms.electron_microscopy.neurites import VOXEL_SIZE_NM, Sections, grow_neurites
+from volseg.phantoms.electron_microscopy.tissue import Membranes, Tissue
 from volseg.phantoms.geometry import Triple
 
 GENERATION = 2

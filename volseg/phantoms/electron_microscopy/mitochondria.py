@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from volseg.phantoms.electron_microscopy.neurites import Neurite
-from volseg.phantoms.electron_microscopy.sections import VOXEL_SIZE_NM, Box, Points, Sections
+from volseg.phantoms.electron_microscopy.neurites import VOXEL_SIZE_NM, Box, Neurite, Points, Sections
 from volseg.phantoms.geometry import Floats
 
 SMALLEST_VOXELS = 60

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from volseg.errors import UserError
-from volseg.label_maps.codes import round_labels
+from volseg.label_maps.label_file import round_labels
 from volseg.phantoms.chest_ct.anatomy import coarse_lobes, draw_anatomy
 from volseg.phantoms.geometry import Floats, small_rotation
-from volseg.transforms.separable import area_average
+from volseg.transforms.grid_resize import area_average
 
 STEP_MM = 2.0
 SIGMA_MM = 1.5

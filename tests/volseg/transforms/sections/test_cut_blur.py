@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from volseg.transforms.sections.cut_blur import RandCutBlurd
+from volseg.transforms.sections.grey_values import RandCutBlurd
 
 SIZE = (5, 20, 30)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from volseg.transforms.sections.cut_noise import RandCutNoised
+from volseg.transforms.sections.grey_values import RandCutNoised
 
 SIZE = (5, 10, 15)
 

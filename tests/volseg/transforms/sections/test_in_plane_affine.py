@@ -8,8 +8,7 @@ import math
 import pytest
 import torch
 
-from volseg.transforms.sections.in_plane_affine import RandInPlaneAffined
-from volseg.transforms.sections.in_plane_resample import linear_positions, rotation_matrix
+from volseg.transforms.sections.in_plane import RandInPlaneAffined, linear_positions, rotation_matrix
 
 SIZE = (2, 9, 12)
 

@@ -8,8 +8,7 @@ import math
 import pytest
 import torch
 
-from volseg.transforms.sections.in_plane_elastic import RandInPlaneElasticd
-from volseg.transforms.sections.in_plane_resample import pixel_positions
+from volseg.transforms.sections.in_plane import RandInPlaneElasticd, pixel_positions
 
 
 def displacement(size, **arguments):

@@ -12,17 +12,17 @@ from monai.data import MetaTensor
 from monai.transforms import ScaleIntensityd
 from scipy.ndimage import map_coordinates
 
-from volseg.transforms.sections.in_plane_affine import RandInPlaneAffined
-from volseg.transforms.sections.in_plane_elastic import RandInPlaneElasticd
-from volseg.transforms.sections.in_plane_resample import (
+from volseg.transforms.sections.in_plane import (
+    RandInPlaneAffined,
+    RandInPlaneElasticd,
+    RandMisalignmentd,
+    RandSectionFlipsd,
     linear_positions,
     pixel_positions,
     resample_in_plane,
     rotation_matrix,
     size_with_margins,
 )
-from volseg.transforms.sections.misalignment import RandMisalignmentd
-from volseg.transforms.sections.section_flips import RandSectionFlipsd
 
 KEYS = ("image", "label")
 SIZE = (3, 21, 26)

@@ -8,8 +8,7 @@ import math
 import pytest
 import torch
 
-from volseg.transforms.sections.in_plane_resample import pixel_positions
-from volseg.transforms.sections.misalignment import RandMisalignmentd
+from volseg.transforms.sections.in_plane import RandMisalignmentd, pixel_positions
 
 SIZE = (4, 7, 9)
 

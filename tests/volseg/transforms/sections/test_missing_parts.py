@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import binary_dilation
 from skimage.draw import line
 
-from volseg.transforms.sections.missing_parts import RandMissingPartsd
+from volseg.transforms.sections.grey_values import RandMissingPartsd
 
 SIZE = (9, 23, 37)
 

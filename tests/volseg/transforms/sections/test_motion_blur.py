@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter1d
 
-from volseg.transforms.sections.motion_blur import RandMotionBlurd
+from volseg.transforms.sections.grey_values import RandMotionBlurd
 
 SIZE = (6, 13, 17)
 

@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 import torch
 
-from volseg.transforms.sections.section_flips import RandSectionFlipsd
+from volseg.transforms.sections.in_plane import RandSectionFlipsd
 
 
 def numbered(*size):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from volseg.transforms.sections.section_grayscale import RandSectionGrayscaled
+from volseg.transforms.sections.grey_values import RandSectionGrayscaled
 
 SIZE = (4, 5, 6)
 
