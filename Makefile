@@ -23,7 +23,6 @@ demo: install
 
 test: lint
 	$(MAKE) -j 2 test_bundles test_packages
-	set -e; for file in $(RUNTIME)/test_*.py; do OMP_NUM_THREADS=1 $(BIN)/python -m pytest $$file; done
 
 # Two processes for two cores: when a worker of pytest-xdist dies, the others may wait for ever.
 # The engines of the runtime have processes of their own: after hundreds of other tests, torch.compile ended with a
@@ -33,6 +32,7 @@ test_bundles: install
 
 test_packages: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/volseg tests/tools tests/label --ignore $(RUNTIME)
+	set -e; for file in $(RUNTIME)/test_*.py; do OMP_NUM_THREADS=1 $(BIN)/python -m pytest $$file; done
 
 lint: install
 	$(BIN)/ruff check

@@ -11,9 +11,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -77,9 +80,15 @@ class Runner:
             text=True,
         )
 
-    def bundle(self, *args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Any:
-        """``python -m monai.bundle ARGS``"""
-        return self._run(["monai.bundle", *(str(a) for a in args)], "module", cwd, env)
+    def bundle(
+        self,
+        *args: object,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        killed_by: Path | None = None,
+    ) -> Any:
+        """``python -m monai.bundle ARGS``, killed as soon as the file ``killed_by`` is there."""
+        return self._run(["monai.bundle", *(str(a) for a in args)], "module", cwd, env, killed_by)
 
     def python(self, code: str, *args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Any:
         """``python -c CODE ARGS``"""
@@ -100,7 +109,12 @@ class Runner:
         )
 
     def _run(
-        self, argv: Sequence[str], kind: str, cwd: Path | None, env: dict[str, str] | None
+        self,
+        argv: Sequence[str],
+        kind: str,
+        cwd: Path | None,
+        env: dict[str, str] | None,
+        killed_by: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         out, err = self.folder / "stdout.txt", self.folder / "stderr.txt"
         request = {"argv": argv, "kind": kind, "cwd": str(cwd or self.folder), "env": env or {}}
@@ -108,6 +122,13 @@ class Runner:
         assert self.server.stdout is not None
         self.server.stdin.write(json.dumps(request | {"out": str(out), "err": str(err)}) + "\n")
         self.server.stdin.flush()
+        child = int(self.server.stdout.readline())
+        if killed_by:
+            with suppress(ProcessLookupError):  # it has ended
+                while not killed_by.is_file():
+                    os.kill(child, 0)
+                    time.sleep(0.002)
+                os.kill(child, signal.SIGKILL)
         status = int(self.server.stdout.readline())
         return subprocess.CompletedProcess(argv, status, out.read_text(), err.read_text())
 

@@ -186,7 +186,8 @@ def test_ckpt_export_by_tracing_agrees_with_eager(bare_runner, unpacked_bundle, 
             assert (exported(x) - eager(x)).abs().max() <= LARGEST_DIFFERENCE
 
 
-@from_two_folders
+# test_packed.py exports from an unpacked bundle
+@pytest.mark.parametrize("checkout", ["unrelated"], indirect=True)
 def test_onnx_export_agrees_with_eager(bundle_command, checkout, weights, eager, example, tmp_path):
     target = tmp_path / "model.onnx"
     bundle_command(

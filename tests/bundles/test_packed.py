@@ -26,6 +26,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
@@ -33,6 +34,7 @@ from PIL import Image
 from tools.check.files import bundle_files
 from tools.pack import CARD, pack
 from volseg.registry.manifest import MANIFEST, Manifest
+from volseg.weights import load_weights
 
 NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")
 FENCE = re.compile(r"^```[a-z]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -386,7 +388,13 @@ def test_command_of_the_card(request, unpacked, overrides, filled_in, bundle, co
     if kind(command) == "verify_net_in_out":
         assert "verified with no error" in process.stdout
     else:
-        assert _files(unpacked.folder, tmp_path) - before
+        written = {path for path, _ in _files(unpacked.folder, tmp_path) - before}
+        assert written
+    if command.startswith("torchrun"):
+        weights, completed = unpacked.root / "models/model.pt", unpacked.root / "output/train/checkpoint_completed.pt"
+        assert {weights, completed} <= written
+        load_weights(weights, bundle.untrained())  # names without DistributedDataParallel's prefix
+        assert torch.load(completed, weights_only=True)["epoch"] == 1
     if kind(command).startswith("inference"):
         folder, results = tmp_path / "out", bundle.results()
         if kind(command) == "inference_blockwise":

@@ -18,7 +18,7 @@ WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 def serve(modules: Sequence[str]) -> None:
-    """Import modules, then fork for every request on standard input; answer with the exit status."""
+    """Import modules, then fork for every request on standard input; answer with the process id and the exit status."""
     for module in modules:
         __import__(module)
     gc.collect()
@@ -29,6 +29,7 @@ def serve(modules: Sequence[str]) -> None:
         child = os.fork()
         if not child:
             break
+        print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     else:
         return

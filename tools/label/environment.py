@@ -26,8 +26,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("sam2",),
     ("monailabel", "dicomweb-client[gcp]", "zarr", "tifffile", "h5py", "imagecodecs"),
 )
-# what is built from source uses what is there: by itself, sam2 would fetch another PyTorch of 2 GB to be built with
-OPTIONS = ("--no-build-isolation", "--disable-pip-version-check", "--quiet", "--constraint", str(CONSTRAINTS))
+# what is built from source uses what is there: by itself, sam2 would fetch another PyTorch of 2 GB to be built with;
+# compiling ten million lines takes longer than installing them, and Python compiles what it imports
+QUIETLY = ("--disable-pip-version-check", "--quiet")
+OPTIONS = ("--no-build-isolation", "--no-compile", *QUIETLY, "--constraint", str(CONSTRAINTS))
 MISSING_OPERATORS = "torchvision::"
 
 
@@ -90,7 +92,9 @@ def _build(folder: Path) -> None:
 def _mend_torchvision(folder: Path) -> None:
     python = str(python_of(folder))
     trial = subprocess.run([python, "-c", "import torchvision"], capture_output=True, text=True, check=False)
-    if trial.returncode and MISSING_OPERATORS in trial.stderr:
+    if not trial.returncode:
+        return
+    if MISSING_OPERATORS in trial.stderr:
         site = next(folder.glob("lib/python3*/site-packages"))
         shutil.copyfile(OPERATORS, site / f"volseg_{OPERATORS.name}")
         name = f"volseg_{OPERATORS.stem}"

@@ -10,7 +10,6 @@ from numbers import Real
 from typing import Any, TypeGuard
 
 import numpy as np
-import torch
 
 from volseg.errors import UserError
 from volseg.storage.files import check_folder
@@ -114,6 +113,8 @@ def check_options(**options: object) -> None:
 
 
 def _check_device(name: str, value: object) -> None:
+    import torch  # noqa: PLC0415 - seconds of the start-up time of processes that only decode
+
     known = ["cpu", *(["mps"] if torch.backends.mps.is_available() else [])]
     if torch.cuda.is_available():
         known += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]

@@ -164,9 +164,10 @@ segment_blockwise(prediction, output, Decoding(**json.loads(decoding)), (4, 16, 
 """
 
 
-@pytest.mark.parametrize("afterwards", [SECOND, FIRST, THIRD], ids=["the same", "the first", "a third"])
-def test_a_second_decoding_that_was_killed(segment, given, out, tmp_path, afterwards):
-    """It is gone on with; with options that are not its own it is started over."""
+@pytest.fixture(scope="module")
+def killed(given, probabilities, tmp_path_factory) -> Path:
+    """The same, and what a second decoding left when it was killed."""
+    out = shutil.copytree(probabilities, tmp_path_factory.mktemp("killed") / "out")
     volume, network = given
     command = [sys.executable, "-c", RUN, volume.location, network.weights, str(out), json.dumps(asdict(SECOND))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -178,9 +179,18 @@ def test_a_second_decoding_that_was_killed(segment, given, out, tmp_path, afterw
             assert time.monotonic() < deadline
             time.sleep(0.0005)
         process.kill()
+    return out.rename(out.with_name("killed"))
+
+
+@pytest.mark.parametrize("afterwards", [SECOND, FIRST, THIRD], ids=["the same", "the first", "a third"])
+def test_a_second_decoding_that_was_killed(segment, killed, tmp_path, afterwards):
+    """It is gone on with; with options that are not its own it is started over."""
+    out = killed.with_name("out")  # a run is known by the paths of its arrays
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(killed, out)
     assert (out / "decoding").is_dir()
     assert not (out / "statistics.json").exists()  # of the first decoding
-    segment(afterwards)
+    segment(afterwards, output=out)
     fresh = tmp_path / "fresh"
     segment(afterwards, output=fresh)
     assert contents(out) == contents(fresh)
