@@ -27,11 +27,15 @@ class CaseStatistics:
         folder: of the results.
         ending: of the file with an image's result, after its name.
         inputs: folder in which the images lie at any depth; names of results tell their folders below it.
+        key: of the result's name in an entry.
     """
 
-    def __init__(self, folder: str | Path, ending: str, inputs: str | Path | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, ending: str, inputs: str | Path | None = None, key: str = "segmentation"
+    ) -> None:
         self.path = Path(folder) / STATISTICS_NAME
         self.ending = ending
+        self.key = key
         self.inputs = Path(inputs).absolute() if inputs else None
         self.entries: dict[str, dict[str, Any]] = {}
 
@@ -59,19 +63,20 @@ class CaseStatistics:
 
     def note_failure(self, image: str, reason: str) -> None:
         """Write why an image has no new result; what is said of a result that is still there stays."""
-        entry = self.entries.get(image, {})
-        has_result = bool(entry.get("segmentation")) and (self.path.parent / entry["segmentation"]).is_file()
-        self.add(image, {**(entry if has_result else {}), "error": reason})
+        self.add(image, {**(self.entries[image] if self._has_result(image) else {}), "error": reason})
 
     def is_finished(self, image: str, fingerprint: str) -> bool:
         """Whether the result of an image is there, from the same content and settings."""
         entry = self.entries.get(image, {})
-        has_result = (self.path.parent / entry.get("segmentation", "")).is_file()
-        return entry.get("fingerprint") == fingerprint and has_result and "error" not in entry
+        return self._has_result(image) and entry.get("fingerprint") == fingerprint and "error" not in entry
+
+    def _has_result(self, image: str) -> bool:
+        name = self.entries.get(image, {}).get(self.key)
+        return bool(name) and (self.path.parent / name).exists()
 
     def result_name(self, image: str) -> str:
         """Name of an image's result: what it is called already, or one that no other image's is called."""
-        own = self.entries.get(image, {}).get("segmentation")
+        own = self.entries.get(image, {}).get(self.key)
         if own:
             return own
         path = Path(image)
@@ -80,13 +85,15 @@ class CaseStatistics:
             folders = path.parent.relative_to(self.inputs).parts
         stem, whole = ("_".join([*folders, name]) for name in (volume_name(path), path.name))
         candidates = itertools.chain([stem, whole], (f"{stem}_{number}" for number in itertools.count(2)))
-        taken = {entry.get("segmentation") for entry in self.entries.values()}
+        taken = {entry.get(self.key) for entry in self.entries.values()}
         return next(name + self.ending for name in candidates if name + self.ending not in taken)
 
 
 def file_state(image: str) -> str:
-    """Hash of the sizes and times of an image's files: those of a folder, or those beside it with the same name."""
+    """Hash of the sizes and times of an image's files: those in a folder, or those beside it with the same name."""
     path = Path(image)
-    files = path.iterdir() if path.is_dir() else path.parent.glob(f"{glob.escape(volume_name(path))}.*")
-    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
+    if not path.exists():  # a data set of an HDF5 file
+        path = Path(image.rpartition(":")[0])
+    files = path.rglob("*") if path.is_dir() else {path, *path.parent.glob(f"{glob.escape(volume_name(path))}.*")}
+    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files) if file.is_file()]
     return hashlib.sha256(repr(states).encode()).hexdigest()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from monai.data.utils import list_data_collate
 from monai.engines import SupervisedEvaluator
@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader
 
 import volseg
 from volseg.console.command_line import find_user_error
-from volseg.data.case_statistics import file_state
+from volseg.data.case_statistics import CaseStatistics, file_state
 from volseg.errors import UserError
-from volseg.handlers.segmentation_writer import SaveImageSegmentations
 from volseg.handlers.training_identity import training_identity
 
 __all__ = ["CaseEvaluator"]
@@ -28,6 +27,18 @@ __all__ = ["CaseEvaluator"]
 logger = logging.getLogger(__name__)
 
 NAMED = 5  # of the files that failed, in the last line
+
+
+class CaseResults(Protocol):
+    """A handler that writes the results of cases."""
+
+    statistics: CaseStatistics
+
+    def begin(self, path: str, fingerprint: str) -> None:
+        """Take note of the next case and what its result depends on; refuse one that cannot be written."""
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on beside the files."""
 
 
 class CaseEvaluator(SupervisedEvaluator):
@@ -47,7 +58,7 @@ class CaseEvaluator(SupervisedEvaluator):
     def __init__(
         self,
         val_data_loader: DataLoader[Any],
-        results: SaveImageSegmentations,
+        results: CaseResults,
         weights: str | Path,
         redo: bool = False,
         **kwargs: Any,
@@ -109,10 +120,11 @@ class CaseEvaluator(SupervisedEvaluator):
         path = str(batchdata["image"])
         try:
             with _logged_warnings(path) as self.warnings:
-                self.results.fingerprint = f"{self.settings}{file_state(path)}"
-                if not self.redo and self.results.statistics.is_finished(path, self.results.fingerprint):
+                fingerprint = f"{self.settings}{file_state(path)}"
+                if not self.redo and self.results.statistics.is_finished(path, fingerprint):
                     self.kept += 1
                     return []
+                self.results.begin(path, fingerprint)
                 read = self.load(batchdata, end=1)
                 self.image = read["image"]
                 self.state.batch = list_data_collate([self.load(read, start=1)])

@@ -14,6 +14,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from volseg.data.blank import blank_warnings
+from volseg.data.case_statistics import CaseStatistics
 from volseg.data.open_volume import open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES
@@ -24,7 +25,7 @@ from volseg.data.volume_formats.voxel_size import checked_voxel_size, chosen_vox
 from volseg.instances.picture import save_instance_preview
 from volseg.instances.table import instance_table, write_instance_table
 from volseg.instances.writer import instances_path, write_instances
-from volseg.storage.files import check_folder, write_json
+from volseg.storage.files import check_folder
 
 __all__ = ["SaveImageInstances", "case_name", "free_case_name", "voxel_warnings"]
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 # the first that fits is taken off
 _SUFFIXES = (".ome.zarr", ".zarr", ".ome.tif", ".ome.tiff", *TIFF_SUFFIXES, *HDF5_SUFFIXES, *NIFTI_SUFFIXES,
              *MRC_SUFFIXES, PNG_SUFFIX, ".json")  # fmt: skip
+ENDING = "_instances"
 _LARGE_FRACTION = 0.4
 # lengths that differ by less are no other voxel size to a network
 _SIMILAR = 1.3
@@ -41,8 +43,8 @@ _SIMILAR = 1.3
 class SaveImageInstances:
     """After each case write ``NAME_instances`` in the input's format, ``NAME_instances.csv`` and ``NAME_preview.png``.
 
-    ``statistics.json`` holds an entry for each case. Every file appears whole or not at all. Of cases with the same
-    name, later ones are numbered.
+    Every file appears whole or not at all. ``statistics.json`` holds an entry for each case, those of earlier runs
+    included. Of cases with the same name, later ones are numbered.
 
     Memory beside the labels: some sections of them and of the image, below 0.5 GB for sections of 4096 x 4096, however
     many there are.
@@ -57,8 +59,7 @@ class SaveImageInstances:
 
     Raises:
         UserError: ``voxel_size_nm`` is not three lengths; in a run, what
-            :func:`volseg.instances.writer.write_instances` raises, for results that may not be replaced before
-            their case is predicted.
+            :func:`volseg.instances.writer.write_instances` raises.
     """
 
     def __init__(
@@ -74,14 +75,13 @@ class SaveImageInstances:
         self.trained_voxel_size_nm = trained_voxel_size_nm
         self.resample = resample
         self.preview = preview
-        self.cases: list[dict[str, Any]] = []
-        self._used: set[str] = set()
+        self.statistics = CaseStatistics(output_dir, ENDING, key="instances")
+        self.fingerprint: str | None = None  # of the case at hand
+        self.count = 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
-        engine.add_event_handler(Events.STARTED, lambda: check_folder(self.output_dir))
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._check)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._report)
 
@@ -90,21 +90,32 @@ class SaveImageInstances:
         for item in output:
             image = item["image"]
             blank_fraction = float(image.isnan().double().mean())
-            self.write(image.meta["filename_or_obj"], np.asarray(item["pred"].cpu())[0], blank_fraction)
+            labels = np.asarray(item["pred"].cpu())[0]
+            self.write(image.meta["filename_or_obj"], labels, blank_fraction, getattr(engine, "warnings", ()))
 
-    def write(self, path: str, labels: np.ndarray, blank_fraction: float = 0.0) -> None:
+    def begin(self, path: str, fingerprint: str) -> None:
+        """Take note of what the result of the next case depends on, and see that it can be written."""
+        self.fingerprint = fingerprint
+        instances_path(self.output_dir / f"{self._name(path)}{ENDING}", open_chunked_volume(path))
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on."""
+        names = ("voxel_size_nm", "trained_voxel_size_nm", "resample", "preview")
+        return {name: getattr(self, name) for name in names}
+
+    def write(self, path: str, labels: np.ndarray, blank_fraction: float = 0.0, logged: Sequence[str] = ()) -> None:
         """Write the results of one case.
 
         Args:
             path: of its image.
             labels: instance ids ``(D, H, W)``.
             blank_fraction: part of the image without tissue, which is NaN in the network's input.
+            logged: warnings of the image, logged already.
         """
         image = open_chunked_volume(path)
         voxel_size_nm = chosen_voxel_size(path, image.voxel_size_nm, self.voxel_size_nm)
-        name = free_case_name(path, self._used)
-        written = write_instances(self._stem(name), labels, image, voxel_size_nm)
-        self._used.add(name)
+        name = self._name(path)
+        written = write_instances(self.output_dir / f"{name}{ENDING}", labels, image, voxel_size_nm)
         table = instance_table(labels, voxel_size_nm)
         write_instance_table(self.output_dir / f"{name}_instances.csv", table)
         if self.preview:
@@ -118,34 +129,36 @@ class SaveImageInstances:
         ]
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
-        self.cases.append(
+        self.statistics.add(
+            path,
             {
-                "image": path,
                 "instances": written.name,
                 "count": len(table),
                 "median_voxels": float(np.median([instance.voxels for instance in table])) if table else None,
                 "foreground_fraction": round(fraction, 5),
                 "voxel_size_nm": None if voxel_size_nm is None else list(voxel_size_nm),
-                "warnings": warnings,
-            }
+                "warnings": [*logged, *warnings],
+                **({"fingerprint": self.fingerprint} if self.fingerprint else {}),
+            },
         )
-        write_json(self.output_dir / "statistics.json", self.cases)
+        self.count += 1
 
     def _start(self, engine: Engine) -> None:
-        self.cases.clear()
-        self._used.clear()
+        check_folder(self.output_dir)
+        self.statistics.read()
+        self.count = 0
 
-    def _check(self, engine: Engine) -> None:
-        """See that the results of the next cases can be written, before hours of work."""
-        batch: Any = engine.state.batch
-        for path in batch["image"].meta["filename_or_obj"]:
-            instances_path(self._stem(free_case_name(path, self._used)), open_chunked_volume(path))
-
-    def _stem(self, name: str) -> Path:
-        return self.output_dir / f"{name}_instances"
+    def _name(self, path: str) -> str:
+        """What the results of a volume are called already, or a name that no other volume's are called."""
+        names = {
+            image: entry["instances"].rpartition(ENDING)[0]
+            for image, entry in self.statistics.entries.items()
+            if "instances" in entry
+        }
+        return names.get(path) or free_case_name(path, set(names.values()))
 
     def _report(self, engine: Engine) -> None:
-        logger.info("%d case(s) segmented, results in %s", len(self.cases), self.output_dir.resolve())
+        logger.info("%d case(s) segmented, results in %s", self.count, self.output_dir.resolve())
 
 
 def case_name(path: str) -> str:

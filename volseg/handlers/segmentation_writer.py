@@ -74,6 +74,10 @@ class SaveImageSegmentations:
             labels = np.asarray(item["pred"])[0].astype(np.uint8)
             self.write(engine.image, labels, engine.warnings)
 
+    def begin(self, path: str, fingerprint: str) -> None:
+        """Take note of what the result of the next case depends on."""
+        self.fingerprint = fingerprint
+
     def settings(self) -> dict[str, Any]:
         """What results depend on."""
         return {"names": self.names, "measure": self.measure, "window": self.window, "preview": self.preview}

@@ -198,15 +198,17 @@ def test_an_evaluator_may_run_again(tmp_path):
 
 def test_results_that_stay_are_found_before_the_prediction(tmp_path):
     path = save_sections(tmp_path / "sections")
-    run(tmp_path / "out", [(path, labels())], preview=False)
-
-    def predict(engine: Engine, batch: dict) -> None:
-        raise AssertionError("predicted in vain")
-
-    engine = Engine(predict)
-    SaveImageInstances(str(tmp_path / "out")).attach(engine)
+    handler = run(tmp_path / "out", [(path, labels())], preview=False)
     with pytest.raises(UserError, match="sections_instances: exists and will not be replaced"):
-        engine.run([{"image": SimpleNamespace(meta={"filename_or_obj": [path]})}])
+        handler.begin(path, "0")
+
+
+def test_entries_and_names_of_earlier_runs_stay(tmp_path):
+    first, second = save_hdf5(tmp_path / "x" / "a.h5"), save_hdf5(tmp_path / "y" / "a.h5")
+    for path in (first, second, first):
+        run(tmp_path / "out", [(path, labels())], preview=False)
+    entries = {entry["image"]: entry["instances"] for entry in statistics(tmp_path / "out")}
+    assert entries == {first: "a_instances.h5", second: "a_2_instances.h5"}
 
 
 def test_cases_before_a_failure_are_reported(tmp_path):
