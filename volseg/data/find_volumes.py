@@ -17,7 +17,7 @@ from volseg.data.dicom_series import is_scout, is_slice
 from volseg.data.volume_reader import VOLUME_SUFFIXES, volume_name
 from volseg.errors import UserError
 
-__all__ = ["find_volumes"]
+__all__ = ["find_volumes", "listed_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def find_volumes(source: str | Path) -> list[Path]:
     labels: set[Path] = set()
     count = 0
     for folder, files in _folders(source):
-        labels.update(_listed_labels(folder))
+        labels.update(listed_labels(folder))
         count += len(files)
         found += [path for path in files if path.name.lower().endswith(VOLUME_SUFFIXES)]
         others = [path for path in files if not path.name.lower().endswith(VOLUME_SUFFIXES)]
@@ -84,7 +84,7 @@ def _folders(source: Path) -> Iterator[tuple[Path, list[Path]]]:
         yield folder, [path for path in files if path.is_file()]
 
 
-def _listed_labels(folder: Path) -> Iterable[Path]:
+def listed_labels(folder: Path) -> Iterable[Path]:
     """Label maps in the folder's lists: results of a bundle, and labels of a data set."""
     results = _read_list(folder / STATISTICS_NAME)
     dataset = _read_list(folder / DATALIST_NAME)

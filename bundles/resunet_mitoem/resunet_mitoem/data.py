@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from volseg.data.datalist import DATALIST_NAME, load_datalist
+from volseg.data.find_volumes import listed_labels
 from volseg.data.open_volume import open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES
@@ -40,7 +41,7 @@ def find_em_volumes(source: str) -> list[Path]:
 
     Args:
         source: a volume in any format of :func:`volseg.data.open_volume.open_chunked_volume`, a folder of sections
-            among them; or a folder of Zarr, HDF5 or NIfTI volumes, of which hidden ones are left out.
+            among them; or a folder of Zarr, HDF5 or NIfTI volumes, of which hidden ones and own results are left out.
 
     Returns:
         one path a volume, sorted.
@@ -56,8 +57,9 @@ def find_em_volumes(source: str) -> list[Path]:
         )
     if not path.is_dir() or any((path / name).is_file() for name in ZARR_METADATA_FILES):
         return [path]
+    results = set(listed_labels(path))
     volumes = [p for p in path.iterdir() if p.name.lower().endswith(_VOLUME_SUFFIXES) and not p.name.startswith(".")]
-    return sorted(volumes) or [path]
+    return sorted(set(volumes) - results) or [path]
 
 
 _PHANTOMS = PhantomSet(

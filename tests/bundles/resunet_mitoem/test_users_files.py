@@ -383,3 +383,30 @@ def test_the_origin_of_a_crop_is_that_of_its_instances(segment, voxels, tmp_path
     assert segment(ome_zarr("xyz")(tmp_path / "in", voxels)).returncode == 0
     result = open_chunked_volume(tmp_path / "out" / "a_instances.ome.zarr")
     assert (result.origin_nm, result.voxel_size_nm) == ((30, 16, 24), SIZE_NM)
+
+
+def test_bad_volumes_end_no_batch_and_are_done_when_repaired(segment, voxels, tmp_path):
+    """The results go beside the volumes and are no inputs of the second run."""
+    folder = tmp_path / "out"
+    for name in "abcd":
+        (folder / name).mkdir(parents=True)
+        hdf5(np.asarray)(folder / name, voxels).rename(folder / f"{name}.h5")
+    whole = (folder / "a.h5").read_bytes()
+    (folder / "b.h5").write_bytes(whole[:1000])
+    process = segment(folder)
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("error: 1 of 4 cases failed (b.h5), ")
+    cases = json.loads((folder / "statistics.json").read_text())
+    assert {Path(case["image"]).stem: case.get("instances") for case in cases} == {
+        "a": "a_instances.h5", "b": None, "c": "c_instances.h5", "d": "d_instances.h5"
+    }  # fmt: skip
+    (folder / "b.h5").write_bytes(whole)
+    process = segment(folder)
+    assert process.returncode == 0, process.stderr
+    assert "1 case(s) segmented" in process.stderr and "3 case(s) were done already" in process.stderr
+    assert len(json.loads((folder / "statistics.json").read_text())) == 4
+
+
+def test_options_of_a_wrong_type_are_refused(segment, voxels, refused, tmp_path):
+    refused(segment(hdf5(np.asarray)(tmp_path, voxels), "--device", "tpu-9"), "device must be one of cpu")
