@@ -72,7 +72,7 @@ class CaseStatistics:
 
     def _has_result(self, image: str) -> bool:
         name = self.entries.get(image, {}).get(self.key)
-        return bool(name) and (self.path.parent / name).exists()
+        return name is not None and (self.path.parent / name).exists()
 
     def result_name(self, image: str) -> str:
         """Name of an image's result: what it is called already, or one that no other image's is called."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class SaveImageSegmentations:
         output: Any = engine.state.output
         for item in output:
             labels = np.asarray(item["pred"])[0].astype(np.uint8)
-            self.write(engine.image, labels, engine.warnings)
+            self.write(engine.image, labels, engine.warnings, item["pred"].meta.get("quality", {}))
 
     def begin(self, path: str, fingerprint: str) -> None:
         """Take note of what the result of the next case depends on."""
@@ -82,13 +83,20 @@ class SaveImageSegmentations:
         """What results depend on."""
         return {"names": self.names, "measure": self.measure, "window": self.window, "preview": self.preview}
 
-    def write(self, image: MetaTensor, labels: np.ndarray, warnings: Sequence[str] = ()) -> None:
+    def write(
+        self,
+        image: MetaTensor,
+        labels: np.ndarray,
+        warnings: Sequence[str] = (),
+        quality: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Write the results of one case.
 
         Args:
             image: ``(1, X, Y, Z)`` as it was read.
             labels: label map ``(X, Y, Z)``.
             warnings: of the image, logged already.
+            quality: further statistics, of the network's output.
         """
         path, affine = image.meta["filename_or_obj"], np.asarray(image.affine, dtype=np.float64)
         voxels = image.numpy()[0]
@@ -106,7 +114,7 @@ class SaveImageSegmentations:
             logger.warning("%s: %s", path, warning)
         statistics["warnings"] = [*warnings, *statistics["warnings"]]
         fingerprint = {"fingerprint": self.fingerprint} if self.fingerprint else {}
-        self.statistics.add(path, {"segmentation": segmentation, **statistics, **fingerprint})
+        self.statistics.add(path, {"segmentation": segmentation, **statistics, **quality, **fingerprint})
         self.count += 1
 
     def _start(self, engine: Engine) -> None:

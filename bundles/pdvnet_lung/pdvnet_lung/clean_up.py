@@ -76,14 +76,19 @@ def grow_lobes(labels: NDArray[np.uint8], lungs: torch.Tensor, spacing_mm: NDArr
 
 
 class CleanLobesd(EachEntryd):
-    """Dictionary form of :func:`clean_lobes` for label maps ``(1, X, Y, Z)``."""
+    """Dictionary form of :func:`clean_lobes` for label maps ``(1, X, Y, Z)``.
+
+    Their metadata get the number of pieces in ``quality``, ``removed_pieces``.
+    """
 
     def change(self, entry: MetaTensor) -> MetaTensor:
-        clean = clean_lobes(entry.as_tensor()[0].cpu().numpy())
-        return MetaTensor(torch.from_numpy(clean)[None].to(entry.device)).copy_meta_from(entry)
+        clean, removed = clean_lobes(entry.as_tensor()[0].cpu().numpy())
+        cleaned = MetaTensor(torch.from_numpy(clean)[None].to(entry.device)).copy_meta_from(entry)
+        cleaned.meta["quality"] = {**entry.meta.get("quality", {}), "removed_pieces": removed}
+        return cleaned
 
 
-def clean_lobes(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def clean_lobes(labels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
     """Keep the largest piece of each lobe and fill the holes of the lungs.
 
     A smaller piece goes to the lobe that it touches most, or to the background where it touches none. A hole goes to
@@ -91,11 +96,14 @@ def clean_lobes(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Args:
         labels: lobes 0 to 5 ``(X, Y, Z)``.
+
+    Returns:
+        the labels, and the number of smaller pieces.
     """
     box = ndimage.find_objects((labels > 0).astype(np.uint8))
     if not box:
-        return labels.copy()
-    out = labels.copy()
+        return labels.copy(), 0
+    out, removed = labels.copy(), 0
     inner = np.pad(labels[box[0]], 1)
     islands = np.zeros(inner.shape, bool)
     for lobe, part in enumerate(ndimage.find_objects(inner, max_label=len(LOBES)), start=1):
@@ -104,12 +112,13 @@ def clean_lobes(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         mask = inner[part] == lobe
         pieces, count = ndimage.label(mask)
         if count > 1:
+            removed += count - 1
             islands[part] |= mask & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
     if islands.any():
         _reassign(inner, islands)
     _fill_holes(inner)
     out[box[0]] = inner[1:-1, 1:-1, 1:-1]
-    return out
+    return out, removed
 
 
 def _reassign(labels: NDArray[np.uint8], islands: NDArray[np.bool_]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import nibabel as nib
@@ -13,7 +14,8 @@ from pdvnet_lung.lobes import LEFT, LOBES, RIGHT
 __all__ = ["lobe_statistics"]
 
 EMPHYSEMA_HU = -950.0
-MINIMUM_LUNG_ML = 200.0
+# a newborn's have more
+MINIMUM_LUNG_ML = 50.0
 MAXIMUM_LUNG_ML = 10000.0
 CUT_AREA_CM2 = 10.0
 # smallest and largest share of the lungs' volume that a lobe has in 283 maps of the TotalSegmentator data set
@@ -30,7 +32,9 @@ def lobe_statistics(image: np.ndarray, labels: np.ndarray, affine: np.ndarray) -
 
     Returns:
         ``lobes``, for each name ``volume_ml``, ``mean_hu`` and ``below_minus_950_hu_percent`` (the last two ``None``
-        for an empty lobe); ``lungs_ml``; ``warnings``, a list of sentences; ``legend``, label to text for a picture.
+        for an empty lobe); ``lungs_ml``; ``cut_sides``, where the lungs reach the end of the volume; ``unusual_lobes``,
+        whose share of the lungs none of 283 patients has; ``warnings``, a list of sentences; ``legend``, label to text
+        for a picture.
     """
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     inside = labels > 0  # a fifth of a CT; the sums below need nothing else
@@ -47,15 +51,23 @@ def lobe_statistics(image: np.ndarray, labels: np.ndarray, affine: np.ndarray) -
         for value, name in LOBES.items()
     }
     lungs_ml = float(count.sum() * voxel_ml)
+    to_ras = nib.io_orientation(affine)
+    ras = nib.apply_orientation(labels, to_ras)
+    cut_cm2 = _cut_sides_cm2(ras, nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])])
+    unusual = _unusual_shares(count * voxel_ml)
     return {
         "lobes": lobes,
         "lungs_ml": round(lungs_ml, 2),
-        "warnings": _warnings(labels, affine, count * voxel_ml),
+        "cut_sides": list(cut_cm2),
+        "unusual_lobes": list(unusual),
+        "warnings": _warnings(ras, count * voxel_ml, cut_cm2, unusual),
         "legend": {value: f"{name} {lobes[name]['volume_ml']:.0f} ml" for value, name in LOBES.items()},
     }
 
 
-def _warnings(labels: np.ndarray, affine: np.ndarray, volume_ml: np.ndarray) -> list[str]:
+def _warnings(
+    ras: np.ndarray, volume_ml: np.ndarray, cut_cm2: Mapping[str, float], unusual: Mapping[str, str]
+) -> list[str]:
     """Return what a reader should know before trusting the result."""
     if volume_ml[1:].sum() < MINIMUM_LUNG_ML:
         return [f"no lungs found: {volume_ml[1:].sum():.0f} ml of lobes, less than {MINIMUM_LUNG_ML:.0f} ml."]
@@ -69,29 +81,38 @@ def _warnings(labels: np.ndarray, affine: np.ndarray, volume_ml: np.ndarray) -> 
         found.append(
             f"empty lobes: {', '.join(empty)}. Possible causes: surgery, a cut field of view, a network failure."
         )
-    to_ras = nib.io_orientation(affine)
-    ras = nib.apply_orientation(labels, to_ras)
-    spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])]
-    for axis, sides in enumerate((("left", "right"), ("back", "front"), ("bottom", "top"))):
-        for side, k in zip(sides, (0, -1), strict=True):
-            area_cm2 = np.count_nonzero(ras.take(k, axis)) * np.prod(np.delete(spacing_mm, axis)) / 100
-            if area_cm2 > CUT_AREA_CM2:
-                found.append(f"lungs cut off at the {side}: {area_cm2:.0f} cm2 of lobes in the outermost slice.")
-    if not empty:
-        found += _unusual_shares(volume_ml)
+    found += [
+        f"lungs cut off at the {side}: {area_cm2:.0f} cm2 of lobes in the outermost slice."
+        for side, area_cm2 in cut_cm2.items()
+    ]
+    found += unusual.values()
     left, right = _mean_x(ras, LEFT), _mean_x(ras, RIGHT)
     if left is not None and right is not None and left > right:
         found.append("left lobes lie on the patient's right; the orientation in the file or the weights may be wrong.")
     return found
 
 
-def _unusual_shares(volume_ml: np.ndarray) -> list[str]:
+def _cut_sides_cm2(ras: np.ndarray, spacing_mm: np.ndarray) -> dict[str, float]:
+    """Area of lobes in the outermost slices ``(X, Y, Z)`` along R, A, S, by side, where it is large."""
+    areas = {
+        side: np.count_nonzero(ras.take(k, axis)) * np.prod(np.delete(spacing_mm, axis)) / 100
+        for axis, sides in enumerate((("left", "right"), ("back", "front"), ("bottom", "top")))
+        for side, k in zip(sides, (0, -1), strict=True)
+    }
+    return {side: area for side, area in areas.items() if area > CUT_AREA_CM2}
+
+
+def _unusual_shares(volume_ml: np.ndarray) -> dict[str, str]:
+    """A sentence for each lobe of unusual size; none where lobes are missing, as all shares change then."""
+    if not volume_ml[1:].all():
+        return {}
     shares = volume_ml / volume_ml[1:].sum()
-    return [
-        f"{name} holds {100 * shares[value]:.0f} % of the lungs; patients have {100 * low:.0f} to {100 * high:.0f} %."
+    return {
+        name: f"{name} holds {100 * shares[value]:.0f} % of the lungs; "
+        f"patients have {100 * low:.0f} to {100 * high:.0f} %."
         for (value, name), (low, high) in zip(LOBES.items(), LOBE_SHARES, strict=True)
-        if volume_ml[value] and not low <= shares[value] <= high
-    ]
+        if not low <= shares[value] <= high
+    }
 
 
 def _mean_x(ras: np.ndarray, values: tuple[int, ...]) -> float | None:

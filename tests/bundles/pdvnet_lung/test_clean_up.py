@@ -18,8 +18,10 @@ def lobes() -> np.ndarray:
 
 
 def test_clean_lobes_stay():
-    np.testing.assert_array_equal(clean_lobes(lobes()), lobes())
-    np.testing.assert_array_equal(clean_lobes(np.zeros((4, 5, 6), np.uint8)), 0)
+    for labels in (lobes(), np.zeros((4, 5, 6), np.uint8)):
+        clean, removed = clean_lobes(labels)
+        np.testing.assert_array_equal(clean, labels)
+        assert removed == 0
 
 
 def test_islands_go_to_the_lobe_around_them_or_vanish():
@@ -30,7 +32,9 @@ def test_islands_go_to_the_lobe_around_them_or_vanish():
     labels[7, 0, 9] = 1  # in the air
     expected = lobes()
     expected[11, 8, 9] = 3
-    np.testing.assert_array_equal(clean_lobes(labels), expected)
+    clean, removed = clean_lobes(labels)
+    np.testing.assert_array_equal(clean, expected)
+    assert removed == 3
 
 
 def test_holes_go_to_the_nearest_lobe_and_notches_stay():
@@ -40,7 +44,7 @@ def test_holes_go_to_the_nearest_lobe_and_notches_stay():
     labels[1, 2, 3] = 0  # open to the outside
     expected = lobes()
     expected[1, 2, 3] = 0
-    np.testing.assert_array_equal(clean_lobes(labels), expected)
+    np.testing.assert_array_equal(clean_lobes(labels)[0], expected)
 
 
 def test_dictionary_form_keeps_the_geometry():
@@ -50,6 +54,7 @@ def test_dictionary_form_keeps_the_geometry():
     out = CleanLobesd("pred")({"pred": MetaTensor(torch.from_numpy(labels)[None], affine=affine)})["pred"]
     np.testing.assert_array_equal(out[0].numpy(), lobes())
     torch.testing.assert_close(out.affine, affine)
+    assert out.meta["quality"] == {"removed_pieces": 0}
 
 
 def test_missed_lung_goes_to_the_nearest_lobe():

@@ -6,7 +6,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from pdvnet_lung.fissures import fissure_voxels, lobe_measures
+import torch
+from monai.data import MetaTensor
+from pdvnet_lung.fissures import FissureEntropyd, fissure_voxels, lobe_measures
 from pdvnet_lung.lobes import LOBES
 
 AFFINE = np.diag([-0.7, 1.1, 2.5, 1.0])
@@ -22,13 +24,22 @@ def chest(left_fissure: int) -> np.ndarray:
 
 
 def test_a_fissure_lies_between_lobes_of_one_lung():
-    lobes = chest(5)
-    expected = np.zeros(lobes.shape, bool)
-    expected[:3, :, 5] = True
-    np.testing.assert_array_equal(fissure_voxels(lobes, 1), expected)
-    expected = np.zeros(lobes.shape, bool)
-    expected[3:, 2:, 5] = expected[3:, 2, 1:6] = True
-    np.testing.assert_array_equal(fissure_voxels(lobes, 4), expected)
+    expected = np.zeros((7, 4, 10), bool)
+    expected[:3, :, 4:6] = expected[3:, :, 5:7] = expected[3:, 1:3, 1:6] = True
+    np.testing.assert_array_equal(fissure_voxels(chest(5)), expected)
+
+
+def test_entropy_along_fissures():
+    """Two classes with probabilities 3/4 and 1/4 at the fissures, certainty elsewhere."""
+    lobes = torch.from_numpy(chest(5)).long()
+    share = torch.where(torch.from_numpy(fissure_voxels(chest(5))), 0.75, 1.0)
+    probabilities = torch.zeros(6, *lobes.shape).scatter_(0, lobes[None], share[None])
+    probabilities[5 - lobes, *torch.meshgrid(*map(torch.arange, lobes.shape), indexing="ij")] += 1 - share
+    image = MetaTensor(torch.zeros(1, 2, 2, 2))
+    FissureEntropyd("pred")({"image": image, "pred": probabilities.log()})
+    assert image.meta["quality"] == {"fissure_entropy_bits": round(2 - 0.75 * math.log2(3), 3)}
+    FissureEntropyd("pred")({"image": image, "pred": torch.zeros(6, 2, 3, 4)})
+    assert image.meta["quality"] == {"fissure_entropy_bits": None}
 
 
 def test_distance_of_a_shifted_fissure():

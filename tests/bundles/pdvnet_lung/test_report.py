@@ -76,13 +76,23 @@ def test_empty_lobe():
     assert found["lobes"]["RML"] == {"volume_ml": 0.0, "mean_hu": None, "below_minus_950_hu_percent": None}
     (warning,) = found["warnings"]
     assert warning.startswith("empty lobes: LLL, RML.")
+    assert found["unusual_lobes"] == []
 
 
 def test_no_lungs():
     labels = np.zeros(SIZE_RAS, np.uint8)
-    assert statistics(labels)["warnings"] == ["no lungs found: 0 ml of lobes, less than 200 ml."]
-    labels[:5, :5, :7] = 1  # 175 ml
-    assert statistics(labels)["warnings"] == ["no lungs found: 175 ml of lobes, less than 200 ml."]
+    assert statistics(labels)["warnings"] == ["no lungs found: 0 ml of lobes, less than 50 ml."]
+    labels[2:5, 2:6, 3:7] = 1  # 48 ml
+    assert statistics(labels)["warnings"] == ["no lungs found: 48 ml of lobes, less than 50 ml."]
+
+
+def test_lungs_of_a_child():
+    """What has 1/6 of the volume is as usual as the whole."""
+    labels = lungs()
+    image, affine = np.full(SIZE_RAS, -850, np.float32), np.diag([5.0, 5.0, 6.7, 1.0])
+    found = lobe_statistics(image, labels, affine)
+    assert found["lungs_ml"] == pytest.approx(177, abs=1)
+    assert found["warnings"] == []
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "PIL", "SRA"])
@@ -103,16 +113,18 @@ def test_cut_lungs(codes, side, plane):
 def test_lungs_cut_at_a_side(codes, side, cut, area_cm2):
     labels = lungs()[cut]
     (image, affine), (labels, _) = stored(np.full(labels.shape, -850.0), codes), stored(labels, codes)
-    (warning,) = lobe_statistics(image, labels, affine)["warnings"]
-    assert warning == f"lungs cut off at the {side}: {area_cm2} cm2 of lobes in the outermost slice."
+    found = lobe_statistics(image, labels, affine)
+    assert found["warnings"] == [f"lungs cut off at the {side}: {area_cm2} cm2 of lobes in the outermost slice."]
+    assert found["cut_sides"] == [side]
 
 
 def test_lobe_of_an_unusual_size():
     labels = lungs()
     labels[labels == 4] = 3
     labels[12:14, 6:10, 6:8] = 4
-    (warning,) = statistics(labels)["warnings"]
-    assert warning == "RML holds 2 % of the lungs; patients have 2 to 29 %."
+    found = statistics(labels)
+    assert found["warnings"] == ["RML holds 2 % of the lungs; patients have 2 to 29 %."]
+    assert found["unusual_lobes"] == ["RML"]
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PSL"])
