@@ -13,6 +13,7 @@ import pytest
 from monai.data import MetaTensor
 from monai.transforms import ResampleToMatch
 from pdvnet_lung.lobes import LOBES
+from scipy import ndimage
 
 from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
@@ -150,6 +151,21 @@ def test_lobes_of_a_real_ct_are_plausible(segmented):
         x_mm[name] = (image.affine @ [*centre, 1])[0]
     # in RAS x grows towards the patient's right
     assert max(x_mm["LUL"], x_mm["LLL"]) < min(x_mm["RUL"], x_mm["RML"], x_mm["RLL"])
+
+
+@needs_real_ct
+@needs_weights
+def test_lobes_fill_the_lungs_of_a_real_ct(segmented):
+    image, statistics = segmented("cip/ct-64.nrrd")
+    found, lungs = np.asarray(image.dataobj), load_volume(REAL / "cip" / "wholeLung-64.nrrd")
+    truth = lungs.numpy()[0] > 0
+    # the same grid, stored along other axes
+    found = nib.apply_orientation(found, nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.io_orientation(lungs.affine.numpy())))  # fmt: skip
+    assert 2 * ((found > 0) & truth).sum() / ((found > 0).sum() + truth.sum()) >= 0.965
+    assert 0.96 <= (found > 0).sum() / truth.sum() <= 1.04
+    assert [ndimage.label(found == label)[1] for label in LOBES] == [1] * len(LOBES)
+    assert (statistics["cut_sides"], statistics["unusual_lobes"], statistics["warnings"]) == ([], [], [])
 
 
 @needs_real_ct
