@@ -318,7 +318,8 @@ def start_runner():
 @pytest.fixture(scope="session")
 def runner(start_runner, tmp_path_factory):
     """Runs commands as the repository's installation does."""
-    runner = start_runner(tmp_path_factory.mktemp("runner") / "unrelated", imports=(*WARM_IMPORTS, "tifffile", "zarr"))
+    imports = (*WARM_IMPORTS, "distributed", "pyarrow.parquet", "skimage.segmentation", "tifffile", "zarr")
+    runner = start_runner(tmp_path_factory.mktemp("runner") / "unrelated", imports=imports)
     yield runner
     runner.close()
 
@@ -328,7 +329,8 @@ def bare_runner(start_runner, tmp_path_factory):
     """Runs commands as if the repository were not installed; ``PYTHONPATH`` can install a copy of it."""
     folder = tmp_path_factory.mktemp("bare_runner")
     (folder / "sitecustomize.py").write_text(NOT_INSTALLED)
-    runner = start_runner(folder / "unrelated", site=folder, imports=(*WARM_IMPORTS, "tifffile", "zarr"))
+    imports = (*WARM_IMPORTS, "onnxscript", "tifffile", "torch._dynamo", "zarr")
+    runner = start_runner(folder / "unrelated", site=folder, imports=imports)
     yield runner
     runner.close()
 

@@ -35,7 +35,7 @@ NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")
 # The largest absolute difference of logits, which reach 20 here; the model cards say it.
 LARGEST_DIFFERENCE = 1e-4
 LAYERS = {"growth_rates": (2, 3, 4), "num_layers": (1, 2, 1), "dropout": 0.2, "checkpointing": True}
-STAGES = {"channels": (2, 4, 4), "encoder_convs": (1, 2, 1), "decoder_convs": (2, 1)}
+STAGES = {"channels": (2, 4), "encoder_convs": (1, 2), "decoder_convs": (2,)}
 UNET_2D = {"spatial_dims": 2, "in_channels": 1, "out_channels": 6, "norm": "batch"}
 
 
@@ -65,10 +65,10 @@ NETWORKS = {
         lambda: SliceWise(UNet(**UNET_2D, channels=(4, 4, 8), strides=(2, 2))),
         (4, 4, 1), (16, 24, 5), (32, 8, 3), scripted=False,
     ),
-    "VNet": Exported(lambda: VNet(**STAGES), (4, 4, 4), (16, 12, 8), (8, 20, 24)),
-    "VNet, practical": Exported(lambda: VNet(**STAGES, norm="instance"), (4, 4, 4), (16, 12, 8), (8, 20, 24)),
-    "ResUNetR": Exported(lambda: ResUNetR(channels=(3, 4, 5)), (1, 4, 4), (5, 16, 12), (3, 8, 20)),
-    "ResUNetH": Exported(lambda: ResUNetH(channels=(3, 4, 5)), (1, 4, 4), (5, 16, 12), (3, 8, 20)),
+    "VNet": Exported(lambda: VNet(**STAGES), (2, 2, 2), (16, 12, 8), (8, 20, 24)),
+    "VNet, practical": Exported(lambda: VNet(**STAGES, norm="instance"), (2, 2, 2), (16, 12, 8), (8, 20, 24)),
+    "ResUNetR": Exported(lambda: ResUNetR(channels=(3, 4)), (1, 2, 2), (5, 16, 12), (3, 8, 20)),
+    "ResUNetH": Exported(lambda: ResUNetH(channels=(3, 4)), (1, 2, 2), (5, 16, 12), (3, 8, 20)),
 }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ def serve(modules: Sequence[str]) -> None:
     else:
         return
     signal.alarm(TIMEOUT_S)
+    # what one command compiles of volseg and its bundles is there for the next, away from the sources
+    sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["XDG_CACHE_HOME"]
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
     for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, request["out"], WRITE), (2, request["err"], WRITE)):

@@ -187,7 +187,7 @@ def test_real_oblique_mri_keeps_its_geometry(infer, labels_on_the_grid_of):
 
 @needs_real_mri
 def test_real_anatomy_is_learnt_and_segmented_back(run, monai_bundle, configs, tmp_path):
-    """One PROMISE12 case, by a V-Net of half the width on a coarse grid: Dice 0.95 after 96 iterations."""
+    """One PROMISE12 case, by a V-Net of a quarter of the width on a coarse grid: Dice 0.959 after 96 iterations."""
     dataset, files = tmp_path / "dataset", {kind: f"{kind}.nii.gz" for kind in ("image", "label")}
     dataset.mkdir()
     affine = np.diag([0.9, 0.9, 2.2, 1])  # the file holds no spacing
@@ -196,7 +196,7 @@ def test_real_anatomy_is_learnt_and_segmented_back(run, monai_bundle, configs, t
             nib.save(nib.Nifti1Image(pairs[f"{kind}0"][:].T.astype(np.int16), affine), dataset / name)
     content = {"training": [files] * 4, "validation": [files], "test": [files]}
     (dataset / "dataset.json").write_text(json.dumps(content))
-    narrow = ("--network_def#channels", "[8, 16, 32, 64, 128]", "--device", "cpu")
+    narrow = ("--network_def#channels", "[4, 8, 16, 32, 64]", "--device", "cpu")
     run(
         "train train_practical", "--dataset_dir", dataset, *narrow, "--batch_size", 1, "--num_workers", 0,
         "--spacing_mm", "[2.4, 2.4, 2.2]", "--spatial_size", "[48, 48, 32]", "--max_epochs", 24, "--val_interval", 24,
