@@ -41,6 +41,7 @@ def bench_end_to_end(repetitions: int, seed: int, subject: str, shape: Sequence[
         overrides = {
             "input": work / "image.nii.gz",
             "output_dir": work / "output",
+            "redo": True,  # a finished case is skipped otherwise
             "weights": network.weights_for_config(seed, work),
             **network.grid,
         }
