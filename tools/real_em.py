@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -22,7 +23,11 @@ from volseg.storage.files import write_json
 __all__ = ["real_em"]
 
 VOXEL_SIZE_NM = [24, 10, 10]
-NETWORKS = {"Res-UNet-R": ["inference"], "Res-UNet-H": ["inference", "inference_h"]}
+# configs and weights by name
+NETWORKS = {
+    "Res-UNet-R": (["inference"], "model.pt"),
+    "Res-UNet-H": (["inference", "inference_h"], "model_h.pt"),
+}
 
 
 def real_em(images: str, masks: str) -> None:
@@ -35,12 +40,15 @@ def real_em(images: str, masks: str) -> None:
     root = REPOSITORY / "bundles" / "resunet_mitoem"
     truth = number_components(open_chunked_volume(masks)[:])
     networks = {}
-    for name, configs in NETWORKS.items():
+    for name, (configs, weights) in NETWORKS.items():
         with tempfile.TemporaryDirectory() as scratch:
             options = {"voxel_size_nm": VOXEL_SIZE_NM, "output_dir": scratch, "preview": False}
             run_bundle(root, configs, {"input": Path(images).resolve(), **options})
             [case] = json.loads((Path(scratch) / "statistics.json").read_text(encoding="utf-8"))
-            networks[name] = _scores(open_chunked_volume(Path(scratch) / case["instances"])[:], truth)
+            networks[name] = {
+                "weights_sha256": hashlib.sha256((root / "models" / weights).read_bytes()).hexdigest(),
+                **_scores(open_chunked_volume(Path(scratch) / case["instances"])[:], truth),
+            }
     write_json(
         root / "docs" / "results" / "real_em.json",
         {

@@ -22,7 +22,13 @@ from volseg.blockwise.block_grid import Region
 from volseg.blockwise.grey_range import BYTES, GreyRange
 from volseg.blockwise.zarr_array import VoxelArray, read_region
 from volseg.data.blank import find_blank_in
-from volseg.inferers.sliding_window import BLANK_GREY, BlendedSlidingWindow, WindowAxis, gaussian_blend_weight
+from volseg.inferers.sliding_window import (
+    BLANK_GREY,
+    BlendedSlidingWindow,
+    WindowAxis,
+    gaussian_blend_weight,
+    tissue_only,
+)
 
 __all__ = ["Activation", "predict_block", "to_bytes", "window_work"]
 
@@ -73,6 +79,7 @@ def predict_block(
         raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     axes = windows.axes(volume.shape)
     source = _WindowSource(volume, axes, core, windows, grey_range)
+    network = tissue_only(network) if grey_range.finds_blank else network
     mean: torch.Tensor | None = None
     for flipped, transposed in windows.augmentations:
         blended = _blended(source, axes, core, network, windows.batch_size, flipped, transposed, device)

@@ -15,7 +15,14 @@ from monai.inferers import Inferer, sliding_window_inference
 from volseg.console.option_checks import three_parts, three_whole_numbers
 from volseg.errors import UserError
 
-__all__ = ["BLANK_GREY", "BlendedSlidingWindow", "WindowAxis", "clear_blank", "gaussian_blend_weight"]
+__all__ = [
+    "BLANK_GREY",
+    "BlendedSlidingWindow",
+    "WindowAxis",
+    "clear_blank",
+    "gaussian_blend_weight",
+    "tissue_only",
+]
 
 BLANK_GREY = 0.5
 """What a network sees where there is no tissue: next to black it takes tissue for a mitochondrion more often."""
@@ -44,6 +51,23 @@ def gaussian_blend_weight(window: Sequence[int]) -> torch.Tensor:
     axes = [torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in window]
     squared_distance = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(dim=0)
     return torch.exp(-squared_distance / (2 * 0.2**2)) + 1e-4
+
+
+def tissue_only(network: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The network, which but for its first call is not run on windows without tissue: what these give is cleared."""
+    zeros: torch.Tensor | None = None
+
+    def predict(windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal zeros
+        is_known = zeros is not None and (len(zeros), *zeros.shape[2:]) == (len(windows), *windows.shape[2:])
+        if zeros is not None and is_known and bool((windows == BLANK_GREY).all()):
+            return zeros
+        outputs = network(windows, *args, **kwargs)
+        if not is_known:
+            zeros = torch.zeros_like(outputs)
+        return outputs
+
+    return predict
 
 
 def clear_blank(probabilities: torch.Tensor, blank: torch.Tensor) -> torch.Tensor:
@@ -162,7 +186,7 @@ class BlendedSlidingWindow(Inferer):
     ) -> torch.Tensor:
         blank = inputs.isnan().any(dim=1).as_subclass(torch.Tensor)
         if blank.any():
-            inputs = inputs.nan_to_num(nan=BLANK_GREY)
+            inputs, network = inputs.nan_to_num(nan=BLANK_GREY), tissue_only(network)
         total: torch.Tensor | None = None
         for flipped, transposed in self.augmentations:
             volume = inputs.flip(flipped) if flipped else inputs

@@ -66,6 +66,20 @@ def test_model_card_quotes_the_results(name):
         assert f"{results['training']['seconds'] / 60:.1f} minutes" in card
 
 
+def test_model_card_quotes_real_tissue():
+    results = read("real_em")
+    card = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+    networks = results["networks"].values()
+    for name, measure in (("foreground Dice", "foreground_dice"), ("foreground Jaccard", "foreground_jaccard"),
+                          ("AP-50", "ap50"), ("AP-75", "ap75")):  # fmt: skip
+        assert f"| {name} | {' | '.join(f'{network[measure]:.3f}' for network in networks)} |" in card
+    assert f"| {results['grey_threshold_dice']:.3f} |" in card
+    assert f"their {results['true_instances']} connected components" in card
+    assert f"{' and '.join(str(network['instances']) for network in networks)} instances" in card
+    for network, weights in zip(networks, WEIGHTS.values(), strict=True):
+        assert network["weights_sha256"] == hashlib.sha256((BUNDLE / "models" / weights).read_bytes()).hexdigest()
+
+
 def test_model_card_quotes_the_restoration():
     results = json.loads((RESULTS / "restoration.json").read_text(encoding="utf-8"))
     card = " ".join((BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").split())

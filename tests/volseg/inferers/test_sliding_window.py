@@ -40,6 +40,21 @@ def test_a_network_of_single_voxels_gives_what_it_gives_to_the_whole(size, augme
     torch.testing.assert_close(out, torch.sigmoid(two_logits(volume)), atol=1e-6, rtol=1e-5)
 
 
+def test_windows_without_tissue_are_not_predicted():
+    volume = torch.rand(1, 1, 2, 16, 96, generator=torch.Generator().manual_seed(0))
+    volume[..., 40:] = torch.nan
+    seen = []
+
+    def network(x):
+        seen.append(x)
+        return two_logits(x)
+
+    out = BlendedSlidingWindow((2, 16, 16), overlap=(0, 0, 0), padding=(0, 0, 0))(volume, network)
+    assert len(seen) == 3
+    torch.testing.assert_close(out[..., :40], torch.sigmoid(two_logits(volume[..., :40])))
+    assert out[0, :, :, :, 40:].amax((1, 2, 3)).tolist() == [0, 1]
+
+
 def test_windows_are_no_larger_than_the_volume_and_divisible():
     seen = []
 
