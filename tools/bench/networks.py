@@ -64,7 +64,9 @@ def bench_network(
     # a peer is another network with weights of its own
     columns = {way: agreement(labels[way], labels[ways[0]]) for way in ways if way not in peers}
     operations = {way: count_operations(build_peer(peer, seed), image.shape) for way, peer in peers.items()}
-    operations[ways[0]] = count_operations(network.trained(seed), image.shape)
+    measured = network.trained(seed)
+    operations[ways[0]] = count_operations(measured, image.shape)
+    parameters = sum(weights.numel() for weights in measured.parameters())  # fewer than the paper's where narrow
     found = labels[ways[0]] > 0
     return {
         "title": f"{network.name}, {times(size)}: the network alone",
@@ -72,7 +74,7 @@ def bench_network(
         "weights": f"{network.describe_weights(seed)}; MONAI's: random",
         "note": f"{ways[0]} finds {int(found.sum())} of {found.numel()} labels above 0. "
         f"The network is {operations[ways[0]] / GIGA:.0f} GFLOP. "
-        f"{describe_peers(network.name, network.parameters, network.field, peers)}",
+        f"{describe_peers(network.name, parameters, network.field, peers)}",
         **circumstances(),
         "rows": rows_of_ways(seconds, memory, columns, operations, ran),
     }

@@ -11,18 +11,25 @@ Paths are relative to the folder, or absolute.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from volseg.errors import UserError
 from volseg.storage.files import write_json
 
+logger = logging.getLogger(__name__)
+
 DATALIST_NAME = "dataset.json"
 SPLITS = ("training", "validation", "test")
+# files whose voxels are elsewhere, so that those of two images may be equal
+HEADERS = (".mhd", ".nhdr", ".hdr")
 
 _EXPECTED = f"a folder with {DATALIST_NAME}, as written by the bundle's configs/prepare_data.json"
 
@@ -42,7 +49,9 @@ def load_datalist(dataset_dir: str | Path, split: str) -> list[dict[str, str]]:
     """
     folder = _absolute(dataset_dir)
     path = folder / DATALIST_NAME
-    entries = _read_split(folder, _read_json(folder), split)
+    content = _read_json(folder)
+    entries = _read_split(folder, content, split)
+    _warn_of_repeated(path, content)
     return [_read_entry(path, split, index, entry) for index, entry in enumerate(entries)]
 
 
@@ -172,3 +181,21 @@ def _read_entry(path: Path, split: str, index: int, entry: Any) -> dict[str, str
             )
         case[key] = str(file)
     return case
+
+
+def _warn_of_repeated(path: Path, content: Mapping[str, Any]) -> None:
+    """Warn of images that are listed twice, or of which a copy is listed: their scores are not those of new cases."""
+    by_size: dict[int, list[tuple[str, str]]] = {}
+    for split in SPLITS:
+        for entry in content.get(split) or ():
+            image = entry.get("image") if isinstance(entry, dict) else None
+            if isinstance(image, str) and (file := _absolute(path.parent / image)).is_file():
+                by_size.setdefault(file.stat().st_size, []).append((split, str(file)))
+    for found in by_size.values():
+        for (first_split, first), (split, copy) in combinations(found, 2):
+            if first == copy or (not first.endswith(HEADERS) and filecmp.cmp(first, copy, shallow=False)):
+                image = copy if first == copy else f"{copy}, a copy of {first},"
+                logger.warning(
+                    "%s: image %s is listed in %s and in %s; keep each case in one split, once",
+                    *(path, image, first_split, split),
+                )

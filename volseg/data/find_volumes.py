@@ -14,7 +14,7 @@ from typing import Any
 from volseg.data.case_statistics import STATISTICS_NAME
 from volseg.data.datalist import DATALIST_NAME, SPLITS
 from volseg.data.dicom_series import is_scout, is_slice
-from volseg.data.volume_reader import VOLUME_SUFFIXES
+from volseg.data.volume_reader import VOLUME_SUFFIXES, volume_name
 from volseg.errors import UserError
 
 __all__ = ["find_volumes"]
@@ -23,13 +23,15 @@ logger = logging.getLogger(__name__)
 
 # a localizer is one slice of each orientation
 SCOUT_SLICES = 3
+# what the name of a label map adds to that of its image
+LABEL_ENDINGS = ("_segmentation", "_seg", "_mask", "_label", "_labels")
 
 
 def find_volumes(source: str | Path) -> list[Path]:
     """Find the volumes that a user's path refers to.
 
-    Label maps that ``statistics.json`` or ``dataset.json`` list are left out. So are scouts beside the series of a
-    study, and the log names them.
+    Label maps that ``statistics.json`` or ``dataset.json`` list are left out. So are label maps named after an image
+    beside them, such as ``Case00_segmentation.mhd``, and scouts beside the series of a study; the log names these.
 
     Args:
         source: one file, or a folder that holds volume files and folders of DICOM series at any depth.
@@ -60,7 +62,7 @@ def find_volumes(source: str | Path) -> list[Path]:
         others = [path for path in files if not path.name.lower().endswith(VOLUME_SUFFIXES)]
         if any(is_slice(path) for path in others):
             series[folder] = others
-    volumes = sorted([*(path for path in found if path not in labels), *_without_scouts(series)])
+    volumes = sorted([*_without_labels(path for path in found if path not in labels), *_without_scouts(series)])
     if not volumes:
         raise UserError(
             f"{source}: no volume found in a folder with {count} files; none is {', '.join(VOLUME_SUFFIXES)} or DICOM"
@@ -92,6 +94,18 @@ def _listed_labels(folder: Path) -> Iterable[Path]:
     for entry in entries:
         if isinstance(entry, dict):
             yield from (folder / str(entry[key]) for key in ("segmentation", "instances", "label") if entry.get(key))
+
+
+def _without_labels(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files, but not those named like another one and an ending of label maps."""
+    stems = {path: path.with_name(volume_name(path)) for path in paths}
+    known = set(stems.values())
+    for path, stem in stems.items():
+        owners = (stem.with_name(stem.name.removesuffix(end)) for end in LABEL_ENDINGS if stem.name.endswith(end))
+        if owner := next((owner for owner in owners if owner in known), None):
+            logger.warning("%s: left out, by its name a label map of %s", path, owner.name)
+        else:
+            yield path
 
 
 def _read_list(path: Path) -> Any:

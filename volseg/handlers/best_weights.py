@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from ignite.engine import Engine, Events
 from monai.engines import Trainer
 from torch import nn
 
+from volseg.errors import UserError
 from volseg.handlers.training_checkpoint import is_first_process
 from volseg.storage.files import atomic_path
-from volseg.weights import save_weights
+from volseg.weights import load_weights, save_weights
 
 __all__ = ["BestWeights"]
 
@@ -27,9 +29,11 @@ logger = logging.getLogger(__name__)
 class BestWeights:
     """Write the weights whenever validation's key metric rises above all epochs before; install them at the end.
 
-    Attached to the evaluator and to the trainer. A training that is cut off changes no installed weights, and one
-    without validation data installs its last weights. A validation before the first epoch, of the weights that a second
-    stage starts from, sets the bar: if no epoch rises above it, what is installed stays.
+    Attached to the evaluator and to the trainer. A training that is cut off changes no installed weights. Weights that
+    are installed already are validated at the end on the same cases; they stay unless the new ones are better. They
+    also stay where the two cannot be compared: without validation data, or with other ``settings``. A validation before
+    the first epoch, of the weights that a second stage starts from, sets the bar: if no epoch rises above it, what is
+    installed stays.
 
     The weights that were installed before any training, those a bundle was released with, are kept as
     ``model_released.pt``. Its state belongs into the checkpoint of the training; otherwise the first epoch after a
@@ -41,6 +45,8 @@ class BestWeights:
         record: what the JSON file beside the weights says of them; the epoch and the metric are added.
         installed: where the weights go when the training completes.
         dtype: of the weights in the file; see :func:`volseg.weights.save_weights`.
+        settings: keys of ``record`` that must agree for weights to be compared.
+        install: whether the new weights replace installed ones in any case.
     """
 
     def __init__(
@@ -50,12 +56,17 @@ class BestWeights:
         record: Mapping[str, Any],
         installed: str,
         dtype: torch.dtype | None = None,
+        settings: Sequence[str] = (),
+        install: bool = False,
     ) -> None:
         self.path = Path(path)
         self.network = network
         self.record = dict(record)
         self.installed = Path(installed)
         self.dtype = dtype
+        self.settings = settings
+        self.install = install
+        self.evaluator: Any = None
         self.best_metric: float | None = None
         self.best_epoch = 0  # of the weights at ``path``; 0: none were written
         self.epoch = 0
@@ -66,6 +77,7 @@ class BestWeights:
             engine.add_event_handler(Events.EPOCH_STARTED, self._note_epoch)
             engine.add_event_handler(Events.COMPLETED, self._complete)
         else:
+            self.evaluator = engine
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._validated)
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,22 +92,53 @@ class BestWeights:
     def _note_epoch(self, trainer: Engine) -> None:
         self.epoch = trainer.state.epoch
 
-    def _validated(self, evaluator: Engine) -> None:
-        state: Any = evaluator.state
-        metric = float(state.metrics[state.key_metric_name])
+    def _validated(self, evaluator: Any) -> None:
+        metric = self._metric()
         # NaN, a metric of nothing, is no best: no later epoch would rise above it
         if not math.isnan(metric) and (self.best_metric is None or metric > self.best_metric):
             self.best_metric = metric
             if self.epoch:
-                self._save({state.key_metric_name: metric})
+                self._save({evaluator.state.key_metric_name: metric})
+
+    def _metric(self) -> float:
+        return float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
 
     def _complete(self, trainer: Engine) -> None:
         if self.best_metric is None:
             self._save({})
         if not self.best_epoch:
             logger.info("no epoch validated better than the weights it began with; %s stays as it is", self.installed)
+            return
+        reason = None if self.install or not self.installed.is_file() else self._reason_to_keep_installed()
+        if reason:
+            logger.warning("%s stays as it is: %s. --install True replaces it by %s", self.installed, reason, self.path)
         elif is_first_process():
             _install(self.path, self.installed)
+
+    def _reason_to_keep_installed(self) -> str | None:
+        """Validate the installed weights on the same cases, and say why they stay if they do."""
+        if self.best_metric is None:
+            return "nothing was validated"
+        record = self.installed.with_suffix(".json")
+        values = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        ours = json.loads(json.dumps(self.record))  # tuples become lists
+        if other := [key for key in self.settings if values.get(key, ours[key]) != ours[key]]:
+            return f"it has another {' and '.join(other)}, so that validation cannot compare the two"
+        trained = {key: value.clone() for key, value in self.network.state_dict().items()}
+        best = self.best_metric, self.best_epoch
+        self.best_metric = math.inf  # what follows is no epoch of this training
+        try:
+            load_weights(self.installed, self.network)
+            self.evaluator.run(self.epoch)
+            metric = self._metric()
+        except UserError as error:
+            return str(error)
+        finally:
+            self.best_metric, self.best_epoch = best
+            self.network.load_state_dict(trained)
+        name = self.evaluator.state.key_metric_name
+        logger.info("%s: %.4f of the installed weights, %.4f of the new ones", name, metric, self.best_metric)
+        return f"its {name} of {metric:.4f} is not below {self.best_metric:.4f}" if metric >= self.best_metric else None
 
     def _save(self, metric: Mapping[str, float]) -> None:
         self.best_epoch = self.epoch

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ CaseValue = Callable[[CaseMeasures], float | None]
 
 class CaseScores:
     """Compare prediction and label of each case on the image's own grid; write ``per_case.csv`` and the summaries.
+
+    Where the reference is empty, scores are NaN.
 
     Args:
         output_dir: folder of the report.
@@ -57,10 +60,14 @@ class CaseScores:
         output: Any = engine.state.output
         for item in output:
             prediction, truth = (np.asarray(item[key].cpu())[0].astype(np.uint8) for key in ("pred", "label"))
+            name = volume_name(item["image"].meta["filename_or_obj"])
             measures = self.measure(prediction, truth, np.asarray(item["label"].affine))
+            if not truth.any():
+                logger.warning("%s: the reference is empty; its scores are NaN and no part of the means", name)
+                measures = {label: _only_volumes(values) for label, values in measures.items()}
             values = {name: value_of(measures) for name, value_of in self.case_values.items()}
             self.report.add(
-                volume_name(item["image"].meta["filename_or_obj"]),
+                name,
                 measures,
                 {name: value for name, value in values.items() if value is not None},
             )
@@ -71,3 +78,7 @@ class CaseScores:
         for label, measures in self.report.summary().items():
             name, values = next(iter(measures.items()))
             logger.info("%-5s %s %s", label, name, mean_and_spread(values))
+
+
+def _only_volumes(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value if name.endswith("_volume_ml") else math.nan for name, value in values.items()}

@@ -1,18 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of lobes and not of every voxel: each is one piece, and the lungs have no holes."""
+"""What is known of lobes and not of every voxel: they fill the lungs, each is one piece, and there are no holes."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import nibabel as nib
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from pdvnet_lung.lobes import LOBES
 from volseg.transforms.entries import EachEntryd
+from volseg.transforms.native_argmax import interpolated_argmax
 
-__all__ = ["CleanLobesd", "clean_lobes"]
+__all__ = ["CleanLobesd", "GrowLobesd", "clean_lobes", "grow_lobes"]
+
+# lung farther from every lobe is more likely bowel
+REACH_MM = 40.0
+
+
+class GrowLobesd(MapTransform):
+    """Grow lobes into aerated lung that the network missed: it goes to the nearest lobe.
+
+    Args:
+        keys: label maps ``(1, X, Y, Z)`` with their affine, in any orientation.
+        lungs_key: mask ``(1, x, y, z)`` along R, A, S over the same field; see
+            :class:`pdvnet_lung.lung_box.FindLungsd`.
+    """
+
+    def __init__(self, keys: KeysCollection, lungs_key: str = "lungs", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.lungs_key = lungs_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            labels: MetaTensor = d[key]
+            grown = labels.as_tensor()[0].cpu().numpy().copy()
+            affine = np.asarray(labels.affine, dtype=np.float64)
+            orientation = nib.io_orientation(affine)
+            spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(orientation[:, 0])]
+            # a view along R, A, S
+            grow_lobes(nib.apply_orientation(grown, orientation), d[self.lungs_key][0].cpu(), spacing_mm)
+            d[key] = MetaTensor(torch.from_numpy(grown)[None].to(labels.device)).copy_meta_from(labels)
+        return d
+
+
+def grow_lobes(labels: NDArray[np.uint8], lungs: torch.Tensor, spacing_mm: NDArray[np.float64]) -> None:
+    """Give what is lung and no lobe to the nearest lobe up to ``REACH_MM`` away, in place.
+
+    Args:
+        labels: lobes 0 to 5 ``(X, Y, Z)``.
+        lungs: mask ``(x, y, z)`` over the same field, on coarser cells; between them it is interpolated.
+        spacing_mm: of the labels.
+    """
+    # the labels at the centres of the mask's cells
+    middle = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(lungs.shape, labels.shape, strict=True)]
+    coarse = labels[np.ix_(*middle)]
+    if not coarse.any():
+        return
+    distance, nearest = ndimage.distance_transform_edt(
+        coarse == 0, sampling=spacing_mm * labels.shape / lungs.shape, return_indices=True
+    )
+    lobe = np.where(distance <= REACH_MM, coarse[tuple(nearest)], 0)
+    sure = 20 * (lungs.float() - 0.5)
+    inside = interpolated_argmax(torch.stack([-sure, sure]), labels.shape).numpy()
+    cell = [((np.arange(m) + 0.5) * n / m).astype(int) for n, m in zip(lungs.shape, labels.shape, strict=True)]
+    np.copyto(labels, lobe[np.ix_(*cell)], where=(inside > 0) & (labels == 0))
 
 
 class CleanLobesd(EachEntryd):

@@ -17,6 +17,7 @@ from volseg.label_maps.label_file import round_labels
 
 # left before right, upper before lower, as in lungmask and lungct; 0 is background
 LOBES = {1: "LUL", 2: "LLL", 3: "RUL", 4: "RML", 5: "RLL"}
+LEFT, RIGHT = (1, 2), (3, 4, 5)
 
 LOBE_NAMES = {
     1: "left upper lobe",

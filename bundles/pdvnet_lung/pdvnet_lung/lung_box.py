@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A coarse look at a CT that finds the lungs by thresholds, and the crop to their box."""
+"""A coarse look at a CT that finds aerated lungs by thresholds, and the crop to their box."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from volseg.transforms.grid_resize import area_average
 
-__all__ = ["CropToLungsd", "find_lungs", "lung_box"]
+__all__ = ["CropToLungsd", "FindLungsd", "coarse_lungs", "find_lungs", "lung_box"]
 
 COARSE_MM = 4.0
 TISSUE_HU = -400.0
@@ -27,6 +27,20 @@ MINIMUM_ML = 20.0
 MINIMUM_PART = 0.06
 # half as wide as the widest windpipe
 WINDPIPE_MM = 12.0
+
+
+class FindLungsd(MapTransform):
+    """Add what a coarse look finds: ``lungs``, a mask uint8 ``(1, x, y, z)`` over the field of the CT.
+
+    Args:
+        keys: the CT in HU ``(1, X, Y, Z)`` along R, A, S.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        (key,) = self.key_iterator(d)
+        d["lungs"] = coarse_lungs(d[key])[None]
+        return d
 
 
 class CropToLungsd(MapTransform, InvertibleTransform):
@@ -47,8 +61,8 @@ class CropToLungsd(MapTransform, InvertibleTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         image: MetaTensor = d[self.keys[0]]
-        spacing_mm = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
-        box = lung_box(image.as_tensor()[0], spacing_mm, self.margin_mm)
+        lungs = d["lungs"][0] if "lungs" in d else coarse_lungs(image)
+        box = lung_box(lungs, image.shape[1:], spacing_mm(image), self.margin_mm)
         for key in self.key_iterator(d):
             d[key] = self.crop(d[key], box or (slice(None),) * 3)
         return d
@@ -60,22 +74,40 @@ class CropToLungsd(MapTransform, InvertibleTransform):
         return d
 
 
-def lung_box(hu: torch.Tensor, spacing_mm: NDArray[np.float64], margin_mm: float) -> tuple[slice, ...] | None:
-    """Voxels ``(X, Y, Z)`` of the box around the lungs in a CT along R, A, S; None where there are none."""
-    step = np.maximum(1, np.floor(COARSE_MM / 2 / spacing_mm)).astype(int)
+def spacing_mm(image: MetaTensor) -> NDArray[np.float64]:
+    """Voxel size along the stored axes."""
+    return np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
+
+
+def coarse_lungs(image: MetaTensor) -> torch.Tensor:
+    """Mask uint8 ``(x, y, z)`` of aerated lung on cells of about ``COARSE_MM`` over a CT ``(1, X, Y, Z)`` in HU."""
+    hu, spacing = image.as_tensor()[0], spacing_mm(image)
+    step = np.maximum(1, np.floor(COARSE_MM / 2 / spacing)).astype(int)
     thin = hu[:: int(step[0]), :: int(step[1]), :: int(step[2])]
-    size = np.maximum(1, np.round(np.array(thin.shape) * spacing_mm * step / COARSE_MM)).astype(int)
+    size = np.maximum(1, np.round(np.array(thin.shape) * spacing * step / COARSE_MM)).astype(int)
     size = np.minimum(size, thin.shape)
     coarse = area_average(thin, [int(n) for n in size]).numpy()
-    lungs = find_lungs(coarse, np.array(hu.shape) * spacing_mm / size)
+    return torch.from_numpy(find_lungs(coarse, np.array(hu.shape) * spacing / size).astype(np.uint8))
+
+
+def lung_box(
+    lungs: torch.Tensor, shape: Sequence[int], spacing_mm: NDArray[np.float64], margin_mm: float
+) -> tuple[slice, ...] | None:
+    """Voxels of the box around the lungs in a volume of a shape ``(X, Y, Z)``; None where there are none.
+
+    Args:
+        lungs: mask ``(x, y, z)`` over that volume, on other cells.
+        shape, spacing_mm: of the volume.
+        margin_mm: around the lungs.
+    """
     if not lungs.any():
         return None
-    box = ndimage.find_objects(lungs.astype(np.uint8))[0]
+    box = ndimage.find_objects(lungs.numpy())[0]
     margin = margin_mm / spacing_mm
-    scale = np.array(hu.shape) / size
+    scale = np.array(shape) / lungs.shape
     return tuple(
         slice(max(0, int(np.floor(s.start * f - m))), min(n, int(np.ceil(s.stop * f + m))))
-        for s, f, m, n in zip(box, scale, margin, hu.shape, strict=True)
+        for s, f, m, n in zip(box, scale, margin, shape, strict=True)
     )
 
 

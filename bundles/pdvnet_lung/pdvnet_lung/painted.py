@@ -164,7 +164,8 @@ class PaintChest(Transform):
         low, high = _field_of_view(*patient.bounds_mm(), rng)
         size = np.array(self.spatial_size)
         grid = Grid(self.spatial_size, (high - low) / size, (low + high) / 2)
-        hu, label = paint_chest_ct(patient, grid, rng, sick=0.0 if rng.random() < 0.3 else 1.0)
+        sick = 0.0 if rng.random() < 0.3 else 1.0
+        hu, label = paint_chest_ct(patient, grid, rng, body_step_mm=5.0, sick=sick)
         hu = scan(hu, grid.spacing, rng)
         return {"image": torch.from_numpy(hu)[None], "label": torch.from_numpy(label)[None]}
 

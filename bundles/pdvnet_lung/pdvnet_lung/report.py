@@ -8,11 +8,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from pdvnet_lung.lobes import LOBES
+from pdvnet_lung.lobes import LEFT, LOBES, RIGHT
 
 __all__ = ["lobe_statistics"]
 
-LEFT, RIGHT = (1, 2), (3, 4, 5)
 EMPHYSEMA_HU = -950.0
 MINIMUM_LUNG_ML = 200.0
 MAXIMUM_LUNG_ML = 10000.0

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from pdvnet_lung.clean_up import CleanLobesd, clean_lobes
+from pdvnet_lung.clean_up import CleanLobesd, GrowLobesd, clean_lobes, grow_lobes
 
 
 def lobes() -> np.ndarray:
@@ -50,3 +50,40 @@ def test_dictionary_form_keeps_the_geometry():
     out = CleanLobesd("pred")({"pred": MetaTensor(torch.from_numpy(labels)[None], affine=affine)})["pred"]
     np.testing.assert_array_equal(out[0].numpy(), lobes())
     torch.testing.assert_close(out.affine, affine)
+
+
+def test_missed_lung_goes_to_the_nearest_lobe():
+    """Cells of 2 voxels along x, 3 along y and 1 along z."""
+    labels = np.zeros((12, 9, 10), np.uint8)
+    labels[:6, :, 5:9], labels[:6, :, 1:3] = 1, 2
+    lungs = torch.zeros(6, 3, 10)
+    lungs[:3, :, 1:9] = 1
+    expected = labels.copy()
+    expected[:6, :, 4], expected[:6, :, 3] = 1, 2
+    grow_lobes(labels, lungs, np.array([2.0, 1.5, 3.0]))
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_lung_far_from_every_lobe_and_lung_without_lobes_stay_background():
+    labels = np.zeros((12, 9, 10), np.uint8)
+    grow_lobes(labels, torch.ones(6, 3, 10), np.ones(3))
+    assert not labels.any()
+    labels[1] = 3
+    grow_lobes(labels, torch.ones(6, 3, 10), np.array([5.0, 1.0, 1.0]))
+    assert labels[8].all()
+    assert not labels[10:].any()
+
+
+def test_growth_in_the_orientation_of_the_file():
+    """The file runs from superior to inferior, from left to right and from posterior to anterior."""
+    upright = np.zeros((6, 8, 10), np.uint8)
+    upright[1:5, 2:6, 2:4] = 4
+    lungs = torch.zeros(1, 6, 8, 10)
+    lungs[:, 1:5, 2:6, 2:9] = 1
+    grown = upright.copy()
+    grown[1:5, 2:6, 2:9] = 4
+    affine = np.array([[0, 2.0, 0, 5], [0, 0, 2.5, 6], [-3.0, 0, 0, 7], [0, 0, 0, 1]])
+    stored = torch.from_numpy(upright.transpose(2, 0, 1)[::-1].copy())[None]
+    out = GrowLobesd("pred")({"pred": MetaTensor(stored, affine=affine), "lungs": lungs})["pred"]
+    np.testing.assert_array_equal(out[0].numpy(), grown.transpose(2, 0, 1)[::-1])
+    np.testing.assert_array_equal(out.affine, affine)

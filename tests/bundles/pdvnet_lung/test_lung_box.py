@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from pdvnet_lung.lung_box import CropToLungsd, lung_box
+from pdvnet_lung.lung_box import CropToLungsd, FindLungsd, coarse_lungs, lung_box
 
 SPACING = np.array([4.0, 5.0, 3.0])
 
@@ -26,7 +26,8 @@ def chest() -> np.ndarray:
 
 
 def box(hu: np.ndarray, margin_mm: float = 0.0) -> tuple[slice, ...] | None:
-    return lung_box(torch.from_numpy(hu), SPACING, margin_mm)
+    image = MetaTensor(torch.from_numpy(hu)[None], affine=np.diag([*SPACING, 1]))
+    return lung_box(coarse_lungs(image), hu.shape, SPACING, margin_mm)
 
 
 def ends(found: tuple[slice, ...] | None) -> list[int]:
@@ -78,3 +79,12 @@ def test_inverse_puts_the_box_back_and_fills_with_background():
     np.testing.assert_array_equal(back[0].numpy()[lungs], hu[lungs])
     np.testing.assert_array_equal(back.affine, image.affine)
     assert back[0, 0, 0, 0] == 0
+
+
+def test_the_mask_that_was_found_decides_the_crop():
+    image = MetaTensor(torch.from_numpy(chest())[None], affine=np.diag([*SPACING, 1]))
+    found = FindLungsd("image")({"image": image})
+    assert found["lungs"].shape == (1, 80, 60, 90)  # cells of 4 mm; voxels of 4x5x3 mm are no finer along y
+    assert torch.equal(found["lungs"][0], coarse_lungs(image))
+    found["lungs"][:, :, :, :60] = 0
+    assert CropToLungsd("image", margin_mm=0)(found)["image"].shape[3] < 45

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,28 @@ def test_a_training_needs_a_case():
     check_not_empty([{"image": "a", "label": "b"}])
     with pytest.raises(UserError, match="nothing to train on, got 0 cases"):
         check_not_empty([])
+
+
+def test_an_image_in_two_splits_and_a_copy_are_named(folder: Path, caplog: pytest.LogCaptureFixture):
+    for name, text in (("first", "1234"), ("copy", "1234"), ("other", "1235")):
+        (folder / f"{name}.nii.gz").write_text(text)
+    training = [{"image": f"{name}.nii.gz", "label": "labels/a.nii.gz"} for name in ("first", "other", "copy")]
+    rewrite(folder, training=training, validation=training[1:2], test=[])
+    with caplog.at_level(logging.WARNING):
+        load_datalist(folder, "training")
+    path = folder / "dataset.json"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: image {folder}/copy.nii.gz, a copy of {folder}/first.nii.gz, is listed in training and in training; "
+        "keep each case in one split, once",
+        f"{path}: image {folder}/other.nii.gz is listed in training and in validation; "
+        "keep each case in one split, once",
+    ]
+
+
+def test_different_images_draw_no_warning(folder: Path, caplog: pytest.LogCaptureFixture):
+    for number in range(2):
+        (folder / f"{number}.mhd").write_text("ElementDataFile = image.raw")
+    rewrite(folder, training=[{"image": "0.mhd", "label": "labels/a.nii.gz"}], test=[{"image": "1.mhd"}])
+    with caplog.at_level(logging.WARNING):
+        load_datalist(folder, "training")
+    assert not caplog.records

@@ -93,3 +93,11 @@ def test_nothing_to_find(tmp_path):
     os.mkfifo(tmp_path / "pipe.nii")
     with pytest.raises(UserError, match="pipe"):
         find_volumes(tmp_path / "pipe.nii")
+
+
+def test_label_maps_named_after_an_image_are_left_out(tmp_path, caplog):
+    images = touch(tmp_path / "Case00.mhd", tmp_path / "Case00.nrrd", tmp_path / "b" / "x_seg.nii.gz")
+    labels = touch(tmp_path / "Case00_segmentation.mhd", tmp_path / "Case00_mask.nii.gz")
+    assert find_volumes(tmp_path) == images
+    assert caplog.messages == [f"{path}: left out, by its name a label map of Case00" for path in sorted(labels)]
+    assert find_volumes(labels[0]) == labels[:1]

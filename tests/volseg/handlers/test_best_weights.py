@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,31 +27,54 @@ class Growing(Trainer):
         self.network.weight.data += 1
 
 
+class Validator(Engine):
+    """Finds the given metrics, one per run, whatever the weights."""
+
+    def __init__(self, metrics: Iterable[float]) -> None:
+        super().__init__(lambda engine, batch: None)
+        self.state.key_metric_name = "val_mean_dice"
+        values = iter(metrics)
+        self.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update({"val_mean_dice": next(values)})
+        )
+
+    def run(self, epoch: int = 1) -> None:
+        super().run([0])
+
+
 def train(
-    handler: BestWeights, metrics: list[float], epochs: int | None = None, before: list[float] | None = None
+    handler: BestWeights,
+    metrics: list[float],
+    epochs: int | None = None,
+    before: list[float] | None = None,
+    installed: float | None = None,
 ) -> None:
-    """Train one epoch for each metric that validation finds, after one validation for each metric in ``before``."""
-    metrics = [*(before or []), *metrics]
-    values = iter(metrics)
-    evaluator = Engine(lambda engine, batch: None)
-    evaluator.state.key_metric_name = "val_mean_dice"
-    evaluator.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda e: e.state.metrics.update({"val_mean_dice": next(values)})
-    )
+    """Train one epoch for each metric that validation finds, after one validation for each metric in ``before``.
+
+    ``installed`` is what validation finds of the installed weights.
+    """
+    evaluator = Validator([*(before or []), *metrics, *([] if installed is None else [installed])])
     handler.attach(evaluator)
-    trainer = Growing(handler.network, epochs or len(metrics) - len(before or []))
+    trainer = Growing(handler.network, epochs or len(metrics))
     if metrics:
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run([0]))
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda trainer: evaluator.run(trainer.state.epoch))
     handler.attach(trainer)
     for _ in before or []:
-        evaluator.run([0])
+        evaluator.run()
     trainer.run()
 
 
-def new(folder: Path) -> BestWeights:
+def new(folder: Path, size: Sequence[int] = (8, 16, 24), install: bool = False) -> BestWeights:
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    return BestWeights(str(folder / "best.pt"), network, {"spatial_size": [8, 16, 24]}, str(folder / "model.pt"))
+    return BestWeights(
+        str(folder / "best.pt"),
+        network,
+        {"spatial_size": size, "seed": 0},
+        str(folder / "model.pt"),
+        settings=["spatial_size"],
+        install=install,
+    )
 
 
 def saved(path: Path) -> tuple[float, dict]:
@@ -64,7 +88,7 @@ def saved(path: Path) -> tuple[float, dict]:
 def test_best_epoch_is_kept(tmp_path, metrics, best):
     handler = new(tmp_path)
     train(handler, metrics)
-    record = {"spatial_size": [8, 16, 24], "epoch": best, "val_mean_dice": metrics[best - 1]}
+    record = {"spatial_size": [8, 16, 24], "seed": 0, "epoch": best, "val_mean_dice": metrics[best - 1]}
     assert saved(tmp_path / "model.pt") == (best, record)
     assert handler.state_dict() == {"best_metric": metrics[best - 1], "best_epoch": best}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.json", "best.pt", "model.json", "model.pt"]
@@ -78,14 +102,14 @@ def test_metric_of_nothing_is_no_best(tmp_path):
 @pytest.mark.parametrize("metrics", [[], [float("nan")] * 3])
 def test_training_without_validation_saves_the_last_weights(tmp_path, metrics):
     train(new(tmp_path), metrics, epochs=3)
-    assert saved(tmp_path / "model.pt") == (3, {"spatial_size": [8, 16, 24], "epoch": 3})
+    assert saved(tmp_path / "model.pt") == (3, {"spatial_size": [8, 16, 24], "seed": 0, "epoch": 3})
 
 
 def test_released_weights_are_kept_through_any_number_of_trainings(tmp_path):
     train(new(tmp_path), [0.9])
     released = saved(tmp_path / "model.pt")
     for metrics in ([0.1, 0.2], [0.1, 0.2, 0.3]):
-        train(new(tmp_path), metrics)
+        train(new(tmp_path), metrics, installed=0.15)
         assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == metrics[-1]
         assert saved(tmp_path / "model_released.pt") == released
     assert len(list(tmp_path.iterdir())) == 6
@@ -105,9 +129,9 @@ def test_resumed_training_knows_the_best(tmp_path):
     train(first, [0.3, 0.5])
     resumed = new(tmp_path)
     resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    train(resumed, [0.4, 0.45])
+    train(resumed, [0.4, 0.45], installed=0.2)
     assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.5
-    train(resumed, [0.6])
+    train(resumed, [0.6], installed=0.5)
     assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.6
 
 
@@ -116,7 +140,7 @@ def test_weights_that_no_epoch_beats_stay(tmp_path):
     installed = saved(tmp_path / "model.pt")
     train(new(tmp_path), [0.5, 0.6], before=[0.7])
     assert saved(tmp_path / "model.pt") == installed
-    train(new(tmp_path), [0.5, 0.8], before=[0.7])
+    train(new(tmp_path), [0.5, 0.8], before=[0.7], installed=0.7)
     assert saved(tmp_path / "model.pt")[1]["val_mean_dice"] == 0.8
     assert saved(tmp_path / "model_released.pt") == installed
 
@@ -125,13 +149,11 @@ def test_validation_before_a_resume_leaves_the_best_of_the_epochs_before(tmp_pat
     first = new(tmp_path)
     train(first, [0.3, 0.5])
     resumed = new(tmp_path)
-    resumed.attach(evaluator := Engine(lambda engine, batch: None))
-    evaluator.state.key_metric_name = "val_mean_dice"
-    evaluator.add_event_handler(Events.EPOCH_STARTED, lambda e: e.state.metrics.update({"val_mean_dice": 0.2}))
-    evaluator.run([0])
+    resumed.attach(evaluator := Validator([0.2]))
+    evaluator.run()
     resumed.load_state_dict(first.state_dict())
-    train(resumed, [0.4])
-    assert saved(tmp_path / "model.pt")[1] == {"spatial_size": [8, 16, 24], "epoch": 2, "val_mean_dice": 0.5}
+    train(resumed, [0.4], installed=0.2)
+    assert saved(tmp_path / "model.pt")[1] == {"spatial_size": [8, 16, 24], "seed": 0, "epoch": 2, "val_mean_dice": 0.5}
 
 
 def test_evaluator_of_monai_is_no_trainer(tmp_path):
@@ -140,3 +162,39 @@ def test_evaluator_of_monai_is_no_trainer(tmp_path):
     handler.attach(evaluator)
     assert evaluator.has_event_handler(handler._validated, Events.EPOCH_COMPLETED)
     assert not evaluator.has_event_handler(handler._complete, Events.COMPLETED)
+
+
+@pytest.mark.parametrize("installed", [0.5, 0.7])
+def test_installed_weights_that_validate_better_stay(tmp_path, caplog, installed):
+    train(new(tmp_path), [0.9])
+    before = saved(tmp_path / "model.pt")
+    handler = new(tmp_path)
+    train(handler, [0.4, 0.5, 0.3], installed=installed)
+    assert saved(tmp_path / "model.pt") == before
+    assert saved(tmp_path / "best.pt")[0] == 2
+    assert handler.network.weight.item() == 3  # the training's own
+    assert handler.state_dict() == {"best_metric": 0.5, "best_epoch": 2}
+    assert caplog.messages[-1] == (
+        f"{tmp_path}/model.pt stays as it is: its val_mean_dice of {installed:.4f} is not below 0.5000. "
+        f"--install True replaces it by {tmp_path}/best.pt"
+    )
+
+
+def test_weights_that_cannot_be_compared_stay(tmp_path, caplog):
+    train(new(tmp_path), [0.1])
+    before = saved(tmp_path / "model.pt")
+    train(new(tmp_path, size=(8, 16, 32)), [0.9])
+    assert "another spatial_size, so that validation cannot compare the two" in caplog.text
+    train(new(tmp_path), [], epochs=2)
+    assert "nothing was validated" in caplog.text
+    (tmp_path / "model.pt").write_bytes(b"damaged")
+    train(new(tmp_path), [0.9])
+    assert "no weights of Linear as configured" in caplog.text
+    assert (tmp_path / "model.pt").read_bytes() == b"damaged"
+    assert json.loads((tmp_path / "model.json").read_text()) == before[1]
+
+
+def test_weights_are_installed_by_name(tmp_path):
+    train(new(tmp_path), [0.9])
+    train(new(tmp_path, size=(8, 16, 32), install=True), [0.1])
+    assert saved(tmp_path / "model.pt")[1]["spatial_size"] == [8, 16, 32]

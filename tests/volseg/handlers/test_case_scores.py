@@ -81,3 +81,12 @@ def test_measures_and_case_values_of_a_bundle(tmp_path, caplog):
 def test_two_cases_of_one_name_are_refused(tmp_path):
     with pytest.raises(UserError, match="case a is already in the report"):
         run(tmp_path, [case("/x/a.nii.gz", 0), case("/y/a.nii.gz", 0)])
+
+
+def test_an_empty_reference_is_no_zero_in_the_mean(tmp_path, caplog):
+    empty = case("/x/b.nrrd", 0)
+    empty[0]["label"] = MetaTensor(torch.zeros(1, 12, 7, 9), affine=AFFINE)
+    run(tmp_path, [case("/x/a.nii.gz", 1), empty])
+    dice = json.loads((tmp_path / "summary.json").read_text())["labels"]["LUL"]["dice"]
+    assert (dice["mean"], dice["n"], dice["nan"]) == (0.75, 1, 1)
+    assert "b: the reference is empty; its scores are NaN and no part of the means" in caplog.text

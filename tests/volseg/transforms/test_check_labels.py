@@ -44,3 +44,20 @@ def test_what_is_no_label(value, message):
 def test_greatest_label_and_missing_key():
     assert CheckLabelsd("label", 6)(label(0, 5))["label"].max() == 5
     assert CheckLabelsd("label", 6, allow_missing_keys=True)({"image": 1}) == {"image": 1}
+
+
+def test_zones_and_masks_of_255_are_joined_on_request():
+    with pytest.raises(UserError, match=r"labels must be 0 to 1, got \[0, 255\]; give --join_labels True"):
+        CheckLabelsd("label", 2)(label(0, 255))
+    for values in ((0, 255, 0), (0, 1, 2)):
+        joined = CheckLabelsd("label", 2, join=True)(label(*values))["label"]
+        assert joined[0, :, 0, 0].tolist() == [min(value, 1) for value in values]
+    with pytest.raises(UserError, match=r"got \[-1, 0, 1\]; convert"):
+        CheckLabelsd("label", 2)(label(-1, 0, 1))
+
+
+def test_an_empty_map_draws_a_warning(caplog):
+    CheckLabelsd("label", 6)(label(0, 0))
+    assert [record.getMessage() for record in caplog.records] == [
+        "s1.nii.gz: the label map is empty; label the structure, or leave the case out"
+    ]

@@ -91,7 +91,7 @@ class Patient:
     """
 
     def __init__(self, lungs: LobeMap, rng: np.random.Generator, strength: float = 1.0) -> None:
-        self.lungs = lungs
+        self._shares = lungs.shares.float()[None]
         self.scale = 1 + strength * np.clip(rng.normal((0, 0, 0), (0.08, 0.08, 0.1)), -0.25, 0.25)
         if rng.random() < 0.08 * strength:
             self.scale *= rng.uniform(0.45, 0.8)  # a child
@@ -124,4 +124,4 @@ class Patient:
         # one side of the chest is larger than the other; the heart lies between
         side = torch.tanh(source[..., :1] / 40)
         source = source * (1 + side * torch.tensor(self.asymmetry, dtype=torch.float32)) / half
-        return F.grid_sample(self.lungs.shares.float()[None], source.flip(-1)[None], align_corners=False)[0].numpy()
+        return F.grid_sample(self._shares, source.flip(-1)[None], align_corners=False)[0].numpy()
