@@ -92,7 +92,8 @@ def _train(root: Path, configs: Sequence[str], scratch: Path) -> tuple[dict[str,
     """Train with phantoms that are made anew, so that the seconds hold for the first use; also the weights' file."""
     models, begun_ns = scratch / "models", time.time_ns()
     started = time.perf_counter()
-    overrides = {"output_dir": scratch / "train", "phantom_dir": scratch / "phantom", "ckpt_dir": models}
+    overrides = {"output_dir": scratch / "train", "phantom_dir": scratch / "phantom", "ckpt_dir": models,
+                 "install": True}  # fmt: skip
     command = _run(root, configs, overrides)
     seconds = time.perf_counter() - started
     # those of before are kept beside as *_released.pt
@@ -195,12 +196,12 @@ def real_ct(ct: str, lungs: str, series: str) -> None:
         series: the same CT as a DICOM series (``ct-64Dicom``).
     """
     root = REPOSITORY / "bundles" / "pdvnet_lung"
-    truth = Orientation("RAS", labels=None)(load_volume(lungs))
-    voxel_ml = abs(np.linalg.det(truth.affine[:3, :3])) / 1e3
+    reference = load_volume(lungs)
+    voxel_ml = abs(np.linalg.det(reference.affine[:3, :3])) / 1e3
     case, lobes = _segment_ct(root, ct, clean_lobes=True)
     _, raw = _segment_ct(root, ct, clean_lobes=False)
     _, of_series = _segment_ct(root, series, clean_lobes=True)
-    inside = truth.numpy() > 0
+    inside = Orientation("RAS", labels=None)(reference).numpy()[0] > 0
     write_json(
         root / "docs" / "results" / "real_ct.json",
         {

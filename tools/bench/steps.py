@@ -69,7 +69,6 @@ def bench_end_to_end(repetitions: int, seed: int, subject: str, shape: Sequence[
             "output_dir": work / "output",
             "redo": True,  # a finished case is skipped otherwise
             "weights": network.weights_for_config(seed, work),
-            "redo": True,  # a finished case is skipped otherwise
             **network.grid,
         }
         environment = {**os.environ, "XDG_CACHE_HOME": str(work / "cache")}
