@@ -21,6 +21,7 @@ def test_axes_within_ten_percent_stay_and_the_log_says_from_and_to(caplog):
     assert network_shape("a.h5", (5, 12, 20), (24, 10, 12), (30, 32, 13)) == (4, 4, 20)
     assert "a.h5: resampled for the network from 24x10x12 to 30x30x12 nm, 5x12x20 to 4x4x20 voxels" in caplog.text
     assert network_shape("a.h5", (5, 12, 20), (28, 34, 32), (30, 32, 32)) is None
+    assert network_shape("a.h5", (9, 40, 60), (8, 8, 8), (30, 32, 32)) == (2, 10, 15)
     assert network_shape("a.h5", (1, 12, 20), (5, 32, 64), (30, 32, 32)) == (1, 12, 40)
 
 
