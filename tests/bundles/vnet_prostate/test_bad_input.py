@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 
-def test_labels_of_zones_are_refused(train, case, image, refused, save):
+def test_labels_of_zones_are_joined_on_request_alone(train, case, image, refused, save):
     label = np.zeros(image[0].shape, np.uint8)
     label[8:16, 4:10, 4:10] = 2
     save(case / "label.nii.gz", label, image[1])
-    refused(train(case), "label.nii.gz", "0 to 1", "2", "prepare_data")
+    refused(train(case), "label.nii.gz", "0 to 1", "2", "--join_labels True")
+    assert train(case, "--join_labels", "True").returncode == 0
 
 
 def test_an_image_without_contrast(try_to_infer, image, refused, save, tmp_path):
