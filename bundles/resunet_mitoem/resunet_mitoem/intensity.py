@@ -64,19 +64,19 @@ class ScaleGreyValuesd(MapTransform):
             if path is None:
                 grey_range = _range_of_voxels(voxels[0][~blank])
             else:
-                grey_range = self._range_of_file(str(path), voxels[0] if image.meta.get("is_resampled") else None)
+                grey_range = self._range_of_file(str(path), voxels[0], bool(image.meta.get("is_resampled")))
             values = grey_range(voxels)
             values[0][torch.from_numpy(blank)] = self.blank
             d[key] = MetaTensor(values.to(image.device), meta=image.meta, applied_operations=image.applied_operations)
         return d
 
-    def _range_of_file(self, path: str, resampled: NDArray[Any] | None) -> GreyRange:
-        """Found once: a training reads thousands of crops of a file."""
+    def _range_of_file(self, path: str, voxels: NDArray[Any], is_resampled: bool) -> GreyRange:
+        """Found once: a training reads thousands of crops of a file. What has been read whole is not read again."""
         if path not in self._ranges:
             volume = open_chunked_volume(path)
-            if resampled is not None:
-                volume = ResampledVolume(volume, resampled.shape)
-            found = self._ranges[path] = find_grey_range(volume, resampled)
+            if is_resampled:
+                volume = ResampledVolume(volume, voxels.shape)
+            found = self._ranges[path] = find_grey_range(volume, voxels if voxels.shape == volume.shape else None)
             logger.debug("%s: grey values from %g to %g become 0 to 1", path, found.low, found.high)
         return self._ranges[path]
 
@@ -114,9 +114,10 @@ def tissue_range(tissue: NDArray[np.generic]) -> tuple[float, float]:
 
 def _sample(volume: ChunkedVolume, voxels: NDArray[Any] | None) -> NDArray[np.generic]:
     """Voxels of tissue (N,) of the whole volume, or of some of its chunks."""
+    source = volume if voxels is None else voxels
     if math.prod(volume.shape) <= SAMPLE:
-        voxels = volume[:] if voxels is None else voxels
-        return voxels[~find_blank(voxels)]
+        whole = source[:]
+        return whole[~find_blank(whole)]
     counts = [-(-n // chunk) for n, chunk in zip(volume.shape, volume.chunks, strict=True)]
     total = math.prod(counts)
     drawn = np.random.default_rng(0).choice(total, min(total, SAMPLED_CHUNKS), replace=False)
@@ -129,8 +130,8 @@ def _sample(volume: ChunkedVolume, voxels: NDArray[Any] | None) -> NDArray[np.ge
             _middle(int(place) * chunk, min((int(place) + 1) * chunk, n), length)
             for place, chunk, n, length in zip(position, volume.chunks, volume.shape, piece, strict=True)
         )
-        voxels = volume[z, y, x]
-        parts.append(voxels[~find_blank(voxels)][::step].copy())  # a view would keep the whole piece
+        found = source[z, y, x]
+        parts.append(found[~find_blank(found)][::step].copy())  # a view would keep the whole piece
     return np.concatenate(parts)
 
 
