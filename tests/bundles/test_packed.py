@@ -391,7 +391,7 @@ def test_command_of_the_card(request, unpacked, overrides, filled_in, bundle, co
         written = {path for path, _ in _files(unpacked.folder, tmp_path) - before}
         assert written
     if command.startswith("torchrun"):
-        weights, completed = unpacked.root / "models/model.pt", unpacked.root / "output/train/checkpoint_completed.pt"
+        weights, completed = (unpacked.root / "output/train" / f"{n}.pt" for n in ("model", "checkpoint_completed"))
         assert {weights, completed} <= written
         load_weights(weights, bundle.untrained())  # names without DistributedDataParallel's prefix
         assert torch.load(completed, weights_only=True)["epoch"] == 1

@@ -199,7 +199,10 @@ def _read_header(path: Path) -> Any:
     reader = quiet_itk().ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     with readable(path, (RuntimeError,)):
         if reader is None:
-            raise RuntimeError("header unknown to ITK")
+            raise UserError(
+                f"{path}: cannot be read, damaged or truncated: no header of NIfTI, NRRD, MHD/MHA or DICOM found; copy "
+                "the file again, or convert it"
+            )
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
     return reader

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from volseg.data.blank import read_with_blank
 from volseg.data.open_volume import ChunkedVolume
+from volseg.errors import UserError
 
 __all__ = ["ResampledVolume", "network_shape", "resampled", "source_region", "taps"]
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 Region = tuple[slice, slice, slice]
 
 UNCHANGED = 1.1  # axes whose voxels differ by less keep them
+LEAST_NM, MOST_NM = 0.1, 10_000.0  # of a voxel's edges
 SLAB_VOXELS = 2**24  # of the source, that are resampled at once
 
 
@@ -40,7 +42,16 @@ def network_shape(
         shape: (D, H, W).
         voxel_size_nm: of the volume, along z, y, x.
         network_nm: of the network, along z, y, x.
+
+    Raises:
+        UserError: voxels of a size that no electron microscope makes.
     """
+    if not all(LEAST_NM <= edge <= MOST_NM for edge in voxel_size_nm):
+        size = "x".join(f"{edge:g}" for edge in voxel_size_nm)
+        raise UserError(
+            f"{path}: voxels of {size} nm (z, y, x), expected {LEAST_NM:g} to {MOST_NM:g} nm in electron microscopy; "
+            "give --voxel_size_nm if the file is wrong, or --resample False"
+        )
     depth, height, width = (
         n if abs(math.log(edge / wanted)) < math.log(UNCHANGED) else max(1, round(n * edge / wanted))
         for n, edge, wanted in zip(shape, voxel_size_nm, network_nm, strict=True)

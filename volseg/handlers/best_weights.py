@@ -138,7 +138,9 @@ class BestWeights:
             self.network.load_state_dict(trained)
         name = self.evaluator.state.key_metric_name
         logger.info("%s: %.4f of the installed weights, %.4f of the new ones", name, metric, self.best_metric)
-        return f"its {name} of {metric:.4f} is not below {self.best_metric:.4f}" if metric >= self.best_metric else None
+        if metric < self.best_metric:
+            return None
+        return f"on the same cases its {name} is {metric:.4f}, that of the new weights {self.best_metric:.4f}"
 
     def _save(self, metric: Mapping[str, float]) -> None:
         self.best_epoch = self.epoch

@@ -12,6 +12,7 @@ from volseg.data import resampling
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.data.open_volume import open_chunked_volume
 from volseg.data.resampling import ResampledVolume, network_shape, resampled, source_region
+from volseg.errors import UserError
 
 SHAPE, NEW_SHAPE = (5, 12, 9), (7, 5, 9)
 
@@ -69,3 +70,8 @@ def test_blank_voxels_are_no_part_of_means(tmp_path, monkeypatch):
     monkeypatch.setattr(resampling, "SLAB_VOXELS", 1)
     np.testing.assert_allclose(volume[0:2, 1:2], expected[:, 1:2], rtol=1e-6)
     assert volume[0:0].shape == (0, 2, 3)
+
+
+def test_voxels_of_a_scanner_are_refused():
+    with pytest.raises(UserError, match=r"a.nii: voxels of 3e\+06x500000x500000 nm .* give --voxel_size_nm"):
+        network_shape("a.nii", (9, 10, 11), (3e6, 5e5, 5e5), (30, 32, 32))

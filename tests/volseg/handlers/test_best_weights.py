@@ -175,7 +175,8 @@ def test_installed_weights_that_validate_better_stay(tmp_path, caplog, installed
     assert handler.network.weight.item() == 3  # the training's own
     assert handler.state_dict() == {"best_metric": 0.5, "best_epoch": 2}
     assert caplog.messages[-1] == (
-        f"{tmp_path}/model.pt stays as it is: its val_mean_dice of {installed:.4f} is not below 0.5000. "
+        f"{tmp_path}/model.pt stays as it is: on the same cases its val_mean_dice is {installed:.4f}, that of the new "
+        "weights 0.5000. "
         f"--install True replaces it by {tmp_path}/best.pt"
     )
 
