@@ -15,13 +15,13 @@ from ignite.engine import Engine, Events
 
 from volseg.data.blank import blank_warnings
 from volseg.data.case_statistics import CaseStatistics
-from volseg.data.open_volume import open_chunked_volume
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
 from volseg.data.volume_formats.section_file import PNG_SUFFIX
 from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES
-from volseg.data.volume_formats.voxel_size import checked_voxel_size, chosen_voxel_size
+from volseg.data.volume_formats.voxel_size import VoxelSize, checked_voxel_size, chosen_voxel_size
 from volseg.instances.picture import save_instance_preview
 from volseg.instances.table import instance_table, write_instance_table
 from volseg.instances.writer import instances_path, write_instances
@@ -78,6 +78,7 @@ class SaveImageInstances:
         self.statistics = CaseStatistics(output_dir, ENDING, key="instances")
         self.fingerprint: str | None = None  # of the case at hand
         self.count = 0
+        self._opened: tuple[str, ChunkedVolume, VoxelSize | None, list[str]] | None = None
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
@@ -94,9 +95,10 @@ class SaveImageInstances:
             self.write(image.meta["filename_or_obj"], labels, blank_fraction, getattr(engine, "warnings", ()))
 
     def begin(self, path: str, fingerprint: str) -> None:
-        """Take note of what the result of the next case depends on, and see that it can be written."""
+        """Take note of what the next case's result depends on, see that it can be written, and warn of its voxels."""
         self.fingerprint = fingerprint
-        instances_path(self.output_dir / f"{self._name(path)}{ENDING}", open_chunked_volume(path))
+        image, _, _ = self._open(path)
+        instances_path(self.output_dir / f"{self._name(path)}{ENDING}", image)
 
     def settings(self) -> dict[str, Any]:
         """What results depend on."""
@@ -112,8 +114,7 @@ class SaveImageInstances:
             blank_fraction: part of the image without tissue, which is NaN in the network's input.
             logged: warnings of the image, logged already.
         """
-        image = open_chunked_volume(path)
-        voxel_size_nm = chosen_voxel_size(path, image.voxel_size_nm, self.voxel_size_nm)
+        image, voxel_size_nm, of_voxels = self._open(path)
         name = self._name(path)
         written = write_instances(self.output_dir / f"{name}{ENDING}", labels, image, voxel_size_nm)
         table = instance_table(labels, voxel_size_nm)
@@ -122,12 +123,8 @@ class SaveImageInstances:
             title = f"{name}: {len(table)} instance{'' if len(table) == 1 else 's'}"
             save_instance_preview(self.output_dir / f"{name}_preview.png", image, labels, voxel_size_nm, title)
         fraction = sum(instance.voxels for instance in table) / labels.size
-        warnings = [
-            *blank_warnings(blank_fraction),
-            *_warnings(len(table), fraction),
-            *voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm, self.resample),
-        ]
-        for warning in warnings:
+        found = [*blank_warnings(blank_fraction), *_warnings(len(table), fraction)]
+        for warning in found:
             logger.warning("%s: %s", path, warning)
         self.statistics.add(
             path,
@@ -137,7 +134,7 @@ class SaveImageInstances:
                 "median_voxels": float(np.median([instance.voxels for instance in table])) if table else None,
                 "foreground_fraction": round(fraction, 5),
                 "voxel_size_nm": None if voxel_size_nm is None else list(voxel_size_nm),
-                "warnings": [*logged, *warnings],
+                "warnings": [*logged, *found, *(warning for warning in of_voxels if warning not in logged)],
                 **({"fingerprint": self.fingerprint} if self.fingerprint else {}),
             },
         )
@@ -147,6 +144,18 @@ class SaveImageInstances:
         check_folder(self.output_dir)
         self.statistics.read()
         self.count = 0
+        self._opened = None
+
+    def _open(self, path: str) -> tuple[ChunkedVolume, VoxelSize | None, list[str]]:
+        """A volume, its voxel size and the warnings of it, which are logged when it is first opened."""
+        if self._opened is None or self._opened[0] != path:
+            image = open_chunked_volume(path)
+            voxel_size_nm = chosen_voxel_size(path, image.voxel_size_nm, self.voxel_size_nm)
+            warnings = voxel_warnings(voxel_size_nm, self.trained_voxel_size_nm, self.resample)
+            for warning in warnings:
+                logger.warning("%s: %s", path, warning)
+            self._opened = path, image, voxel_size_nm, warnings
+        return self._opened[1:]
 
     def _name(self, path: str) -> str:
         """What the results of a volume are called already, or a name that no other volume's are called."""

@@ -203,6 +203,17 @@ def test_results_that_stay_are_found_before_the_prediction(tmp_path):
         handler.begin(path, "0")
 
 
+def test_unknown_voxels_are_warned_of_before_the_prediction(tmp_path, caplog):
+    path = save_sections(tmp_path / "sections")
+    handler = SaveImageInstances(str(tmp_path / "out"), trained_voxel_size_nm=[30, 8, 8], preview=False)
+    handler.begin(path, "0")
+    warning = "the voxel size is not known, may differ from the 30x8x8 nm that the weights learnt at"
+    assert [warning in message for message in caplog.messages] == [True]
+    handler.write(path, labels())
+    assert len(caplog.messages) == 1
+    assert [warning in said for said in statistics(tmp_path / "out")[0]["warnings"]] == [True]
+
+
 def test_entries_and_names_of_earlier_runs_stay(tmp_path):
     first, second = save_hdf5(tmp_path / "x" / "a.h5"), save_hdf5(tmp_path / "y" / "a.h5")
     for path in (first, second, first):
