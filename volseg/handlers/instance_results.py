@@ -134,7 +134,7 @@ class SaveImageInstances:
                 "median_voxels": float(np.median([instance.voxels for instance in table])) if table else None,
                 "foreground_fraction": round(fraction, 5),
                 "voxel_size_nm": None if voxel_size_nm is None else list(voxel_size_nm),
-                "warnings": [*logged, *found, *(warning for warning in of_voxels if warning not in logged)],
+                "warnings": [*(warning for warning in logged if warning not in of_voxels), *found, *of_voxels],
                 **({"fingerprint": self.fingerprint} if self.fingerprint else {}),
             },
         )
