@@ -16,7 +16,7 @@ from monai.utils import convert_to_tensor
 
 from volseg.transforms.grid_resize import GridResize, GridResized, linear_weights
 
-__all__ = ["NativeArgmaxd", "interpolated_argmax"]
+__all__ = ["NativeArgmaxd", "class_argmax", "interpolated_argmax"]
 
 # native voxels per block: 6 classes of them as floats take 3 MB, which stay in a core's cache
 BLOCK = (64, 64, 32)
@@ -83,7 +83,7 @@ def interpolated_argmax(logits: torch.Tensor, spatial_size: Sequence[int]) -> to
         labels uint8 ``(X, Y, Z)``.
     """
     probabilities = torch.softmax(logits.float(), dim=0)
-    coarse = _argmax(probabilities)
+    coarse = class_argmax(probabilities)
     labels = torch.empty(tuple(spatial_size), dtype=torch.uint8, device=logits.device)
     pieces = [_pieces(n, m, block) for n, m, block in zip(logits.shape[1:], spatial_size, BLOCK, strict=True)]
     for (to_x, from_x, along_x), (to_y, from_y, along_y), (to_z, from_z, along_z) in product(*pieces):
@@ -96,7 +96,7 @@ def interpolated_argmax(logits: torch.Tensor, spatial_size: Sequence[int]) -> to
         block = probabilities[:, from_x, from_y, from_z] @ along_z.to(logits.device).T  # (C, x', y', z)
         block = along_y.to(logits.device) @ block
         block = (along_x.to(logits.device) @ block.flatten(2)).unflatten(2, block.shape[2:])
-        labels[to_x, to_y, to_z] = _argmax(block)
+        labels[to_x, to_y, to_z] = class_argmax(block)
     return labels
 
 
@@ -112,7 +112,7 @@ def _pieces(size: int, new_size: int, block: int) -> list[tuple[slice, slice, to
     return pieces
 
 
-def _argmax(classes: torch.Tensor) -> torch.Tensor:
+def class_argmax(classes: torch.Tensor) -> torch.Tensor:
     """Return ``classes.argmax(0)`` as uint8, several times faster than PyTorch, which walks along the class axis."""
     best, labels = classes[0], torch.zeros_like(classes[0], dtype=torch.uint8)
     for value in range(1, len(classes)):

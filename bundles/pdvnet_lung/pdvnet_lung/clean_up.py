@@ -100,10 +100,13 @@ def clean_lobes(labels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
     Returns:
         the labels, and the number of smaller pieces.
     """
-    box = ndimage.find_objects((labels > 0).astype(np.uint8))
-    if not box:
-        return labels.copy(), 0
+    # SciPy is several times slower against the order in memory
+    memory_order = np.argsort([-abs(step) for step in labels.strides])
+    labels = labels.transpose(memory_order)
     out, removed = labels.copy(), 0
+    box = ndimage.find_objects((labels > 0).view(np.uint8))
+    if not box:
+        return out.transpose(np.argsort(memory_order)), 0
     inner = np.pad(labels[box[0]], 1)
     islands = np.zeros(inner.shape, bool)
     for lobe, part in enumerate(ndimage.find_objects(inner, max_label=len(LOBES)), start=1):
@@ -113,12 +116,12 @@ def clean_lobes(labels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
         pieces, count = ndimage.label(mask)
         if count > 1:
             removed += count - 1
-            islands[part] |= mask & (pieces != np.bincount(pieces.ravel())[1:].argmax() + 1)
+            islands[part] |= mask & (pieces != np.bincount(pieces[mask]).argmax())
     if islands.any():
         _reassign(inner, islands)
     _fill_holes(inner)
     out[box[0]] = inner[1:-1, 1:-1, 1:-1]
-    return out, removed
+    return out.transpose(np.argsort(memory_order)), removed
 
 
 def _reassign(labels: NDArray[np.uint8], islands: NDArray[np.bool_]) -> None:

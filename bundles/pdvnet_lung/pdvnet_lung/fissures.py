@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pdvnet_lung.lobes import LEFT, LOBES
 from volseg.label_maps.case_report import label_measures
 from volseg.label_maps.surface_distances import surface_distances
+from volseg.transforms.native_argmax import class_argmax
 
 __all__ = ["FissureEntropyd", "fissure_voxels", "lobe_measures"]
 
@@ -74,7 +75,7 @@ class FissureEntropyd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             logits = convert_to_tensor(d[key], track_meta=False)
-            fissures = fissure_voxels(logits.argmax(0).cpu().numpy().astype(np.uint8))
+            fissures = fissure_voxels(class_argmax(logits).cpu().numpy())
             at_fissures = logits[:, torch.from_numpy(fissures).to(logits.device)].float()
             bits = torch.special.entr(at_fissures.softmax(0)).sum(0) / math.log(2)
             value = round(float(bits.mean()), 3) if len(bits) else None
