@@ -165,13 +165,13 @@ def test_oblique_affine_is_kept(try_to_infer, image, bundle, handled, save, tmp_
     )
 
 
+@medical
 @pytest.mark.parametrize(
-    ("bundle_name", "config", "arguments", "words"),
+    ("config", "arguments", "words"),
     [
-        ("pdvnet_lung", "train.json", ["--max_epoch", "3"], ["--max_epoch", "--max_epochs"]),
-        ("vnet_prostate", "inference.json", ["--input", "nowhere.nii.gz"], ["nowhere.nii.gz", "no such file"]),
+        ("train.json", ["--max_epoch", "3"], ["--max_epoch", "--max_epochs"]),
+        ("inference.json", ["--input", "nowhere.nii.gz"], ["nowhere.nii.gz", "no such file"]),
     ],
-    scope="module",
 )
 def test_process_ends_with_one_line(runner, configs, weights, outputs, config, arguments, words, refused, tmp_path):
     given = [*arguments, *(outputs if config == "train.json" else [*outputs[:2], "--weights", weights])]

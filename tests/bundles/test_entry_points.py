@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +23,9 @@ ALSO_TO_RUN = ("folder of unpacked", "unrelated to unpacked")
 run_from_everywhere = pytest.mark.parametrize("checkout", [*FOLDERS, *ALSO_TO_RUN], indirect=True)
 # what takes seconds and finds its bundle as all else does
 run_from_two_folders = pytest.mark.parametrize("checkout", ["unrelated", "unrelated to unpacked"], indirect=True)
-TWO_FOLDERS = ("unrelated", "unpacked bundle")
-from_two_folders = pytest.mark.parametrize("checkout", TWO_FOLDERS, indirect=True)
+from_two_folders = pytest.mark.parametrize("checkout", ["unrelated", "unpacked bundle"], indirect=True)
 # of logits of the networks of the configs; V-Net and Res-UNet are narrower here
 LARGEST_DIFFERENCE = 1e-4
-
-
-def inference_from_everywhere(names: Sequence[str], inference: Sequence[str], train: Sequence[str]):
-    """``parametrize`` with what concerns inference from every folder, and training, which is found alike, from two."""
-    rows = [(folder, *inference) for folder in FOLDERS] + [(folder, *train) for folder in TWO_FOLDERS]
-    return pytest.mark.parametrize(("checkout", *names), rows, indirect=["checkout"])
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -162,7 +154,7 @@ def test_verify_metadata_offline(bundle_command, checkout, root):
     )  # fmt: skip
 
 
-@inference_from_everywhere(("config",), ["inference.json"], ["train.json"])
+@pytest.mark.parametrize("config", ["train.json", "inference.json"])
 def test_verify_net_in_out(bundle_command, checkout, config):
     files = ("--meta_file", checkout.config("metadata.json"), "--config_file", checkout.config(config))
     process = bundle_command("verify_net_in_out", "network_def", *files)
@@ -194,8 +186,7 @@ def test_ckpt_export_by_tracing_agrees_with_eager(bare_runner, unpacked_bundle, 
             assert (exported(x) - eager(x)).abs().max() <= LARGEST_DIFFERENCE
 
 
-# test_packed.py exports from an unpacked bundle
-@pytest.mark.parametrize("checkout", ["unrelated"], indirect=True)
+@from_two_folders
 def test_onnx_export_agrees_with_eager(bundle_command, checkout, weights, eager, example, tmp_path):
     target = tmp_path / "model.onnx"
     bundle_command(
@@ -223,7 +214,7 @@ print(json.dumps([type(network).__name__, inside, total]))
 """
 
 
-@inference_from_everywhere(("workflow",), ["inference"], ["train"])
+@pytest.mark.parametrize("workflow", ["inference", "train"])
 def test_load_gives_the_network_with_its_weights(script, checkout, bundle_name, eager, workflow):
     class_name, module, total = script(LOAD, bundle_name, checkout.bundle.parent, workflow)
     assert class_name == type(eager).__name__
@@ -242,7 +233,7 @@ print(json.dumps([type(workflow.network_def).__name__, workflow.check_properties
 """
 
 
-@inference_from_everywhere(("config", "kind"), ["inference.json", "infer"], ["train.json", "train"])
+@pytest.mark.parametrize(("config", "kind"), [("train.json", "train"), ("inference.json", "infer")])
 def test_create_workflow_has_every_property(
     script, checkout, eager, phantom_overrides, phantom, weights, config, kind, tmp_path
 ):

@@ -75,8 +75,6 @@ def test_tracking_with_mlflow_stays_in_the_output_folder(monai_bundle, configs, 
     assert not list((configs.parent).rglob("mlruns"))
 
 
-# the cards of the others hold a line for torchrun, which test_packed.py runs
-@pytest.mark.parametrize("bundle_name", ["resunet_mitoem"], scope="module")
 def test_two_processes_train_one_network(runner, bundle, configs, train_overrides, tmp_path):
     files = str([str(configs / name) for name in ("train.json", "multi_gpu_train.json")])
     device = train_overrides.index("--device")

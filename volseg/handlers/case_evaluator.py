@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from monai.data import MetaTensor
 from monai.data.utils import list_data_collate
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose
@@ -36,6 +37,9 @@ class CaseResults(Protocol):
 
     def begin(self, path: str, fingerprint: str) -> None:
         """Take note of the next case and what its result depends on; refuse one that cannot be written."""
+
+    def take(self, image: MetaTensor) -> None:
+        """Keep the image as it was read, for what is needed of it with the result."""
 
     def settings(self) -> dict[str, Any]:
         """What results depend on beside the files."""
@@ -70,8 +74,7 @@ class CaseEvaluator(SupervisedEvaluator):
         self.weights = Path(weights)
         self.redo = redo
         self.postprocessing = kwargs.get("postprocessing")
-        self.image: Any = None  # of the case at hand, as it was read: for statistics and picture
-        self.warnings: list[str] = []
+        self.warnings: list[str] = []  # of the case at hand
         self.kept = 0
         self.failures: dict[str, str] = {}
         # without the transform: a file is read where its failure is noted
@@ -126,8 +129,9 @@ class CaseEvaluator(SupervisedEvaluator):
                     return []
                 self.results.begin(path, fingerprint)
                 read = self.load(batchdata, end=1)
-                self.image = read["image"]
+                self.results.take(read["image"])
                 self.state.batch = list_data_collate([self.load(read, start=1)])
+                del read  # the results keep what they need
                 return super()._iteration(engine, self.state.batch)
         except Exception as error:
             reason = find_user_error(error)  # MONAI wraps what its transforms raise

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 
 from volseg.data.blank import blank_warnings
 from volseg.data.case_statistics import CaseStatistics
@@ -99,6 +100,9 @@ class SaveImageInstances:
         self.fingerprint = fingerprint
         image, _, _ = self._open(path)
         instances_path(self.output_dir / f"{self._name(path)}{ENDING}", image)
+
+    def take(self, image: MetaTensor) -> None:
+        """Keep nothing: the picture reads its few planes from the file."""
 
     def settings(self) -> dict[str, Any]:
         """What results depend on."""

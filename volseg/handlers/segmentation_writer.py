@@ -61,6 +61,7 @@ class SaveImageSegmentations:
         self.preview = preview
         self.statistics = CaseStatistics(output_dir, f"_{suffix}.nii.gz", inputs)
         self.fingerprint: str | None = None  # of the case at hand
+        self.image: Any = None
         self.count = 0
 
     def attach(self, engine: Engine) -> None:
@@ -73,11 +74,15 @@ class SaveImageSegmentations:
         output: Any = engine.state.output
         for item in output:
             labels = np.asarray(item["pred"])[0].astype(np.uint8)
-            self.write(engine.image, labels, engine.warnings, item["pred"].meta.get("quality", {}))
+            self.write(self.image, labels, engine.warnings, item["pred"].meta.get("quality", {}))
 
     def begin(self, path: str, fingerprint: str) -> None:
         """Take note of what the result of the next case depends on."""
         self.fingerprint = fingerprint
+
+    def take(self, image: MetaTensor) -> None:
+        """Keep the image: statistics and picture are made of its voxels."""
+        self.image = image
 
     def settings(self) -> dict[str, Any]:
         """What results depend on."""

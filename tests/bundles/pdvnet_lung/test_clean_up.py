@@ -47,6 +47,23 @@ def test_holes_go_to_the_nearest_lobe_and_notches_stay():
     np.testing.assert_array_equal(clean_lobes(labels)[0], expected)
 
 
+def test_more_pieces_than_sixteen_bits_can_number():
+    labels = np.zeros((51, 51, 52), np.uint8)
+    labels[np.indices(labels.shape).sum(axis=0) % 2 == 0] = 3  # no two voxels share a face
+    labels[1, 0, 0] = 3  # joins four neighbours
+    clean, removed = clean_lobes(labels)
+    assert removed > 65_535
+    assert np.count_nonzero(clean) == 5
+
+
+def test_any_order_in_memory_gives_the_same():
+    labels = lobes()
+    labels[2:4, 2:4, 6] = 2
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        stored = np.ascontiguousarray(labels.transpose(order)).transpose(np.argsort(order))
+        np.testing.assert_array_equal(clean_lobes(stored)[0], lobes())
+
+
 def test_dictionary_form_keeps_the_geometry():
     affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0], dtype=torch.float64))
     labels = lobes()

@@ -45,7 +45,8 @@ def run(folder: Path, cases: list[list[dict]], **options) -> None:
     writer = SaveImageSegmentations(str(folder), {"1": "LUL", "2": "LLL"}, "lobes", measure, (-1350, 150), **options)
 
     def segment(engine: Engine, batch: list[dict]) -> list[dict]:
-        engine.image, engine.warnings = load_volume(batch[0]["image"].meta["filename_or_obj"]), []
+        writer.take(load_volume(batch[0]["image"].meta["filename_or_obj"]))
+        engine.warnings = []
         return batch
 
     engine = Engine(segment)

@@ -131,19 +131,13 @@ def test_low_precision_logits():
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no lobe maps in {REAL}")
-@pytest.mark.parametrize(
-    ("pattern", "least"),
-    [
-        # the worst of the 18 maps there, at 0.965: each of the 32 cells along z spans 16 mm
-        ("ts_lobe_labels_1p5mm/s0462.nii.gz", 0.96),
-        # unequal axes, and other codes; what the mean of all reaches, which is 0.986
-        ("ts_lobe_labels_1p5mm/s0146.nii.gz", 0.985),
-        ("tang_luna16_lobes/*911414226912429210_*.nrrd", 0.985),
-    ],
-)
-def test_real_labels_survive_the_network_grid_as_inference_does_it(pattern, least):
-    (path,) = REAL.glob(pattern)
-    assert round_trip_dice(path) >= least
+def test_real_labels_survive_the_network_grid_as_inference_does_it():
+    paths = [*sorted(REAL.glob("ts_lobe_labels_1p5mm/*.nii.gz")), *sorted(REAL.glob("tang_luna16_lobes/*.nrrd"))]
+    scores = {path.name: round_trip_dice(path) for path in paths}
+    assert len(scores) == 18
+    assert np.mean(list(scores.values())) >= 0.985
+    # the worst has 336 slices of 1.5 mm, so that each of the 32 cells along z spans 16 mm
+    assert min(scores.values()) >= 0.96, scores
 
 
 def round_trip_dice(path: Path) -> float:
