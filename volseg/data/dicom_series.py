@@ -13,6 +13,7 @@ import mmap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +44,24 @@ SPLITTERS = {
     "AcquisitionTime": "acquisition time",
     "ContentTime": "content time",
 }
+# of these a volume has one value; an acquisition may be a turn of the gantry, and times differ from slice to slice
+UNIQUE = ("EchoTime", "DiffusionBValue", "TemporalPositionIdentifier")
+OVERLAP = 0.7  # of the slice thickness: slices of two acquisitions that lie closer were not taken as one volume
+DERIVED = ("SEG", "RTDOSE")  # modalities of what lies on a scan
 # at byte 128 of every DICOM file
 MAGIC = b"DICM"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
 @dataclass(frozen=True)
-class _Slice:
+class _File:
     path: Path
     header: Dataset
     pixels_at: int  # byte at which the element of the pixels begins
+
+
+@dataclass(frozen=True)
+class _Slice(_File):
     position: np.ndarray  # (3,), mm
     directions: np.ndarray  # (6,): of a row, of a column
 
@@ -64,16 +73,22 @@ class _Slice:
 def regular_slices(folder: Path) -> list[Path]:
     """The slices of the one volume in a folder, in order along their normal.
 
-    Localizers and slices of another orientation are left out, and of slices that were exported twice one is used; the
-    log says so. Files that are not DICOM are passed over.
+    Localizers, screenshots and slices of another orientation are left out, and of slices that were exported twice one
+    is used; the log says so. Files that are not DICOM are passed over.
 
     Raises:
         UserError: the slices are not one volume at equal distances, at right angles and whole.
     """
-    slices = [found for path in sorted(folder.iterdir()) if (found := _read(path)) is not None]
-    if not slices:
+    files = [found for path in sorted(folder.iterdir()) if (found := _read(path)) is not None]
+    if not files:
         raise UserError(f"{folder}: no DICOM slices found. Give a folder with one DICOM series.")
-    slices = _without_other_series(folder, slices)
+    files = _without_other_series(folder, files)
+    for file in files:
+        _check_content(file)
+    if len(files) == 1 and int(files[0].header.get("NumberOfFrames") or 1) > 1:
+        check_multi_frame(files[0].path)
+        return [files[0].path]
+    slices = [_Slice(f.path, f.header, f.pixels_at, *_geometry(f.path, f.header)) for f in files]
     slices = _without_localizers(folder, slices)
     sizes = {(s.header.get("Rows"), s.header.get("Columns")) for s in slices}
     if len(sizes) > 1:
@@ -81,6 +96,7 @@ def regular_slices(folder: Path) -> list[Path]:
     slices = _without_doubles(folder, slices)
     slices = _in_order(slices)
     if len(slices) > 1:
+        _check_one_volume(folder, slices)
         _check_distances(folder, slices)
     return [s.path for s in slices]
 
@@ -89,13 +105,14 @@ def check_multi_frame(path: Path) -> None:
     """See that the frames of an enhanced DICOM file are one regular volume; other files pass.
 
     Raises:
-        UserError: frames without positions, or not at equal distances.
+        UserError: frames without positions, not at equal distances, or without grey values.
     """
     pydicom = optional_module("pydicom")
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
     except (pydicom.errors.InvalidDicomError, OSError, ValueError):
         return  # the reader says what is wrong with it
+    _check_grey(path, header)
     count = int(header.get("NumberOfFrames") or 1)
     if count == 1:
         return
@@ -136,7 +153,7 @@ def is_scout(paths: Sequence[Path]) -> bool:
     return all(int(header.get("NumberOfFrames") or 1) == 1 for header in headers)
 
 
-def _read(path: Path) -> _Slice | None:
+def _read(path: Path) -> _File | None:
     """A slice's header, or None for what is no image in DICOM."""
     if not path.is_file() or path.name.startswith("."):
         return None
@@ -151,8 +168,7 @@ def _read(path: Path) -> _Slice | None:
         raise UserError(f"{path}: damaged DICOM header ({error}). Copy it again.") from error
     if "Rows" not in header:  # DICOMDIR, reports, presentation states
         return None
-    _check_complete(path, header, pixels_at)
-    return _Slice(path, header, pixels_at, *_geometry(path, header))
+    return _File(path, header, pixels_at)
 
 
 def _geometry(path: Path, header: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -165,11 +181,19 @@ def _geometry(path: Path, header: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.array(position, float), np.array(directions, float)
 
 
-def _check_complete(path: Path, header: Dataset, pixels_at: int) -> None:
+def _check_grey(path: Path, header: Dataset) -> None:
+    photometric = header.get("PhotometricInterpretation") or "MONOCHROME2"
+    if photometric != "MONOCHROME2":
+        raise UserError(f"{path} must hold grey values as MONOCHROME2, got {photometric}; export it so")
+
+
+def _check_content(file: _File) -> None:
+    path, header, pixels_at = file.path, file.header, file.pixels_at
+    _check_grey(path, header)
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
     size = path.stat().st_size
     if syntax is not None and syntax.is_encapsulated:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with path.open("rb") as stored, mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as content:
             is_complete = content.find(SEQUENCE_END, pixels_at) >= 0
     elif syntax is not None and syntax.is_deflated:
         return  # no size to compare with; the reader finds the end
@@ -182,15 +206,15 @@ def _check_complete(path: Path, header: Dataset, pixels_at: int) -> None:
         raise UserError(f"{path}: truncated DICOM file, {size} bytes. Copy it again.")
 
 
-def _without_other_series(folder: Path, slices: Sequence[_Slice]) -> list[_Slice]:
-    """The slices of one series; localizers with a series identifier of their own are left out."""
+def _without_other_series(folder: Path, files: Sequence[_File]) -> list[_File]:
+    """The files of one series; series of localizers, screenshots or results alone are left out."""
     series = defaultdict(list)
-    for found in slices:
+    for found in files:
         series[found.header.get("SeriesInstanceUID")].append(found)
-    scouts = {uid for uid, group in series.items() if all(_is_localizer(s) for s in group)}
-    if scouts and len(scouts) < len(series):
-        left = [s.path.name for uid in scouts for s in series.pop(uid)]
-        logger.warning("%s: %d localizer(s) left out: %s", folder, len(left), ", ".join(left[:5]))
+    others = {uid for uid, group in series.items() if not any(_is_of_a_scan(f) for f in group)}
+    if others and len(others) < len(series):
+        left = [f.path.name for uid in others for f in series.pop(uid)]
+        logger.warning("%s: %d file(s) of no scan left out: %s", folder, len(left), ", ".join(left[:5]))
     if len(series) > 1:
         described = ", ".join(
             f"{s[0].header.get('SeriesDescription') or 'without description'} ({len(s)} slices)"
@@ -200,8 +224,15 @@ def _without_other_series(folder: Path, slices: Sequence[_Slice]) -> list[_Slice
     return next(iter(series.values()))
 
 
-def _is_localizer(found: _Slice) -> bool:
-    return "LOCALIZER" in (found.header.get("ImageType") or ())
+def _is_of_a_scan(file: _File) -> bool:
+    """Whether a file has a place in space and is neither a localizer nor a result on a scan."""
+    header = file.header
+    is_placed = header.get("ImagePositionPatient") or int(header.get("NumberOfFrames") or 1) > 1
+    return bool(is_placed) and not _is_localizer(file) and header.get("Modality") not in DERIVED
+
+
+def _is_localizer(file: _File) -> bool:
+    return "LOCALIZER" in (file.header.get("ImageType") or ())
 
 
 def _without_localizers(folder: Path, slices: Sequence[_Slice]) -> list[_Slice]:
@@ -245,6 +276,21 @@ def _without_doubles(folder: Path, slices: Sequence[_Slice]) -> list[_Slice]:
     return [group[0] for group in places.values()]
 
 
+def _check_one_volume(folder: Path, slices: Sequence[_Slice]) -> None:
+    """Refuse volumes whose slices, sorted, lie between one another."""
+    spacing = (slices[-1].position - slices[0].position) @ slices[0].normal / (len(slices) - 1)
+    thickness = float(slices[0].header.get("SliceThickness") or 0)
+    for keyword in UNIQUE if spacing >= OVERLAP * thickness else ("AcquisitionNumber", *UNIQUE):
+        values = [s.header.get(keyword) for s in slices]
+        changes = sum(before != after for before, after in pairwise(values))
+        if changes >= len(set(values)):  # more often than once from each value to the next
+            listed = ", ".join(str(value) for value in dict.fromkeys(values))
+            raise UserError(
+                f"{folder}: slices that differ in {SPLITTERS[keyword]} ({listed}) lie between one another under one "
+                "series UID. Give each volume its own folder."
+            )
+
+
 def _how_they_differ(group: Sequence[_Slice]) -> str:
     for keyword, name in SPLITTERS.items():
         values = list(dict.fromkeys(str(s.header.get(keyword)) for s in group))
@@ -266,7 +312,7 @@ def _check_distances(name: Path, slices: Sequence[_Slice]) -> None:
     steps = np.diff(along)
     spacing = float(np.median(steps))
     tolerance = ROUNDING_MM + JITTER * spacing
-    for step, before, after in zip(steps, slices, slices[1:], strict=False):
+    for step, (before, after) in zip(steps, pairwise(slices), strict=True):
         if abs(step - spacing) > 2 * tolerance:
             where = f"between {_place(before)} and {_place(after)} mm"
             missing = round(float(step) / spacing) - 1

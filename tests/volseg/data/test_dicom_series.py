@@ -202,7 +202,39 @@ def test_a_truncated_compressed_slice_is_named(tmp_path):
         regular_slices(tmp_path)
 
 
-def test_a_localizer_with_a_series_of_its_own_is_left_out_and_said(series, caplog):
-    write_slice(series / "scout.dcm", (0, 0, 9), series="7.8.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+@pytest.mark.parametrize("tags", [{"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, {"Modality": "SEG"},
+                                  {"ImagePositionPatient": None, "PhotometricInterpretation": "RGB"}])  # fmt: skip
+def test_what_is_no_scan_and_has_a_series_of_its_own_is_left_out_and_said(series, caplog, tags):
+    write_slice(series / "other.dcm", (0, 0, 9), series="7.8.9", **tags)
     assert len(regular_slices(series)) == 8
-    assert "1 localizer(s) left out: scout.dcm" in caplog.text
+    assert "1 file(s) of no scan left out: other.dcm" in caplog.text
+
+
+@pytest.mark.parametrize(("keyword", "name"), [("EchoTime", "echo time"), ("AcquisitionNumber", "acquisition")])
+def test_two_volumes_between_one_another_are_refused(tmp_path, keyword, name):
+    for number in range(8):
+        tags = {keyword: number % 2 + 1, "SliceThickness": 3}
+        write_slice(tmp_path / f"{number}.dcm", (0, 0, 1.5 * number), **tags)
+    with pytest.raises(UserError, match=rf"differ in {name} \(1\S*, 2\S*\) lie between one another"):
+        regular_slices(tmp_path)
+
+
+def test_turns_of_the_gantry_and_interleaved_acquisitions_are_one_volume(tmp_path):
+    for number in range(8):
+        tags = {"AcquisitionNumber": number % 2 + 1, "SliceThickness": 3, "AcquisitionTime": f"1200{number:02}"}
+        write_slice(tmp_path / f"{number}.dcm", (0, 0, 3.3 * number), **tags)
+    assert len(regular_slices(tmp_path)) == 8
+
+
+def test_inverted_grey_values_are_refused(series):
+    write_slice(series / "5.dcm", (0, 0, 10), PhotometricInterpretation="MONOCHROME1")
+    with pytest.raises(UserError, match=r"5\.dcm must hold grey values as MONOCHROME2, got MONOCHROME1"):
+        regular_slices(series)
+
+
+def test_a_folder_with_one_enhanced_file(tmp_path):
+    file = frames(tmp_path / "whole.dcm", [(0, 0, z) for z in (0, 2, 4, 6)])
+    assert regular_slices(tmp_path) == [file]
+    frames(file, [(0, 0, z) for z in (0, 2, 6, 8)])
+    with pytest.raises(UserError, match="missing"):
+        regular_slices(tmp_path)
