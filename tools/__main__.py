@@ -10,6 +10,7 @@ from tools.bench.command import bench
 from tools.check.command import check
 from tools.label.command import label
 from tools.pack import pack
+from tools.painted_ct import painted_ct
 from tools.publish import publish
 from tools.real_em import real_em
 from tools.restoration import restoration
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "label": label,
     "pack": pack,
+    "painted_ct": painted_ct,
     "publish": publish,
     "real_ct": real_ct,
     "real_em": real_em,

@@ -111,7 +111,7 @@ def _train(root: Path, configs: Sequence[str], scratch: Path) -> tuple[dict[str,
         "machine": describe_machine(),
         "weights_file": weights.name,
         "weights": json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")),
-        "learning_curve": _learning_curve(scratch / "train" / "tensorboard"),
+        "learning_curve": learning_curve(scratch / "train" / "tensorboard"),
     }, weights
 
 
@@ -121,7 +121,7 @@ def _first_stage_weights(root: Path, configs: Sequence[str], models: Path) -> Pa
     return models / Path(parser.get_parsed_content("weights")).name
 
 
-def _learning_curve(folder: Path) -> dict[str, list[float]]:
+def learning_curve(folder: Path) -> dict[str, list[float]]:
     """The key metric of the validations and the epochs they were made after, from a training's TensorBoard files."""
     events = EventAccumulator(str(folder)).Reload()
     [metric] = KEY_METRICS.keys() & set(events.Tags()["scalars"])

@@ -23,10 +23,10 @@ from volseg.phantoms.painted_ct.lobe_map import LobeMap, Patient, procedural_lob
 from volseg.phantoms.painted_ct.painting import paint_chest_ct
 from volseg.phantoms.painted_ct.scanner import scan
 
-__all__ = ["PaintChest", "RandPaintChest", "ReadLobeMap", "lobe_maps", "painted_list"]
+__all__ = ["PaintChest", "PaintedCT", "RandPaintChest", "ReadLobeMap", "lobe_maps", "paint_clinical", "painted_list"]
 
 # raised whenever the same map gives another painting, so that folders painted before are painted again
-GENERATION = 1
+GENERATION = 2
 SLICES_MM = (1.5, 2.0, 2.5, 3.0, 5.0)
 
 TEST_MAPS, VALIDATION_MAPS, PROCEDURAL_MAPS = 20, 12, 64
@@ -105,8 +105,13 @@ def painted_list(
     return load_datalist(painted_dir, split)
 
 
-def paint_clinical(name: str) -> PaintedCT:
-    """Paint a lobe map, undeformed, with pixels of 1 to 1.6 mm and slices of 1.5 to 5 mm; its name decides the draw."""
+def paint_clinical(name: str, below_mm: float = 0, above_mm: float = 0) -> PaintedCT:
+    """Paint a lobe map, undeformed, with pixels of 1 to 1.6 mm and slices of 1.5 to 5 mm; its name decides the draw.
+
+    Args:
+        name: see :func:`lobe_maps`.
+        below_mm, above_mm: how much farther than a chest CT the field of view reaches.
+    """
     case = ReadLobeMap()({"lobe_map": name})
     rng = _named_rng(case["case"])
     patient = Patient(LobeMap(case["lobe_map"]), rng, strength=0)
@@ -116,6 +121,8 @@ def paint_clinical(name: str) -> PaintedCT:
     parts = 3 if thick > 3 else 1
     low = low - np.array([30, 45, rng.uniform(10, 80)])
     high = high + np.array([30, 30, rng.uniform(10, 60)])
+    low[2] -= thick * round(below_mm / thick)  # so that other fields of view of one chest share their slices
+    high[2] += above_mm
     slices = int(np.ceil((high[2] - low[2]) / thick))
     shape = (int((high[0] - low[0]) / plane), int((high[1] - low[1]) / plane), slices * parts)
     grid = Grid(shape, np.array([plane, plane, thick / parts]), (low + high) / 2)

@@ -131,7 +131,7 @@ def paint_body(
     _paint_wall(hu, c, skin, rng, soft)
     _paint_mediastinum(hu, c, blood, rng, soft)
     _paint_abdomen(hu, c, blood, rng, soft)
-    _paint_bones(hu, c, rng, soft)
+    _paint_bones(hu, c, skin, rng, soft)
     if rng.random() < 0.08:
         _paint_metal(hu, c, rng)
     carina, throat = _windpipe(c, rng)
@@ -249,7 +249,7 @@ def _paint_abdomen(hu: Floats, c: _Chest, blood: float, rng: np.random.Generator
         paint_over(hu, pocket, AIR + rng.uniform(20, 250), soft)
 
 
-def _paint_bones(hu: Floats, c: _Chest, rng: np.random.Generator, soft: float) -> None:
+def _paint_bones(hu: Floats, c: _Chest, skin: Floats, rng: np.random.Generator, soft: float) -> None:
     """Ribs, sternum and shoulder blades along the hull; vertebrae, discs and the spinal canal behind the mid line."""
     h = np.float32(c.top - c.bottom)
     pitch, slope = h * np.float32(rng.uniform(0.09, 0.11)), np.float32(rng.uniform(0.3, 0.65))
@@ -274,9 +274,11 @@ def _paint_bones(hu: Floats, c: _Chest, rng: np.random.Generator, soft: float) -
     body = (np.sqrt((x / 19) ** 2 + (back / 15) ** 2) - 1) * 15 + 0 * c.z
     arch = np.maximum(np.abs(np.hypot(x, back - 24) - 11) - 3, turn * 46 - 16)
     spinous = np.maximum(np.abs(x) - 3.5, np.maximum(np.abs(back - 44) - 12, turn * 46 - 15))
-    paint_over(hu, np.minimum(arch, spinous), BONE - 60, soft)
+    within = skin + 8  # no spine above the head
+    paint_over(hu, np.maximum(np.minimum(arch, spinous), within), BONE - 60, soft)
+    body = np.maximum(body, within)
     paint_over(hu, body, np.where(turn < 0.4, np.float32(BONE - 100), np.float32(CARTILAGE - 20)), soft)
-    paint_over(hu, np.hypot(x, back - 24) - 8 + 0 * c.z, 35, soft)
+    paint_over(hu, np.maximum(np.hypot(x, back - 24) - 8, within), 35, soft)
 
 
 def _paint_metal(hu: Floats, c: _Chest, rng: np.random.Generator) -> None:
