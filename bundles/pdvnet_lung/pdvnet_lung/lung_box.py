@@ -27,6 +27,8 @@ MINIMUM_ML = 20.0
 MINIMUM_PART = 0.06
 # half as wide as the widest windpipe
 WINDPIPE_MM = 12.0
+# what is seen of windpipe and main bronchi is at least as tall
+AIRWAYS_MM = 40.0
 
 
 class FindLungsd(MapTransform):
@@ -112,7 +114,7 @@ def lung_box(
 
 
 def find_lungs(hu: NDArray[np.float32], spacing_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mask of aerated lung in a coarse CT ``(X, Y, Z)`` along R, A, S, main bronchi among it.
+    """Mask of aerated lung in a coarse CT ``(X, Y, Z)`` along R, A, S, without windpipe and main bronchi.
 
     Lung is darker than tissue, has tissue on three sides at least, and is not as empty as the air that reaches the
     sides of the volume or as gas in the bowel. So arms, table and clothes do not count, and a field of view may cut the
@@ -143,7 +145,24 @@ def find_lungs(hu: NDArray[np.float32], spacing_mm: NDArray[np.float64]) -> NDAr
     keep = (lung_ml >= MINIMUM_PART * lung_ml[main - 1]) & (height > bottom)
     kept = np.concatenate([[False], keep])[pieces]
     lungs = ndimage.binary_dilation(kept, iterations=2, mask=candidate)
-    return _without_windpipe(lungs, spacing_mm)
+    return _without_windpipe(lungs & ~_airways(hu, candidate, spacing_mm), spacing_mm)
+
+
+def _airways(
+    hu: NDArray[np.float32], candidate: NDArray[np.bool_], spacing_mm: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Windpipe and main bronchi with their rim: the highest of what is empty, tall and thin."""
+    empty = candidate & (hu < EMPTY_HU)
+    pieces, _ = ndimage.label(empty)
+    half_width_mm = ndimage.distance_transform_edt(empty, sampling=spacing_mm)
+    found, highest = np.zeros_like(candidate), 0
+    for number, box in enumerate(ndimage.find_objects(pieces), start=1):
+        tall = (box[2].stop - box[2].start) * spacing_mm[2] >= AIRWAYS_MM
+        if tall and box[2].stop > highest:
+            piece = pieces == number
+            if half_width_mm[piece].max() <= WINDPIPE_MM:
+                found, highest = piece, box[2].stop
+    return ndimage.binary_dilation(found)
 
 
 def _without_windpipe(lungs: NDArray[np.bool_], spacing_mm: NDArray[np.float64]) -> NDArray[np.bool_]:

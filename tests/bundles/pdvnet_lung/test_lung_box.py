@@ -81,6 +81,15 @@ def test_inverse_puts_the_box_back_and_fills_with_background():
     assert back[0, 0, 0, 0] == 0
 
 
+def test_windpipe_and_main_bronchi_are_no_lung():
+    hu = chest()
+    hu[30:50, 30:34, 88:94] = -1000  # into both lungs
+    image = MetaTensor(torch.from_numpy(hu)[None], affine=np.diag([*SPACING, 1]))
+    lungs = coarse_lungs(image).numpy()
+    assert not lungs[37:43, 30:34].any()
+    assert lungs[20:28, 24:40, 50:78].all() and lungs[52:60, 24:40, 50:78].all()
+
+
 def test_the_mask_that_was_found_decides_the_crop():
     image = MetaTensor(torch.from_numpy(chest())[None], affine=np.diag([*SPACING, 1]))
     found = FindLungsd("image")({"image": image})
