@@ -12,9 +12,10 @@ from tools.label.command import label
 from tools.pack import pack
 from tools.painted_ct import painted_ct
 from tools.publish import publish
+from tools.real_ct import real_ct
 from tools.real_em import real_em
 from tools.restoration import restoration
-from tools.results import real_ct, results
+from tools.results import results
 from volseg.console.fire_commands import run
 from volseg.registry.commands import COMMANDS as REGISTRY_COMMANDS
 

@@ -12,17 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from monai.bundle import ConfigParser
-from monai.transforms import Orientation
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tools import REPOSITORY
 from tools.bundle_run import describe_machine, run_bundle
 from tools.check.files import LARGEST_MB
-from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
 from volseg.label_maps.case_report import MEAN_LABEL
 from volseg.registry.manifest import sha256
@@ -185,47 +182,3 @@ def _run(root: Path, configs: Sequence[str], overrides: dict[str, Any]) -> str:
     files = [f"{(root / 'configs').relative_to(REPOSITORY)}/{name}.json" for name in configs]
     shown = [f for key, value in overrides.items() if not isinstance(value, Path) for f in (f"--{key}", f'"{value}"')]
     return " ".join(["python -m monai.bundle run --config_file", f'"{files}"', *shown])
-
-
-def real_ct(ct: str, lungs: str, series: str) -> None:
-    """Segment a CT with the weights of ``pdvnet_lung`` and write ``docs/results/real_ct.json`` of the bundle.
-
-    Args:
-        ct: a chest CT, such as ``ct-64.nrrd`` of the Chest Imaging Platform's test data.
-        lungs: label map of both lungs on the same grid (``wholeLung-64.nrrd``), above 0 inside.
-        series: the same CT as a DICOM series (``ct-64Dicom``).
-    """
-    root = REPOSITORY / "bundles" / "pdvnet_lung"
-    reference = load_volume(lungs)
-    voxel_ml = abs(np.linalg.det(reference.affine[:3, :3])) / 1e3
-    case, lobes = _segment_ct(root, ct, clean_lobes=True)
-    _, raw = _segment_ct(root, ct, clean_lobes=False)
-    _, of_series = _segment_ct(root, series, clean_lobes=True)
-    inside = Orientation("RAS", labels=None)(reference).numpy()[0] > 0
-    write_json(
-        root / "docs" / "results" / "real_ct.json",
-        {
-            "command": f"python -m tools real_ct {Path(ct).name} {Path(lungs).name} {Path(series).name}",
-            "lungs_dice": _dice(lobes > 0, inside),
-            "lungs_dice_without_clean_up": _dice(raw > 0, inside),
-            "lungs_reference_ml": round(float(inside.sum() * voxel_ml)),
-            "lowest_lobe_dice_with_the_series": min(_dice(lobes == n, of_series == n) for n in np.unique(lobes)[1:]),
-            **case,
-            "image": Path(ct).name,
-        },
-    )
-
-
-def _segment_ct(root: Path, ct: str, clean_lobes: bool) -> tuple[dict[str, Any], np.ndarray]:
-    """The statistics of a CT and its lobes ``(X, Y, Z)`` along R, A, S."""
-    with tempfile.TemporaryDirectory() as scratch:
-        overrides = {"input": Path(ct).resolve(), "output_dir": scratch, "clean_lobes": clean_lobes}
-        run_bundle(root, ["inference"], overrides)
-        [case] = json.loads((Path(scratch) / "statistics.json").read_text(encoding="utf-8"))
-        lobes = Orientation("RAS", labels=None)(load_volume(Path(scratch) / case.pop("segmentation")))
-        case.pop("fingerprint")
-        return case, lobes.numpy()[0]
-
-
-def _dice(one: np.ndarray, other: np.ndarray) -> float:
-    return round(float(2 * np.sum(one & other) / (one.sum() + other.sum())), 3)
