@@ -299,7 +299,6 @@ def overrides(bundle) -> dict[str, list[str]]:
         sources = ("promise12", "msd_task05")
         own = {f"train+{overlay}": train for overlay in overlays}
         own["train+train_practical+train_released"] = [*train, "--train#dataloader#sampler#num_samples", "2"]
-        own["train+evaluate+evaluate_floor"] = phantoms
     else:
         window = ["--window", "[8, 32, 48]"]
         sources = ("mitoem", "volumes")

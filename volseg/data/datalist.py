@@ -55,6 +55,11 @@ def load_datalist(dataset_dir: str | Path, split: str) -> list[dict[str, str]]:
     return [_read_entry(path, split, index, entry) for index, entry in enumerate(entries)]
 
 
+def has_cases(dataset_dir: str | Path, split: str) -> bool:
+    """Whether a split of a dataset folder lists cases; of phantoms (an empty folder's name) every split does."""
+    return not dataset_dir or bool(_read_json(_absolute(dataset_dir)).get(split))
+
+
 def write_datalist(folder: str | Path, splits: Mapping[str, Sequence[Mapping[str, str]]], **info: Any) -> Path:
     """Write ``dataset.json`` atomically and return its path.
 

@@ -36,6 +36,7 @@ class CaseScores:
         mean_row: whether the summary has rows over all labels.
         case_values: by name, takes what ``measure`` returned and gives a value of the case as a whole; a value of
             ``None`` is left out of the report.
+        title: what is scored, in the log.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class CaseScores:
         measure: Measure,
         mean_row: bool = True,
         case_values: Mapping[str, CaseValue] | None = None,
+        title: str = "",
     ) -> None:
         self.output_dir = output_dir
         self.measure = measure
         self.case_values = case_values or {}
+        self.title = f"{title}: " if title else ""
         self.report = CaseReport(mean_row)
 
     def attach(self, engine: Engine) -> None:
@@ -74,10 +77,10 @@ class CaseScores:
 
     def _write(self, engine: Engine) -> None:
         self.report.write(self.output_dir)
-        logger.info("report in %s", self.output_dir)
+        logger.info("%sreport in %s", self.title, self.output_dir)
         for label, measures in self.report.summary().items():
             name, values = next(iter(measures.items()))
-            logger.info("%-5s %s %s", label, name, mean_and_spread(values))
+            logger.info("%s%-5s %s %s", self.title, label, name, mean_and_spread(values))
 
 
 def _only_volumes(values: Mapping[str, float]) -> dict[str, float]:

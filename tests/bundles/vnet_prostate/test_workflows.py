@@ -134,12 +134,22 @@ def test_evaluation_has_promise12s_measures_and_no_score_without_an_observer(run
     assert set(json.loads((tmp_path / "out" / "summary.json").read_text())["labels"]) == {"whole", "base", "apex"}
 
 
-def test_the_floor_is_scored_like_a_network(run, phantom_overrides, weights, tmp_path):
-    process = run("train evaluate evaluate_floor", *phantom_overrides, "--weights", weights)
+def test_the_floor_is_scored_like_the_network(run, phantom_overrides, weights, tmp_path):
+    process = run("train evaluate", *phantom_overrides, "--weights", weights)
     assert "location prior of 2 masks" in process.stderr
-    rows = list(csv.DictReader((tmp_path / "out" / "per_case.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "floor" / "per_case.csv").open()))
     assert [(row["case"], row["label"]) for row in rows] == [("test_0", r) for r in ("whole", "base", "apex")]
     assert 0.3 < float(rows[0]["dice"]) < 1
+    assert f"floor: whole dice {float(rows[0]['dice']):.3f}" in process.stderr
+
+
+def test_no_floor_without_training_masks(run, phantom, weights, tmp_path):
+    pair = {key: str(path) for key, path in phantom.items() if key in ("image", "label")}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"training": [], "validation": [], "test": [pair]}))
+    run("train evaluate", "--dataset_dir", tmp_path / "data", "--weights", weights)
+    assert (tmp_path / "out" / "per_case.csv").is_file()
+    assert not (tmp_path / "out" / "floor").exists()
 
 
 def test_evaluation_scores_where_an_observer_is_given(run, phantom_overrides, weights, tmp_path):
