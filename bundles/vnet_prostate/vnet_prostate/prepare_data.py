@@ -87,6 +87,7 @@ PROMISE12_SITES = {
 
 # both parts of PROMISE12 count their cases from Case00; the folder and the archive of a part are PART_data
 _N_CASES = {"training": 50, "test": 30}
+_FOLDER_START = {"training": "train", "test": "test"}
 _PROMISE12_STEM = re.compile(r"Case\d\d(_segmentation)?")
 _PROMISE12_MEMBER = re.compile(r"(?:[^/]+/)*(?P<path>Case\d\d(?:_segmentation)?\.(?:mhd|raw))")
 
@@ -130,8 +131,9 @@ def prepare_promise12(input_dir: str | Path, dataset_dir: str | Path, seed: int 
     Segmentations are rewritten as NIfTI, a few kilobytes each: the download may store them as signed bytes, which
     readers based on ITK for Python, including MONAI's, cannot read.
 
-    Cases are searched for in the folders ``training_data`` and ``test_data`` and one level deeper, then in the
-    archives, and training cases finally in ``input_dir`` itself. Both archives contain a Case00: when both are unpacked
+    Cases are searched for in folders whose names begin with ``train`` and ``test``, such as ``training_data`` and
+    ``TrainingData_Part1``, and one level deeper, then in the archives, and training cases finally in ``input_dir``
+    itself. Both archives contain a Case00: when both are unpacked
     into one folder, the second overwrites files of the first.
     """
     source = SOURCES["promise12"]
@@ -223,8 +225,12 @@ def _promise12_files(part: str, root: Path, output: Path) -> dict[str, Path]:
     archive = root / f"{part}_data.zip"
     if archive.is_file():
         check_md5(archive, ARCHIVE_MD5[archive.name])
-    for folder in (root / archive.stem, output / archive.stem):
-        files = _metaimages([*folder.glob("*.mhd"), *folder.glob("*/*.mhd")])
+    for base in (root, output):
+        # one folder, or several of the archives of before, such as TrainingData_Part1
+        folders = [folder for folder in sorted(base.glob("*")) if folder.name.lower().startswith(_FOLDER_START[part])]
+        files = _metaimages(
+            [file for folder in folders for pattern in ("*.mhd", "*/*.mhd") for file in folder.glob(pattern)]
+        )
         if files:
             return files
     if archive.is_file():

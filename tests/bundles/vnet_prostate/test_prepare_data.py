@@ -225,6 +225,18 @@ def test_promise12_every_case_is_in_one_validation_split(promise12: Path, tmp_pa
     assert sorted(held_out) == TRAINING_IDS
 
 
+def test_promise12_as_older_archives_unpack(written: Path, tmp_path: Path):
+    """Three parts for training, and test cases without masks."""
+    root = tmp_path / "download"
+    for part, case_ids in (("1", TRAINING_IDS[:30]), ("2", TRAINING_IDS[30:40]), ("3", TRAINING_IDS[40:])):
+        copy(written, root / f"TrainingData_Part{part}", case_ids)
+    copy(written, root / "TestData", TEST_IDS)
+    for mask in (root / "TestData").glob("*_segmentation.mhd"):
+        mask.unlink()
+    content = json.loads(prepare_promise12(root, tmp_path / "out").read_text())
+    assert [len(content[split]) for split in SPLITS] == [40, 10, 0]
+
+
 def test_promise12_zips_are_unpacked_once(zips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
