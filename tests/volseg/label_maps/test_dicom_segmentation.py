@@ -43,6 +43,19 @@ def labels():
     return labels
 
 
+def of_frames(files):
+    """An enhanced file whose frames hold what they share."""
+    path = enhanced(files)
+    dataset = pydicom.dcmread(path)
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            setattr(frame, keyword, shared[keyword].value)
+        del shared[keyword]
+    dataset.save_as(path)
+    return path
+
+
 def corners(size):
     return np.array([*itertools.product(*((0, n - 1) for n in size))])
 
@@ -68,8 +81,8 @@ def by_pydicom(seg, affine):
 
 @pytest.mark.parametrize(
     "write",
-    [series, enhanced, partial(enhanced, places=lambda k: 9 - k)],
-    ids=["series", "enhanced", "enhanced, last slice first"],
+    [series, enhanced, partial(enhanced, places=lambda k: 9 - k), of_frames],
+    ids=["series", "enhanced", "enhanced, last slice first", "enhanced, nothing shared"],
 )
 def test_every_reader_finds_the_label_map(write, files, labels, tmp_path):
     source = write(files)
