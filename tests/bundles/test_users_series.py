@@ -191,6 +191,7 @@ def test_dicom_in_dicom_out(segment, bundle, tmp_path):
         assert process.returncode == 1 and "Traceback" not in process.stderr
         assert "1 of 2 cases failed (b.nii.gz)" in process.stderr.splitlines()[-1]
         assert "b.nii.gz: not DICOM" in process.stderr
+        assert "attributes" not in process.stderr  # highdicom's log
     assert "1 case(s) were done already" in processes[1].stderr  # and results are no inputs
 
     stem = f"series{bundle.small.segmentation.removesuffix('.nii.gz')}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,6 +111,7 @@ class DicomSegmentation:
 
     def _object(self, labels: np.ndarray) -> Any:
         hd: Any = optional_module("highdicom")
+        logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of each module of attributes that it copies
         codes: Any = optional_module("pydicom.sr.codedict").codes
         name, version, series = self.algorithm["name"], self.algorithm["version"], self.headers[0].SeriesInstanceUID
         identification = hd.AlgorithmIdentificationSequence(

@@ -32,7 +32,7 @@ def write_nrrd_segmentation(
         affine: voxel to RAS in mm.
         segments: of the label map.
     """
-    *axes, origin = (_vector(TO_LPS * column) for column in affine[:3].T)
+    *axes, origin = (_vector(TO_LPS * column + 0.0) for column in affine[:3].T)
     header = [
         "NRRD0004",
         "type: uint8",
