@@ -298,6 +298,7 @@ def overrides(bundle) -> dict[str, list[str]]:
         overlays = ("multi_gpu_train", "train_amp", "train_practical", "train_logistic")
         sources = ("promise12", "msd_task05")
         own = {f"train+{overlay}": train for overlay in overlays}
+        own["train+train_practical+finetune"] = [*phantoms, *short]
         own["train+train_practical+train_released"] = [*train, "--train#dataloader#sampler#num_samples", "2"]
     else:
         window = ["--window", "[8, 32, 48]"]
