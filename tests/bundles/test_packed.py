@@ -308,6 +308,15 @@ def overrides(bundle) -> dict[str, list[str]]:
         overlays = ("finetune", "train_h", "train_h+finetune")
         own = {f"train+{overlay}": common["train"] for overlay in overlays}
         own["inference+inference_h"] = window
+        own["train+train_released"] = [
+            *phantoms,
+            *window,
+            *short,
+            "--epoch_iterations",
+            "2",
+            "--spatial_size",
+            "[4, 32, 48]",
+        ]
         own["inference_blockwise"] = [*window, "--workers", "0"]
         own["restore"] = []
         own["train_interpolation"] = [
