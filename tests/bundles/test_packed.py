@@ -308,7 +308,7 @@ def overrides(bundle) -> dict[str, list[str]]:
         overlays = ("finetune", "train_h", "train_h+finetune")
         own = {f"train+{overlay}": common["train"] for overlay in overlays}
         own["inference+inference_h"] = window
-        own["train+train_released"] = [
+        own["train+train_varied"] = [
             *phantoms,
             *window,
             *short,
