@@ -25,7 +25,10 @@ def number(name: str, value: object, low: float, high: float) -> float:
         UserError: it is not such a number.
     """
     if not _is_between(value, low, high):
-        raise UserError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+        # the numbers next to 0 and 1 leave these out
+        text = f"above 0, up to {high:g}" if low == math.ulp(0) else f"from {low:g} to {high:g}"
+        text = f"from {low:g} to below 1" if high == math.nextafter(1, 0) else text
+        raise UserError(f"{name} must be a number {text}, got {value!r}")
     return float(value)
 
 

@@ -37,8 +37,8 @@ def test_training(option, value, message):
     [
         ("device", "cuda:77", "device must be one of cpu.*, got 'cuda:77'"),
         ("device", "gpu", "device must be one of cpu.*, got 'gpu'"),
-        ("dropout", 1, "dropout must be a number from 0 to 1, got 1"),
-        ("learning_rate", 0, "learning_rate must be a number from .*, got 0"),
+        ("dropout", 1, "dropout must be a number from 0 to below 1, got 1"),
+        ("learning_rate", 0, "learning_rate must be a number above 0, up to 100, got 0"),
         (
             "output_format",
             "dicom",
