@@ -21,10 +21,12 @@ from volseg.label_maps.surface_distances import bounding_box
 from volseg.transforms.entries import EachEntryd
 from volseg.transforms.native_argmax import interpolated_argmax
 
-__all__ = ["CleanLobesd", "GrowLobesd", "clean_lobes", "grow_lobes"]
+__all__ = ["CleanLobesd", "GrowLobesd", "TrimLobesd", "clean_lobes", "grow_lobes", "trim_lobes"]
 
 # lung farther from every lobe is more likely bowel
 REACH_MM = 40.0
+# how far a blurred outline may lie outside the lungs
+RIM_MM = 3.0
 
 
 class GrowLobesd(MapTransform):
@@ -75,6 +77,55 @@ def grow_lobes(labels: NDArray[np.uint8], lungs: torch.Tensor, spacing_mm: NDArr
     inside = interpolated_argmax(torch.stack([-sure, sure]), labels.shape).numpy()
     cell = [((np.arange(m) + 0.5) * n / m).astype(int) for n, m in zip(lungs.shape, labels.shape, strict=True)]
     np.copyto(labels, lobe[np.ix_(*cell)], where=(inside > 0) & (labels == 0))
+
+
+class TrimLobesd(MapTransform):
+    """Take chest wall, diaphragm and heart out of the rim of the lobes: there lung is what is aerated.
+
+    The network decides on a coarse grid, so the outlines of its lobes are blurred; those in the CT are not. Within the
+    lungs, dense parts stay: vessels and disease.
+
+    Args:
+        keys: label maps ``(1, X, Y, Z)`` with their affine, in any orientation.
+        aerated_key: bits along R, A, S on the same grid; see :class:`pdvnet_lung.lung_box.FindLungsd`.
+    """
+
+    def __init__(self, keys: KeysCollection, aerated_key: str = "aerated", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.aerated_key = aerated_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            labels: MetaTensor = d[key]
+            trimmed = labels.as_tensor()[0].cpu().numpy().copy()
+            affine = np.asarray(labels.affine, dtype=np.float64)
+            orientation = nib.io_orientation(affine)
+            spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(orientation[:, 0])]
+            ras = nib.apply_orientation(trimmed, orientation)  # a view
+            aerated = np.unpackbits(d[self.aerated_key][0].cpu().numpy(), axis=2, count=ras.shape[2])
+            trim_lobes(ras, aerated, spacing_mm)
+            d[key] = MetaTensor(torch.from_numpy(trimmed)[None].to(labels.device)).copy_meta_from(labels)
+        return d
+
+
+def trim_lobes(labels: NDArray[np.uint8], aerated: NDArray[np.uint8], spacing_mm: NDArray[np.float64]) -> None:
+    """Make background of what is not aerated within ``RIM_MM`` of the background, in place.
+
+    Args:
+        labels: lobes 0 to 5 ``(X, Y, Z)``.
+        aerated: 0 or 1 ``(X, Y, Z)``.
+        spacing_mm: of both.
+    """
+    box = bounding_box(labels > 0)
+    if box is None:
+        return
+    box = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in box)  # with the background around
+    lobes, inner = labels[box], (labels[box] > 0).view(np.uint8)
+    for axis, edge in enumerate(spacing_mm):
+        # beyond the volume lungs may go on
+        inner = ndimage.minimum_filter1d(inner, 2 * max(1, round(RIM_MM / edge)) + 1, axis, mode="nearest")
+    lobes[(inner == 0) & (aerated[box] == 0)] = 0
 
 
 class CleanLobesd(EachEntryd):

@@ -32,7 +32,8 @@ AIRWAYS_MM = 40.0
 
 
 class FindLungsd(MapTransform):
-    """Add what a coarse look finds: ``lungs``, a mask uint8 ``(1, x, y, z)`` over the field of the CT.
+    """Add what a look at the HU finds: ``lungs``, a coarse mask uint8 ``(1, x, y, z)`` over the field of the CT, and
+    ``aerated``, the bits ``(1, X, Y, ceil(Z / 8))`` of all voxels darker than half lung, half tissue.
 
     Args:
         keys: the CT in HU ``(1, X, Y, Z)`` along R, A, S.
@@ -42,6 +43,8 @@ class FindLungsd(MapTransform):
         d = dict(data)
         (key,) = self.key_iterator(d)
         d["lungs"] = coarse_lungs(d[key])[None]
+        # as bits: in its full size a CT's mask takes as much memory as some steps of the network
+        d["aerated"] = torch.from_numpy(np.packbits(d[key].as_tensor().numpy() < TISSUE_HU, axis=3))
         return d
 
 

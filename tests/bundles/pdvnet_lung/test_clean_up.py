@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from pdvnet_lung.clean_up import CleanLobesd, GrowLobesd, clean_lobes, grow_lobes
+from pdvnet_lung.clean_up import CleanLobesd, GrowLobesd, TrimLobesd, clean_lobes, grow_lobes, trim_lobes
+from scipy import ndimage
 
 
 def lobes() -> np.ndarray:
@@ -109,3 +110,34 @@ def test_growth_in_the_orientation_of_the_file():
     out = GrowLobesd("pred")({"pred": MetaTensor(stored, affine=affine), "lungs": lungs})["pred"]
     np.testing.assert_array_equal(out[0].numpy(), grown.transpose(2, 0, 1)[::-1])
     np.testing.assert_array_equal(out.affine, affine)
+
+
+def test_trimming_takes_tissue_out_of_the_rim_and_leaves_it_inside():
+    """Voxels of 1x1.5x3 mm: the rim is 3, 2 and 1 voxels wide."""
+    labels = np.zeros((20, 16, 12), np.uint8)
+    labels[2:18, 2:14, 2:10] = 4
+    aerated = np.zeros(labels.shape, np.uint8)
+    aerated[4:16, 3:13, 3:9] = 1
+    aerated[9, 8, 5] = 0  # a vessel
+    expected = np.zeros_like(labels)
+    expected[4:16, 3:13, 3:9] = 4
+    expected[9, 8, 5] = 4
+    trim_lobes(labels, aerated, np.array([1.0, 1.5, 3.0]))
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_trimming_follows_the_orientation_of_the_labels():
+    labels = np.zeros((6, 7, 9), np.uint8)
+    labels[1:5, 1:6, 1:8] = 2
+    aerated = np.zeros((1, 7, 6, 9), np.uint8)  # along R, A, S
+    aerated[0, 2:5, 2:4, 2:7] = 1
+    affine = np.zeros((4, 4))  # stored along P, L, I
+    affine[1, 0], affine[0, 1], affine[2, 2], affine[3, 3] = -3.0, -3.0, -3.0, 1
+    data = {
+        "pred": MetaTensor(torch.from_numpy(labels)[None], affine=affine),
+        "aerated": torch.from_numpy(np.packbits(aerated, axis=3)),
+    }
+    trimmed = TrimLobesd("pred")(data)["pred"][0].numpy()
+    stored = aerated[0].transpose(1, 0, 2)[::-1, ::-1, ::-1]
+    assert trimmed[2, 3, 4] == 2
+    np.testing.assert_array_equal(trimmed > 0, (stored > 0) | (ndimage.binary_erosion(labels, np.ones((3, 3, 3)))))
