@@ -98,15 +98,15 @@ def build_workflow(path: str, own: dict[str, Any], base: Workflow | None) -> Wor
 
 
 def walk(node: Any, item_id: str = "") -> Iterator[tuple[str, Any]]:
-    """Every node of a config with its id, except descriptions (``_desc_``) and metadata (``_meta_``)."""
+    """Every node of a config with its id, except descriptions (``_desc_``)."""
     yield item_id, node
     for key, child in _children(node):
-        if key not in ("_desc_", "_meta_"):
+        if key != "_desc_":
             yield from walk(child, join_id(item_id, key))
 
 
 def walk_values(node: Any) -> Iterator[tuple[str, str]]:
-    """Every string of a config that MONAI may evaluate, with its id: no descriptions, no ``_target_``."""
+    """Every string of a config that MONAI may evaluate, with its id: no description, no ``_target_``."""
     for item_id, value in walk(node):
         if isinstance(value, str) and item_id.rpartition(ID_SEP_KEY)[2] != "_target_":
             yield item_id, value
