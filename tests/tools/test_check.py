@@ -188,6 +188,8 @@ def test_one_change_makes_one_finding(tiny_bundle, rule, path, changes, line):
         ("files", META, None, "the file is missing; found: nothing."),
         ("files", INFER, None, "the file is missing"),
         ("files", INFER, "{", "the file cannot be read as JSON; found: Expecting property name"),
+        ("files", INFER, "[" * 100_000, "the file cannot be read as JSON"),
+        ("files", INFER, '{"a":' * 60 + "1" + "}" * 60, "the file cannot be read as JSON; found: nested more than 50"),
         ("files", INFER, "[]", "the file is no JSON object; found: list. Write"),
         (
             "files",

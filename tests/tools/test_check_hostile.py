@@ -204,6 +204,20 @@ EXPRESSIONS = [
     "$marshal.loads(b'')",
     "$runpy.run_path('a')",
     "$types.FunctionType(1, {})",
+    # what writes
+    "$[0 for os.environ['A'] in ['b']]",
+    "$[0 for @train.data in [1]]",
+    "$[0 for torch.load in [1]]",
+    "$[0 for @device[0] in [1]]",
+    "$[0 for (a, @network.data) in [(1, 2)]]",
+    # what looks like something else
+    "$\N{MATHEMATICAL BOLD SMALL E}val('1')",
+    "$torch.\N{MATHEMATICAL BOLD SMALL H}ub.load('a', 'b')",
+    "$" + "+".join(["1"] * 5000),
+    "$" + "-" * 3000 + "1",
+    "$1\x00",
+    "$",
+    "$ 1",
     # what is no expression
     "$import os; os.system('id')",
     "$1; 2",
@@ -219,6 +233,7 @@ EXPRESSIONS = [
 IMPORTS = [
     "$import subprocess",
     "$import os as torch",
+    "$import math as m",
     "$import os as len",
     "$import numpy as os",
     "$import builtins",
@@ -379,8 +394,11 @@ ITEMS = [
     ({"_target_": "DataLoader", "dataset": [{"x": "$eval('1')"}]}, "::dataset::0::x uses eval"),
     ({"_target_": "LoadImage", "reader": "os.system"}, "::reader names code"),
     ({"_target_": "LoadImage", "reader": "exec"}, "::reader names code"),
-    ({"_target_": "LoadImage", "reader": ["subprocess.Popen"]}, "::reader::0 names code"),
+    ({"_target_": "LoadImage", "reader": ["subprocess.Popen"]}, "::reader names code"),
+    ({"_target_": "LoadImaged", "keys": "a", "reader": "$'ex' + 'ec'"}, "::reader names code"),
+    ({"_target_": "LoadImaged", "keys": "a", "reader": "@builtin"}, "::reader names code"),
     ({"_target_": "SaveImage", "writer": "torch.hub.load"}, "::writer names code"),
+    ({"_target_": "SlidingWindowInferer", "merger_cls": "exec"}, "::merger_cls names code"),
     ({"_target_": "SlidingWindowInferer", "anything": "subprocess.Popen"}, "::anything names code"),
     ({"_target_": "PersistentDataset", "weights_only": False}, "loads pickles"),
     ({"_target_": "PersistentDataset", "weights_only": 0}, "loads pickles"),
@@ -431,6 +449,8 @@ LEGITIMATE = [
     "image.label",
 ]
 LEGITIMATE_ITEMS = [
+    {"_target_": f"{OWN}.network.again", "reader": "sections", "writer": {"keys": "image"}},
+    {"writer": {"suffix": "image"}, "reader": ["any"]},
     {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "$lambda i: 1"},
     {"_target_": "torch.nn.L1Loss"},
     {"_target_": "torch.nn.parallel.DistributedDataParallel", "module": "@network"},
@@ -478,6 +498,7 @@ def lines(tiny_bundle):
     def findings_of(items, imports=()):
         content = json.loads((tiny_bundle.root / TRAIN).read_text())
         content["imports"] += ["$import math", "$import glob", *imports]
+        content["builtin"] = "exec"
         tiny_bundle.write_json(TRAIN, {**content, **{f"x{index}_": item for index, item in enumerate(items)}})
         return [line for _, line in tiny_bundle.findings()]
 
@@ -593,6 +614,7 @@ def test_a_logging_file_of_the_console_has_no_findings(tiny_bundle):
         ("sitecustomize.py", "the file is code outside of the bundle's own package"),
         ("scripts/a.py", "the file is code outside of the bundle's own package"),
         ("evil.pth", "the file is code outside of the bundle's own package"),
+        ("models/model.pkl", "the file is a pickle, which can run any code"),
         (f"{OWN}/network.pyc", "the file is code outside of the bundle's own package"),
         (f"{OWN}/network.cpython-311-x86_64-linux-gnu.so", "the file is code outside of the bundle's own package"),
     ],

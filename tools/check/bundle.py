@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ReferenceResolver
 from monai.bundle.utils import ID_SEP_KEY, MERGE_KEY, merge_kv
 
 SHOWN_CHARACTERS = 160
+DEEPEST = 50
 ON_TRAIN = ("evaluate.json", "finetune.json", "tune.json")
 OVERLAY_RULE = (
     f"multi_gpu_X.json -> X.json, {', '.join(ON_TRAIN)} and train_*.json -> train.json, "
@@ -227,10 +228,11 @@ def read_json(root: Path, path: str, problems: list[Finding]) -> Any:
 
     try:
         content = json.loads((root / path).read_text(encoding="utf-8"), object_pairs_hook=unique)
+        _check_depth(content)
     except FileNotFoundError:
         problems.append(Finding(path, "the file is missing", "nothing", "Write it, or check the bundle's folder."))
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(Finding(path, "the file cannot be read as JSON", str(error), "Mend the file."))
         return None
     problems.extend(
@@ -241,6 +243,15 @@ def read_json(root: Path, path: str, problems: list[Finding]) -> Any:
         problems.append(Finding(path, "the file is no JSON object", type(content).__name__, "Write one object, {...}."))
         return None
     return content
+
+
+def _check_depth(content: Any) -> None:
+    """Raise ``ValueError`` for nesting that recursion cannot follow."""
+    nodes = [content]
+    for _ in range(DEEPEST):
+        nodes = [child for node in nodes for _, child in _children(node)]
+    if nodes:
+        raise ValueError(f"nested more than {DEEPEST} times")
 
 
 def in_every_workflow(bundle: Bundle, look: Callable[[Workflow], Iterable[Finding]]) -> Iterator[Finding]:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ReferenceResolver
@@ -19,6 +20,7 @@ from tools.check.bundle import (
     Workflow,
     in_every_workflow,
     look_up,
+    look_up_or_none,
     shown,
     walk,
     walk_items,
@@ -27,6 +29,7 @@ from tools.check.bundle import (
 from tools.check.expressions import Names, expression_problem, imported_names, parse_import
 from tools.check.targets import Problem, names_code, sources_of, target_problem
 
+CLASS_ADVICE = "Use _target_, and what tools/check/allowed.py lists."
 PERSONAL = re.compile(r"(?<![\w.:/-])/(home|Users|root|mnt|media|workspace)/|(?<![A-Za-z])[A-Za-z]:(\\|/(?!/))")
 ABSOLUTE = re.compile(r"^(/\w|~)")
 # "@#a" and "%#a", also where they stand inside of a text; an overlay could turn "@::" into them
@@ -152,25 +155,34 @@ def check_targets(bundle: Bundle) -> Iterator[Finding]:
 
     def look(workflow: Workflow) -> Iterator[Finding]:
         for item_id, item in walk_items(workflow.config):
+            yield from _class_arguments(workflow, item_id, item, sources)
             if problem := None if _unsafe_arguments(item) else problem_of(item["_target_"]):
                 yield Finding(workflow.path, f"{item_id} {problem[0]}", shown(item["_target_"]), problem[1])
             yield from _special_keys(workflow.path, item_id, item)
         for item_id, value in walk(workflow.config):
             yield from _unsafe_findings(workflow.path, item_id, value)
         for item_id, text in walk_values(workflow.config):
-            if _is_code(item_id, text) or names_code(text, sources):
+            if names_code(text, sources):
                 what = f"{item_id} names code that is not on the list of what configs may use"
-                yield Finding(workflow.path, what, shown(text), "Use _target_ and what tools/check/allowed.py lists.")
-
-    def _is_code(item_id: str, text: str) -> bool:
-        """Whether MONAI would look up a class by this text that a config may not use."""
-        argument = next((key for key in ReferenceResolver.split_id(item_id)[-2:] if key in CLASS_ARGUMENTS), None)
-        if argument is None or text.startswith(ID_REF_KEY):
-            return False
-        target = text if "." in text else f"{CLASS_ARGUMENTS[argument]}.{text}"
-        return target_problem(target, sources) is not None
+                yield Finding(workflow.path, what, shown(text), CLASS_ADVICE)
 
     yield from in_every_workflow(bundle, look)
+
+
+def _class_arguments(
+    workflow: Workflow, item_id: str, item: dict[str, Any], sources: Mapping[str, Path]
+) -> Iterator[Finding]:
+    """Arguments by whose text MONAI looks up a class: the class is judged as a target is."""
+    if str(item["_target_"]).partition(".")[0] in sources:
+        return
+    for argument, module in CLASS_ARGUMENTS.items():
+        value = item.get(argument)
+        for text in value if isinstance(value, list) else [value]:
+            is_reference = isinstance(text, str) and text.startswith(ID_REF_KEY)
+            name = look_up_or_none(workflow.config, str(text)[1:]) if is_reference else text
+            if isinstance(name, str) and target_problem(name if "." in name else f"{module}.{name}", sources):
+                what = f"{item_id}::{argument} names code that is not on the list of what configs may use"
+                yield Finding(workflow.path, what, shown(text), CLASS_ADVICE)
 
 
 def _special_keys(path: str, item_id: str, item: dict[str, Any]) -> Iterator[Finding]:

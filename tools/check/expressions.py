@@ -27,6 +27,8 @@ from tools.check.allowed import (
 from tools.check.targets import Problem, names_code, target_problem
 
 REFERENCES = ReferenceResolver._vars
+# what a loop may bind: "[0 for os.environ['A'] in 'b']" would write
+STORED = (ast.Name, ast.Tuple, ast.List, ast.Starred)
 PRIVATE = re.compile(r"__\w+__")
 FILE_METHODS = ("open", "write_text", "write_bytes", "tofile", "dump", "save")
 COMPUTE_ONLY = (
@@ -92,7 +94,10 @@ def expression_problem(text: str, names: Names) -> Problem | None:
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return _import_problem(statement, names)
     if isinstance(statement, ast.Expr):
-        return next(_problems(statement.value, names), None)
+        try:
+            return next(_problems(statement.value, names), None)
+        except RecursionError:
+            return "is nested too deeply", COMPUTE_ONLY
     return "is no expression", "Write one expression or one import; move anything longer into the bundle's package."
 
 
@@ -109,8 +114,9 @@ def _import_problem(statement: ast.Import | ast.ImportFrom, names: Names) -> Pro
     is_module = dotted in (*IMPORTS, names.own)
     if not is_module and (isinstance(statement, ast.Import) or not _is_listed(dotted, names)):
         return f"imports {dotted}", COMPUTE_ONLY
-    if name in dir(builtins) or names.imported.get(name) != dotted or MONAI_DEFAULTS.get(name, dotted) != dotted:
-        return f"imports {dotted} under a name that means something else", "Import it under a name of its own."
+    renamed = alias.asname is not None and MONAI_DEFAULTS.get(alias.asname) != dotted
+    if renamed or name in dir(builtins) or {names.imported.get(name), MONAI_DEFAULTS.get(name, dotted)} != {dotted}:
+        return f"imports {dotted} under the name {name}", "Import it under its own name, which nothing else has."
     return None
 
 
@@ -128,6 +134,8 @@ def _is_listed(dotted: str, names: Names) -> bool:
 def _problems(expression: ast.expr, names: Names) -> Iterator[Problem]:
     """What is wrong with an expression, the worst first."""
     nodes = list(ast.walk(expression))
+    if any(isinstance(getattr(node, "ctx", None), ast.Store) and not isinstance(node, STORED) for node in nodes):
+        yield "writes to a value", COMPUTE_ONLY
     yield from _private(nodes)
     yield from _file_problems(nodes)
     local = {node.arg for node in nodes if isinstance(node, ast.arg)}

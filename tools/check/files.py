@@ -25,6 +25,7 @@ LARGEST_MB = 25
 # What running a bundle writes; git ignores it, and elsewhere it is left out here.
 GENERATED_FOLDERS = ("data", "output")
 CACHE = "__pycache__"
+PICKLES = (".dill", ".joblib", ".pickle", ".pkl")
 CODE = (".py", ".pyc", ".pyd", ".pyo", ".pth", ".so", ".dll", ".dylib")
 README = "docs/README.md"
 # Section -> what a heading must match, in lower case.
@@ -62,11 +63,14 @@ def check_files(bundle: Bundle) -> Iterator[Finding]:
 
 
 def _misplaced(bundle: Bundle, files: list[str]) -> Iterator[Finding]:
-    """Configs that no rule reads, and code that stands in the way of installed packages or cannot be read."""
+    """Configs that no rule reads, pickles, and code that stands in the way of installed packages or is compiled."""
     for path in map(PurePosixPath, files):
         if path.parts[0] == "configs" and not (len(path.parts) == 2 and path.suffix in (".json", ".conf")):
             advice = "Write configs as configs/NAME.json; nothing else there is checked."
             yield Finding(str(path), "the file is no JSON config", path.name, advice)
+        if path.suffix.lower() in PICKLES:
+            advice = "Write JSON, NumPy arrays or a state dictionary; whoever loads a pickle runs what it says."
+            yield Finding(str(path), "the file is a pickle, which can run any code", path.name, advice)
         if path.suffix.lower() in CODE and not (path.suffix == ".py" and path.parts[0] in (bundle.name, "volseg")):
             advice = f"Write Python modules in {bundle.name}; others can take the place of installed packages."
             yield Finding(str(path), "the file is code outside of the bundle's own package", path.name, advice)
