@@ -81,6 +81,9 @@ CLASSES_OF = (
     "torch.utils.data.sampler",
 )
 
+# Modules below those whose classes run code that they download.
+EXCEPT = ("monai.losses.perceptual",)
+
 # Parts of volseg of which a config may use every class and function.
 VOLSEG = (
     "volseg.blocks",

@@ -27,7 +27,7 @@ from tools.check.bundle import (
     walk_values,
 )
 from tools.check.expressions import Names, expression_problem, imported_names, parse_import
-from tools.check.targets import Problem, names_code, sources_of, target_problem
+from tools.check.targets import Problem, names_code, sources_of, takes_code, target_problem
 
 CLASS_ADVICE = "Use _target_, and what tools/check/allowed.py lists."
 PERSONAL = re.compile(r"(?<![\w.:/-])/(home|Users|root|mnt|media|workspace)/|(?<![A-Za-z])[A-Za-z]:(\\|/(?!/))")
@@ -191,6 +191,9 @@ def _special_keys(path: str, item_id: str, item: dict[str, Any]) -> Iterator[Fin
         if key.startswith("_") and key not in SPECIAL_KEYS and not (key.startswith("_desc_") and key.endswith("_")):
             advice = f"Use {', '.join(SPECIAL_KEYS)} or _desc_."
             yield Finding(path, f"{item_id} has a key that MONAI keeps for itself", shown(key), advice)
+    if item.get("_mode_") == "callable" and isinstance(target := item["_target_"], str) and takes_code(target):
+        what = f"{item_id} is a callable with arguments that must be seen"
+        yield Finding(path, what, shown(target), "Leave _mode_ out, and build it where it is used.")
     if item.get("_mode_", "default") not in MODES:
         yield Finding(path, f"{item_id} has an unknown _mode_", shown(item["_mode_"]), f"Write {' or '.join(MODES)}.")
 

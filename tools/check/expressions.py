@@ -24,7 +24,7 @@ from tools.check.allowed import (
     SAFE_ARGUMENTS,
     SYNTAX,
 )
-from tools.check.targets import Problem, names_code, target_problem
+from tools.check.targets import Problem, names_code, takes_code, target_problem
 
 REFERENCES = ReferenceResolver._vars
 # what a loop may bind: "[0 for os.environ['A'] in 'b']" would write
@@ -127,7 +127,7 @@ def _is_listed(dotted: str, names: Names) -> bool:
         dotted in NAMES
         or dotted == f"{names.own}.__file__"
         or (module in PURE_MODULES and not last.startswith("_"))
-        or ("." in dotted and target_problem(dotted, names.sources) is None)
+        or ("." in dotted and target_problem(dotted, names.sources) is None and not takes_code(dotted))
     )
 
 

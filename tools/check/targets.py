@@ -10,14 +10,23 @@ import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.machinery import PathFinder
-from inspect import isclass, ismodule
+from inspect import isclass, ismodule, signature
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ComponentLocator
 
 from tools import REPOSITORY
-from tools.check.allowed import CLASSES_OF, FILE_SUFFIXES, NAMES, PACKAGES, VOLSEG
+from tools.check.allowed import (
+    CLASS_ARGUMENTS,
+    CLASSES_OF,
+    EXCEPT,
+    FILE_SUFFIXES,
+    NAMES,
+    PACKAGES,
+    SAFE_ARGUMENTS,
+    VOLSEG,
+)
 from tools.check.bundle import Bundle
 
 Problem = tuple[str, str]
@@ -59,6 +68,16 @@ def target_problem(target: str, sources: Mapping[str, Path]) -> Problem | None:
     return next(filter(None, problems), None) if modules else NO_COMPONENT
 
 
+def takes_code(target: str) -> bool:
+    """Whether an installed class has arguments that the rules read by name, which a call could pass by position."""
+    modules = _monai_components().get(target) or [""]
+    found = (_look_up(f"{module}.{target}".removeprefix(".")) for module in modules)
+    known = {*SAFE_ARGUMENTS, *CLASS_ARGUMENTS}
+    public = [one for one in found if isclass(one) and not one.__name__.startswith("_")]
+    listed = [one for one in public if _is_below(one.__module__, CLASSES_OF)]
+    return any(not known.isdisjoint(signature(one).parameters) for one in listed)
+
+
 def names_code(text: str, sources: Mapping[str, Path]) -> bool:
     """Whether a text is the dotted name of something in a module that a config may not use: it could be looked up."""
     if "." not in text or not DOTTED.fullmatch(text) or text.rpartition(".")[2].lower() in FILE_SUFFIXES:
@@ -98,7 +117,8 @@ def _installed_problem(target: str) -> Problem | None:
     if origin.lstrip("_").partition(".")[0] not in PACKAGES:
         return f"has a _target_ that belongs to {origin}, outside the allowed packages", _use(())
     is_public = isclass(found) and not found.__name__.startswith("_")
-    return None if is_public and _is_below(f"{origin}.{found.__name__}", CLASSES_OF) else UNLISTED
+    is_listed = _is_below(origin, CLASSES_OF) and not _is_below(origin, EXCEPT)
+    return None if is_public and is_listed else UNLISTED
 
 
 def _look_up(target: str) -> Any:
