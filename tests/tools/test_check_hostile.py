@@ -699,11 +699,8 @@ def test_nothing_of_a_bundle_is_run(tiny_bundle, tmp_path):
             subprocess.run(["git", "-C", str(folder), "config", key, str(hook)], check=True)
     command = [sys.executable, "-m", "tools", "check", str(tiny_bundle.root)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    (tmp_path / "elsewhere").mkdir()
-    done = subprocess.run(
-        command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
+    done = subprocess.run(command, cwd=tiny_bundle.root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert f"{TRAIN}: imports::2 imports evil" in done.stdout
     assert not marker.exists()
