@@ -11,6 +11,7 @@ from tools.check.command import check
 from tools.label.command import label
 from tools.pack import pack
 from tools.painted_ct import painted_ct
+from tools.promise12_subset import promise12_subset
 from tools.publish import publish
 from tools.real_ct import real_ct
 from tools.real_em import real_em
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "label": label,
     "pack": pack,
     "painted_ct": painted_ct,
+    "promise12_subset": promise12_subset,
     "publish": publish,
     "real_ct": real_ct,
     "real_em": real_em,

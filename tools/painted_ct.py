@@ -14,11 +14,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from pdvnet_lung.painted import PaintedCT, lobe_maps, paint_clinical
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tools import REPOSITORY
 from tools.bundle_run import describe_machine, run_bundle
 from tools.results import learning_curve
 from volseg.data.datalist import DATALIST_NAME
+from volseg.label_maps.case_report import MEAN_LABEL
 from volseg.registry.manifest import sha256
 from volseg.storage.files import write_json
 
@@ -28,6 +30,8 @@ CONFIGS = ["train", "train_painted", "evaluate"]
 # how much farther than a chest CT a field of view reaches, below and above, in mm
 FIELDS_OF_VIEW = {"chest": (0, 0), "neck": (0, 160), "chest_abdomen_pelvis": (420, 0), "whole_body": (900, 330)}
 FIELD_CASES = 6  # whole bodies are large
+# between two iterations; a validation takes less
+BREAK_S = 600
 
 
 def painted_ct(label_maps: str, training: str = "") -> None:
@@ -47,6 +51,7 @@ def painted_ct(label_maps: str, training: str = "") -> None:
         trained = {
             "weights": json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")),
             "learning_curve": learning_curve(Path(training) / "tensorboard"),
+            "hours": _hours(Path(training) / "tensorboard"),
         }
     else:
         trained = json.loads((folder / "painted.json").read_text(encoding="utf-8"))["training"]
@@ -60,18 +65,28 @@ def painted_ct(label_maps: str, training: str = "") -> None:
             root, CONFIGS, {**given, "dataset_dir": scratch / "fields", "output_dir": scratch / "fields_of_view"}
         )
         shutil.copyfile(scratch / "network" / "per_case.csv", folder / "painted_per_case.csv")
+        summary = _summary(scratch / "network")
         write_json(
             folder / "painted.json",
             {
                 "command": "python -m tools painted_ct LABEL_MAPS",
+                "eval_metrics": {"painted_mean_dice": round(summary[MEAN_LABEL]["dice"]["mean"], 3)},
                 "training": trained,
                 "weights_sha256": sha256(weights),
                 "machine": describe_machine(),
-                "summary": _summary(scratch / "network"),
+                "summary": summary,
                 "floor": _summary(scratch / "floor"),
                 "fields_of_view": _by_field_of_view(scratch / "fields_of_view" / "per_case.csv"),
             },
         )
+
+
+def _hours(folder: Path) -> float:
+    """How long a training took, breaks excluded."""
+    events = EventAccumulator(str(folder)).Reload()
+    times = np.array([scalar.wall_time for scalar in events.Scalars("train_loss")])
+    gaps = np.diff(times)
+    return round(float(gaps[gaps < BREAK_S].sum()) / 3600, 1)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tools import REPOSITORY
 from tools.bundle_run import describe_machine, run_bundle
-from tools.check.files import LARGEST_MB
 from volseg.errors import UserError
 from volseg.label_maps.case_report import MEAN_LABEL
 from volseg.registry.manifest import sha256
@@ -35,18 +34,16 @@ CLAIMED_MEASURES = {"dice": "phantom_mean_dice", "ap75": "phantom_ap75", "ap50":
                     "foreground_dice": "phantom_foreground_dice"}  # fmt: skip
 
 
-def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str | Sequence[str] = ()) -> None:
+def results(bundle: str = "pdvnet_lung", overlay: str | Sequence[str] = ()) -> None:
     """Train a bundle on its phantoms as ``train.json`` does, score the weights on others, write ``docs/results``.
 
-    The weights in ``models`` are replaced, unless the new ones are too large for the repository. The results are
-    ``phantom.json`` (commands, machine, seconds, learning curve, summary) and ``phantom_per_case.csv``.
+    The weights in ``models`` stay. The results are ``phantom.json`` (commands, machine, seconds, learning curve,
+    summary) and ``phantom_per_case.csv``.
 
     Args:
         bundle: name of a folder under ``bundles``.
-        training: ``False`` scores the weights that are there and keeps what the results say of their training.
         overlay: a config to lay over ``train.json``, such as ``train_practical``, or several, ``train_h,finetune``;
-            their results carry the name, ``phantom_practical.json``. Weights are kept where one overlay gives them a
-            name of their own, such as ``model_h.pt``.
+            their results carry the name, ``phantom_practical.json``.
     """
     root = REPOSITORY / "bundles" / bundle
     if not (root / "configs" / "evaluate.json").is_file():
@@ -61,20 +58,11 @@ def results(bundle: str = "pdvnet_lung", training: bool = True, overlay: str | S
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         models = scratch / "models"
-        # a second stage begins with the weights of the first, an evaluation alone with those that are there
+        # a second stage begins with the weights that are there
         models.mkdir()
         for file in (root / "models").glob("*.*"):
             shutil.copyfile(file, models / file.name)
-        if training:
-            trained, weights = _train(root, configs, scratch)
-            # of a bundle whose released weights are narrower, those of the paper's width stay out
-            fits = weights.stat().st_size <= LARGEST_MB * 2**20
-            if fits and (not overlays or (len(overlays) == 1 and weights.name != "model.pt")):
-                for file in (weights, weights.with_suffix(".json")):
-                    shutil.copyfile(file, root / "models" / file.name)
-        else:
-            trained = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["training"]
-            weights = models / trained.get("weights_file", "model.pt")
+        trained, weights = _train(root, configs, scratch)
         evaluated = _evaluate(root, configs, scratch, weights)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(scratch / "evaluate" / "per_case.csv", folder / f"{name}_per_case.csv")

@@ -136,7 +136,7 @@ def test_later_case_damaged_keeps_the_earlier_results_whole(try_to_infer, phanto
     assert process.returncode == 1
     assert "b.nii.gz" in process.stderr.splitlines()[-1]
     written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written == {bundle.segmentation("a"), "a_preview.png", "statistics.json"}
+    assert written == {bundle.segmentation("a"), "a_preview.png", "statistics.json", "report.html"}
     nib.load(tmp_path / "out" / bundle.segmentation("a")).get_fdata()
 
 

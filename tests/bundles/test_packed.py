@@ -298,6 +298,7 @@ def overrides(bundle) -> dict[str, list[str]]:
         overlays = ("multi_gpu_train", "train_amp", "train_practical", "train_logistic")
         sources = ("promise12", "msd_task05")
         own = {f"train+{overlay}": train for overlay in overlays}
+        own["train+train_practical+finetune"] = [*phantoms, *short]
         own["train+train_practical+train_released"] = [*train, "--train#dataloader#sampler#num_samples", "2"]
     else:
         window = ["--window", "[8, 32, 48]"]
@@ -307,6 +308,15 @@ def overrides(bundle) -> dict[str, list[str]]:
         overlays = ("finetune", "train_h", "train_h+finetune")
         own = {f"train+{overlay}": common["train"] for overlay in overlays}
         own["inference+inference_h"] = window
+        own["train+train_varied"] = [
+            *phantoms,
+            *window,
+            *short,
+            "--epoch_iterations",
+            "2",
+            "--spatial_size",
+            "[4, 32, 48]",
+        ]
         own["inference_blockwise"] = [*window, "--workers", "0"]
         own["restore"] = []
         own["train_interpolation"] = [

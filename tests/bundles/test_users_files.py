@@ -197,7 +197,7 @@ SITUATIONS = [
     refused_option("spacing_mm", "[0,1,1]", "spacing_mm must be three numbers from 0.1 to 20"),
     refused_option("spacing_mm", "[-1,1,1]", "spacing_mm must be three numbers"),
     refused_option("spacing_mm", "fine", "spacing_mm must be three numbers", "fine"),
-    refused_option("dropout", "1.5", "dropout must be a number from 0 to 1, got 1.5"),
+    refused_option("dropout", "1.5", "dropout must be a number from 0 to below 1, got 1.5"),
     refused_option("dropout", "much", "dropout must be a number such as 0.0, got 'much'", bundles=LUNG),
     refused_option("preprocessing#transforms#0#tolerance_mm", "small", "tolerance_mm must be a number", "'small'"),
     refused_option("norm", "3", "norm must be None, 'batch' or 'instance', got 3"),

@@ -9,59 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from tests.bundles.users_files import Files, Situation, check, rows
+from tests.bundles.dicom_files import TO_LPS, enhanced, position, series
+from tests.bundles.users_files import MEDICAL, Files, Situation, check, rows
+from volseg.data.volume_reader import load_volume
 
 LUNG, PROSTATE = ("pdvnet_lung",), ("vnet_prostate",)
-TO_LPS = np.diag([-1, -1, 1])
 SAGITTAL = [0, 1, 0, 0, 0, -1]
-
-
-def template(files: Files) -> pydicom.Dataset:
-    """What slices of the phantom share."""
-    spacing = np.linalg.norm(files.affine[:3, :3], axis=0)
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
-    dataset.SeriesInstanceUID, dataset.StudyInstanceUID = "1.2.3", "1.2"
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    dataset.Columns, dataset.Rows = files.voxels.shape[:2]
-    dataset.PixelSpacing, dataset.SliceThickness = [spacing[1], spacing[0]], spacing[2]
-    dataset.ImageOrientationPatient = [float(n) for n in (TO_LPS @ files.affine[:3, :2] / spacing[:2]).T.ravel()]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
-    return dataset
-
-
-def position(files: Files, k: float) -> list[float]:
-    """Of the first pixel of slice k, along L, P, S in mm."""
-    return [float(n) for n in TO_LPS @ (files.affine @ (0, 0, k, 1))[:3]]
-
-
-def series(files: Files, folder: str = "series", **changes: Callable[[int], Any]) -> Path:
-    """The phantom as one file per slice, with tags that depend on the slice; None leaves the tag out."""
-    target = files.folder / folder
-    target.mkdir(parents=True)
-    count = files.voxels.shape[2]
-    for k in range(count):
-        dataset = template(files)
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-        dataset.ImagePositionPatient = position(files, k)
-        dataset.PixelData = files.voxels[:, :, k].T.astype("<i2").tobytes()
-        for keyword, value in changes.items():
-            if (content := value(k)) is None:
-                del dataset[keyword]
-            else:
-                setattr(dataset, keyword, content)
-        # names in another order than the slices
-        dataset.save_as(target / f"{count - k:03d}.dcm", enforce_file_format=True)
-    return target
 
 
 def file_of(folder: Path, k: int) -> Path:
@@ -114,33 +73,6 @@ def study(files: Files) -> Path:
     dataset.SeriesInstanceUID, dataset.ImageOrientationPatient = "7.8.9", SAGITTAL
     dataset.save_as(scout / "1.dcm")
     return files.folder / "in"
-
-
-def enhanced(files: Files, places: Callable[[int], float | None] = float, in_folder: bool = False) -> Path:
-    """The phantom as frames of one file, frame k where slice ``places(k)`` is."""
-    dataset = template(files)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = EnhancedCTImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-    dataset.NumberOfFrames = files.voxels.shape[2]
-    dataset.PixelData = files.voxels.transpose(2, 1, 0).astype("<i2").tobytes()  # (Z, Y, X)
-    shared, plane, measures = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
-    plane.ImageOrientationPatient = dataset.ImageOrientationPatient
-    measures.PixelSpacing, measures.SliceThickness = dataset.PixelSpacing, dataset.SliceThickness
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [measures]
-    del dataset.ImageOrientationPatient, dataset.PixelSpacing, dataset.SliceThickness
-    dataset.SharedFunctionalGroupsSequence = [shared]
-    dataset.PerFrameFunctionalGroupsSequence = []
-    for k in range(files.voxels.shape[2]):
-        frame = pydicom.Dataset()
-        if places(k) is not None:
-            place = pydicom.Dataset()
-            place.ImagePositionPatient = position(files, places(k))
-            frame.PlanePositionSequence = [place]
-        dataset.PerFrameFunctionalGroupsSequence.append(frame)
-    path = files.folder / "enhanced" / "1.dcm"
-    path.parent.mkdir()
-    dataset.save_as(path, enforce_file_format=True)
-    return path.parent if in_folder else path
 
 
 def changing(files: Files, place: Callable[[int], float], **changes: Callable[[int], Any]) -> Path:
@@ -246,3 +178,40 @@ def test_users_series(situation, segment, bundle, expected, tmp_path):
     files = phantom(bundle, tmp_path / "in")
     process = segment(situation.make(files), tmp_path / "out", *situation.options, cwd=files.folder)
     check(situation, process, tmp_path / "out", expected)
+
+
+@pytest.mark.parametrize("bundle_name", MEDICAL, scope="module")
+def test_dicom_in_dicom_out(segment, bundle, tmp_path):
+    files = phantom(bundle, tmp_path / "in")
+    source = series(files)
+    files.nifti("b.nii.gz")
+    out = files.folder / "out"
+    processes = [segment(files.folder, out, "--output_format", "[dicom_seg,seg_nrrd]") for _ in range(2)]
+    for process in processes:
+        assert process.returncode == 1 and "Traceback" not in process.stderr
+        assert "1 of 2 cases failed (b.nii.gz)" in process.stderr.splitlines()[-1]
+        assert "b.nii.gz: not DICOM" in process.stderr
+        assert "attributes" not in process.stderr  # highdicom's log
+    assert "1 case(s) were done already" in processes[1].stderr  # and results are no inputs
+
+    stem = f"series{bundle.small.segmentation.removesuffix('.nii.gz')}"
+    labels = nib.load(out / f"{stem}.nii.gz")
+    nrrd = load_volume(out / f"{stem}.seg.nrrd")
+    np.testing.assert_array_equal(nrrd[0], labels.dataobj)
+    np.testing.assert_allclose(nrrd.affine, labels.affine, atol=1e-3)
+    seg = highdicom.seg.segread(out / f"{stem}.dcm")
+    count = labels.shape[2]
+    uids = [pydicom.dcmread(file_of(source, k)).SOPInstanceUID for k in range(count)]
+    planes = seg.get_pixels_by_source_instance(uids, combine_segments=True, assert_missing_frames_are_empty=True)
+    np.testing.assert_array_equal(planes.transpose(2, 1, 0), labels.dataobj)
+    codes = [[code.CodeValue for code in seg.get_segment_description(n).SegmentedPropertyTypeCodeSequence]
+             for n in seg.segment_numbers]  # fmt: skip
+    assert (
+        codes
+        == {
+            "pdvnet_lung": [["45653009"], ["90572001"], ["45653009"], ["72481006"], ["90572001"]],
+            "vnet_prostate": [["41216001"]],
+        }[bundle.name]
+    )
+    (algorithm,) = seg.get_segment_description(1).SegmentationAlgorithmIdentificationSequence
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (bundle.name, "0.1.0")

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from volseg.data.volume_formats.base import optional_module
 from volseg.errors import UserError
 from volseg.storage.files import check_folder
 
@@ -24,7 +25,10 @@ def number(name: str, value: object, low: float, high: float) -> float:
         UserError: it is not such a number.
     """
     if not _is_between(value, low, high):
-        raise UserError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+        # the numbers next to 0 and 1 leave these out
+        text = f"above 0, up to {high:g}" if low == math.ulp(0) else f"from {low:g} to {high:g}"
+        text = f"from {low:g} to below 1" if high == math.nextafter(1, 0) else text
+        raise UserError(f"{name} must be a number {text}, got {value!r}")
     return float(value)
 
 
@@ -139,6 +143,18 @@ def _check_spacing(name: str, value: object) -> None:
     _three(name, value, expected, "[1,1,1.5]", lambda length: _is_between(length, low, high), "x, y, z")
 
 
+def _check_output_format(name: str, value: object) -> None:
+    formats = value if isinstance(value, list | tuple) else [value]
+    if not formats or any(one not in OUTPUT_FORMATS for one in formats):
+        raise UserError(
+            f"{name} must be {', '.join(OUTPUT_FORMATS)} or several such as [dicom_seg,seg_nrrd], got {value!r}"
+        )
+    if "dicom_seg" in formats:
+        optional_module("highdicom")
+
+
+# beside NIfTI, which is always written
+OUTPUT_FORMATS = ("nifti", "dicom_seg", "seg_nrrd")
 # what a network's first layer takes at least: 16 channels of float32
 BYTES_PER_VOXEL = 64
 SPACING_MM = (0.1, 20.0)
@@ -146,6 +162,7 @@ OPTIONS: dict[str, Callable[[str, Any], object]] = {
     "device": _check_device,
     "dropout": lambda name, value: number(name, value, 0, math.nextafter(1, 0)),
     "learning_rate": lambda name, value: number(name, value, math.ulp(0), 100),
+    "output_format": _check_output_format,
     "seed": lambda name, value: whole_number(name, value, 0),
     "spacing_mm": _check_spacing,
     "spatial_size": _check_size,

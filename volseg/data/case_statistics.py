@@ -15,9 +15,11 @@ from volseg.data.volume_reader import volume_name
 from volseg.errors import UserError
 from volseg.storage.files import write_json
 
-__all__ = ["STATISTICS_NAME", "CaseStatistics", "file_state"]
+__all__ = ["RESULT_KEYS", "STATISTICS_NAME", "CaseStatistics", "file_state"]
 
 STATISTICS_NAME = "statistics.json"
+RESULT_KEYS = ("segmentation", "instances", "dicom_seg", "seg_nrrd")
+"""Keys of an entry under which it names files with the result of an image."""
 
 
 class CaseStatistics:
@@ -68,7 +70,13 @@ class CaseStatistics:
     def is_finished(self, image: str, fingerprint: str) -> bool:
         """Whether the result of an image is there, from the same content and settings."""
         entry = self.entries.get(image, {})
-        return self._has_result(image) and entry.get("fingerprint") == fingerprint and "error" not in entry
+        others = [self.path.parent / entry[key] for key in RESULT_KEYS if key in entry]
+        return (
+            self._has_result(image)
+            and all(path.exists() for path in others)
+            and entry.get("fingerprint") == fingerprint
+            and "error" not in entry
+        )
 
     def _has_result(self, image: str) -> bool:
         name = self.entries.get(image, {}).get(self.key)

@@ -128,17 +128,21 @@ def check_multi_frame(path: Path) -> None:
     along = np.array([s.position @ slices[0].normal for s in slices])
     if len(np.unique(np.round(along / SAME_POSITION_MM))) < len(slices):
         raise UserError(f"{path}: several frames at one position, such as time points. Export one volume.")
+    steps = np.diff(along)
+    if steps.min() < 0 < steps.max():  # readers take them as they are stored
+        raise UserError(f"{path}: frames must be stored in the order of their positions, got another; export them so")
     _check_distances(path, _in_order(slices))
 
 
 def is_slice(path: Path) -> bool:
-    """Whether a file is an image in DICOM, judged by its header."""
+    """Whether a file is an image in DICOM, and no result on one, judged by its header."""
     with path.open("rb") as file:
         if file.read(128 + len(MAGIC))[128:] != MAGIC:
             return False
     pydicom = optional_module("pydicom")
     try:
-        return "Rows" in pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows"])
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Modality"])
+        return "Rows" in header and header.get("Modality") not in DERIVED
     except (OSError, ValueError, KeyError, NotImplementedError, EOFError):
         return True  # damaged, which is said when it is read
 
@@ -182,6 +186,8 @@ def _geometry(path: Path, header: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_grey(path: Path, header: Dataset) -> None:
+    if header.get("Modality") in DERIVED:
+        raise UserError(f"{path} must be a scan, got a result on one (modality {header.Modality}); give the scan")
     photometric = header.get("PhotometricInterpretation") or "MONOCHROME2"
     if photometric != "MONOCHROME2":
         raise UserError(f"{path} must hold grey values as MONOCHROME2, got {photometric}; export it so")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from volseg.data.case_statistics import STATISTICS_NAME
+from volseg.data.case_statistics import RESULT_KEYS, STATISTICS_NAME
 from volseg.data.datalist import DATALIST_NAME, SPLITS
 from volseg.data.dicom_series import is_scout, is_slice
 from volseg.data.volume_reader import VOLUME_SUFFIXES, volume_name
@@ -93,7 +93,7 @@ def listed_labels(folder: Path) -> Iterable[Path]:
         entries = [*entries, *(entry for split in SPLITS for entry in dataset.get(split) or ())]
     for entry in entries:
         if isinstance(entry, dict):
-            yield from (folder / str(entry[key]) for key in ("segmentation", "instances", "label") if entry.get(key))
+            yield from (folder / str(entry[key]) for key in (*RESULT_KEYS, "label") if entry.get(key))
 
 
 def _without_labels(paths: Iterable[Path]) -> Iterator[Path]:

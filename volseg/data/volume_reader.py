@@ -106,6 +106,8 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         if path.name.lower().endswith(".nii.gz") and image.file_map["image"].filename and find_spec("isal"):
             image = _decompressed(path, image)
         voxels, meta = reader.get_data(image)
+        if slices:
+            meta["slices"] = "\0".join(slices)  # as text, which collates in batches of different volumes
     if voxels.dtype.fields:
         voxels = _grey(path, voxels)
     if voxels.ndim == 4 and voxels.shape[-1] == 1:

@@ -22,6 +22,7 @@ from volseg.console.command_line import find_user_error
 from volseg.data.case_statistics import CaseStatistics, file_state
 from volseg.errors import UserError
 from volseg.handlers.training_identity import training_identity
+from volseg.report.batch import write_batch_page
 
 __all__ = ["CaseEvaluator"]
 
@@ -89,6 +90,7 @@ class CaseEvaluator(SupervisedEvaluator):
         self.kept = 0
         self.failures.clear()
         super().run(global_epoch)
+        write_batch_page(self.results.statistics, self.weights)
         if self.kept:
             logger.info("%d case(s) were done already and are kept; --redo True segments them anew", self.kept)
         if not self.failures:

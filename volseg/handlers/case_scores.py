@@ -6,13 +6,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
 
-from volseg.data.volume_reader import volume_name
+from volseg.data.volume_reader import load_volume, volume_name
 from volseg.label_maps.case_report import CaseReport, mean_and_spread
+from volseg.label_maps.picture import save_preview
+from volseg.report.evaluation import ComparedCases, write_evaluation_page
 from volseg.storage.files import check_folder
 
 __all__ = ["CaseScores"]
@@ -37,6 +40,10 @@ class CaseScores:
         case_values: by name, takes what ``measure`` returned and gives a value of the case as a whole; a value of
             ``None`` is left out of the report.
         title: what is scored, in the log.
+        names: label to name, for pictures of the best, the median and the worst case; without them there are none.
+        window: intensities drawn black and white; ``None``: the 1st and 99.5th percentile of each image.
+        weights: path of what is scored, for the page.
+        floor_of: the scores beside which these are shown as their floor, instead of on a page of their own.
     """
 
     def __init__(
@@ -46,11 +53,20 @@ class CaseScores:
         mean_row: bool = True,
         case_values: Mapping[str, CaseValue] | None = None,
         title: str = "",
+        names: Mapping[str, str] | None = None,
+        window: tuple[float, float] | None = None,
+        weights: str | None = None,
+        floor_of: CaseScores | None = None,
     ) -> None:
         self.output_dir = output_dir
         self.measure = measure
         self.case_values = case_values or {}
         self.title = f"{title}: " if title else ""
+        self.names = {int(label): name for label, name in (names or {}).items()}
+        self.window = window
+        self.weights = weights
+        self.floor_of = floor_of
+        self.compared = ComparedCases(self._draw if names else None)
         self.report = CaseReport(mean_row)
 
     def attach(self, engine: Engine) -> None:
@@ -68,6 +84,7 @@ class CaseScores:
             if not truth.any():
                 logger.warning("%s: the reference is empty; its scores are NaN and no part of the means", name)
                 measures = {label: _only_volumes(values) for label, values in measures.items()}
+            self.compared.add(name, item["image"].meta["filename_or_obj"], prediction, truth)
             values = {name: value_of(measures) for name, value_of in self.case_values.items()}
             self.report.add(
                 name,
@@ -75,8 +92,22 @@ class CaseScores:
                 {name: value for name, value in values.items() if value is not None},
             )
 
+    def write_page(self, floor: CaseReport | None = None) -> None:
+        """Write ``report.html``, with the floor of its scores."""
+        write_evaluation_page(Path(self.output_dir), self.report, self.compared, self.weights, floor)
+
+    def _draw(self, path: Path, image: str, labels: np.ndarray, title: str) -> None:
+        volume = load_volume(image)
+        voxels = volume.numpy()[0]
+        low, high = np.percentile(voxels, (1, 99.5)) if self.window is None else self.window
+        save_preview(path, voxels, labels, np.asarray(volume.affine), self.names, (low, high), title)
+
     def _write(self, engine: Engine) -> None:
         self.report.write(self.output_dir)
+        if self.floor_of is None:
+            self.write_page()
+        else:
+            self.floor_of.write_page(self.report)
         logger.info("%sreport in %s", self.title, self.output_dir)
         for label, measures in self.report.summary().items():
             name, values = next(iter(measures.items()))

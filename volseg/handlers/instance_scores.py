@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
+from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
 from volseg.handlers.instance_results import free_case_name
 from volseg.instances.average_precision import (
@@ -24,7 +25,9 @@ from volseg.instances.average_precision import (
 )
 from volseg.instances.matching import InstanceMatching, match_instances
 from volseg.instances.overlap_table import OverlapTable, overlap_table
+from volseg.instances.picture import save_instance_preview
 from volseg.label_maps.case_report import CaseReport, mean_and_spread
+from volseg.report.evaluation import ComparedCases, write_evaluation_page
 from volseg.storage.files import atomic_path
 
 __all__ = ["InstanceScores"]
@@ -47,6 +50,8 @@ class InstanceScores:
         size_ranges: ``(low, high]`` in voxels by name.
         min_size: true instances with fewer voxels count as background.
         matching_thresholds: IoUs of the one-to-one matching, from 0.5 to 1.
+        weights: path of what is scored, for the page.
+        pictures: whether the page shows the best, the median and the worst case, whose images are read again.
 
     Raises:
         UserError: an option that :func:`volseg.instances.average_precision.instance_average_precision` or
@@ -59,11 +64,15 @@ class InstanceScores:
         size_ranges: Mapping[str, Sequence[float]] | None = None,
         min_size: int = 0,
         matching_thresholds: Sequence[float] = (0.5, 0.75),
+        weights: str | None = None,
+        pictures: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         ranges = SIZE_RANGES if size_ranges is None else size_ranges
         self.size_ranges = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
         self.min_size = min_size
+        self.weights = weights
+        self.draw = _draw if pictures else None
         self.matching_thresholds = tuple(matching_thresholds)
         if not self.matching_thresholds:
             raise UserError("matching_thresholds must hold at least one IoU such as 0.5, got none")
@@ -90,10 +99,12 @@ class InstanceScores:
         self._used.add(name)
         measures, precision = self._score(overlap_table(prediction, truth))
         self.report.add(name, {LABEL: measures})
+        self.compared.add(name, path, prediction, truth)
         _write_matches(self.output_dir / f"{name}_matches.csv", precision)
 
     def _reset(self) -> None:
         self.report = CaseReport(mean_row=False)
+        self.compared = ComparedCases(self.draw)
         self._used: set[str] = set()
 
     def _score(self, table: OverlapTable) -> tuple[dict[str, float], AveragePrecision]:
@@ -114,10 +125,16 @@ class InstanceScores:
 
     def _write(self, engine: Engine) -> None:
         self.report.write(self.output_dir)
+        write_evaluation_page(self.output_dir, self.report, self.compared, self.weights)
         logger.info("report in %s", self.output_dir)
         summary = self.report.summary()[LABEL]
         for name in ("ap75", "ap50", "foreground_dice"):
             logger.info("%-15s %s", name, mean_and_spread(summary[name]))
+
+
+def _draw(path: Path, image: str, labels: np.ndarray, title: str) -> None:
+    volume = open_chunked_volume(image)
+    save_instance_preview(path, volume, labels, volume.voxel_size_nm, title)
 
 
 def _precision_measures(precision: AveragePrecision) -> dict[str, float]:

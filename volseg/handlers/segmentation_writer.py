@@ -13,8 +13,11 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from volseg.data.case_statistics import CaseStatistics
+from volseg.data.case_statistics import RESULT_KEYS, CaseStatistics
+from volseg.label_maps.anatomy import coded_segments
+from volseg.label_maps.dicom_segmentation import DicomSegmentation
 from volseg.label_maps.label_file import write_segmentation
+from volseg.label_maps.nrrd_segmentation import write_nrrd_segmentation
 from volseg.label_maps.picture import save_preview
 from volseg.storage.files import check_folder
 
@@ -41,6 +44,10 @@ class SaveImageSegmentations:
         window: intensities drawn black and white in the picture; ``None``: the 1st and 99.5th percentile of each image.
         preview: ``False`` leaves the pictures out.
         inputs: folder of the images.
+        output_format: ``nifti``, or what is written beside it: ``dicom_seg`` for ``NAME_SUFFIX.dcm``, ``seg_nrrd`` for
+            ``NAME_SUFFIX.seg.nrrd``, or a list of these.
+        anatomy: see :func:`volseg.label_maps.anatomy.coded_segments`; these two formats need it.
+        algorithm: ``name`` and ``version`` of what segments, for ``dicom_seg``.
     """
 
     def __init__(
@@ -52,6 +59,9 @@ class SaveImageSegmentations:
         window: tuple[float, float] | None,
         preview: bool = True,
         inputs: str | None = None,
+        output_format: str | Sequence[str] = "nifti",
+        anatomy: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        algorithm: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.output_dir = Path(output_dir)
         self.names = {int(value): name for value, name in names.items()}
@@ -59,6 +69,10 @@ class SaveImageSegmentations:
         self.measure = measure
         self.window = window
         self.preview = preview
+        self.formats = {output_format} if isinstance(output_format, str) else set(output_format)
+        self.segments = coded_segments(self.names, anatomy) if self.formats - {"nifti"} else []
+        self.algorithm = algorithm
+        self.dicom: DicomSegmentation | None = None  # of the case at hand
         self.statistics = CaseStatistics(output_dir, f"_{suffix}.nii.gz", inputs)
         self.fingerprint: str | None = None  # of the case at hand
         self.image: Any = None
@@ -81,12 +95,25 @@ class SaveImageSegmentations:
         self.fingerprint = fingerprint
 
     def take(self, image: MetaTensor) -> None:
-        """Keep the image: statistics and picture are made of its voxels."""
+        """Keep the image: statistics and picture are made of its voxels.
+
+        Raises:
+            UserError: it cannot be written in DICOM.
+        """
         self.image = image
+        if "dicom_seg" in self.formats:
+            self.dicom = DicomSegmentation(image, self.segments, self.algorithm)
 
     def settings(self) -> dict[str, Any]:
         """What results depend on."""
-        return {"names": self.names, "measure": self.measure, "window": self.window, "preview": self.preview}
+        return {
+            "names": self.names,
+            "measure": self.measure,
+            "window": self.window,
+            "preview": self.preview,
+            "output_format": self.formats,
+            "algorithm": self.algorithm,
+        }
 
     def write(
         self,
@@ -110,6 +137,10 @@ class SaveImageSegmentations:
         statistics = self.measure(voxels, labels, affine)
         legend = statistics.pop("legend")
         write_segmentation(self.output_dir / segmentation, labels, affine, self.names)
+        files = {"segmentation": segmentation, **self._write_other_formats(name, labels, affine)}
+        for key in RESULT_KEYS:  # no file of an earlier run may be taken for this result
+            if key not in files and (outdated := self.statistics.entries.get(path, {}).get(key)):
+                (self.output_dir / outdated).unlink(missing_ok=True)
         if self.preview:
             low, high = np.percentile(voxels, (1, 99.5)) if self.window is None else self.window
             save_preview(
@@ -119,8 +150,19 @@ class SaveImageSegmentations:
             logger.warning("%s: %s", path, warning)
         statistics["warnings"] = [*warnings, *statistics["warnings"]]
         fingerprint = {"fingerprint": self.fingerprint} if self.fingerprint else {}
-        self.statistics.add(path, {"segmentation": segmentation, **statistics, **quality, **fingerprint})
+        self.statistics.add(path, {**files, **statistics, **quality, **fingerprint})
         self.count += 1
+
+    def _write_other_formats(self, name: str, labels: np.ndarray, affine: np.ndarray) -> dict[str, str]:
+        """Write the label map in the other formats that are wanted, and return the names of the files by format."""
+        files = {}
+        if self.dicom:
+            files["dicom_seg"] = f"{name}_{self.suffix}.dcm"
+            self.dicom.write(self.output_dir / files["dicom_seg"], labels)
+        if "seg_nrrd" in self.formats:
+            files["seg_nrrd"] = f"{name}_{self.suffix}.seg.nrrd"
+            write_nrrd_segmentation(self.output_dir / files["seg_nrrd"], labels, affine, self.segments)
+        return files
 
     def _start(self, engine: Engine) -> None:
         check_folder(self.output_dir)

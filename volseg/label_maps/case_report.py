@@ -143,6 +143,11 @@ class CaseReport:
         }
         self._case_values[case_id] = {name: float(case_values[name]) for name in expected_values}
 
+    @property
+    def cases(self) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+        """Values by case, label and measure."""
+        return self._cases
+
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
         """Statistics over cases by label and measure.
 

@@ -19,15 +19,25 @@ from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.data.volume_formats.zarr_volume import ZARR_METADATA_FILES
 from volseg.errors import UserError
 from volseg.phantoms.dataset import OmeZarrVolumes, PhantomSet
-from volseg.phantoms.electron_microscopy import GENERATION, electron_microscopy
+from volseg.phantoms.electron_microscopy import GENERATION, VARIED_GENERATION, electron_microscopy
 
-__all__ = ["LABEL_NAME", "PHANTOM_BINNING", "datalist", "dataset_voxel_size", "find_em_volumes", "inference_list"]
+__all__ = [
+    "LABEL_NAME",
+    "PHANTOM_BINNING",
+    "datalist",
+    "dataset_voxel_size",
+    "find_em_volumes",
+    "inference_list",
+    "varied_datalist",
+]
 
 LABEL_NAME = "mitochondria"
 """Of the label inside an OME-Zarr image."""
 
 PHANTOM_BINNING = 4
 """Phantoms have pixels of 32 nm: blocks that two CPU cores can learn from in minutes hold more tissue then."""
+
+VARIED_BINNING = 3  # pixels of 24 nm
 
 # Not sections: in a folder each of these is a volume.
 _VOLUME_SUFFIXES = (".zarr", *HDF5_SUFFIXES, *NIFTI_SUFFIXES, *MRC_SUFFIXES)
@@ -71,6 +81,12 @@ _PHANTOMS = PhantomSet(
 )
 datalist = _PHANTOMS.datalist
 inference_list = _PHANTOMS.inference_list
+varied_datalist = PhantomSet(
+    "varied electron microscopy phantoms",
+    partial(electron_microscopy, binning=VARIED_BINNING, varied=True),
+    VARIED_GENERATION,
+    OmeZarrVolumes(LABEL_NAME),
+).datalist
 
 
 def dataset_voxel_size(dataset_dir: str | Path) -> list[float] | None:

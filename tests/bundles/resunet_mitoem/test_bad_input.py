@@ -115,7 +115,7 @@ def test_later_volume_damaged_keeps_the_earlier_results_whole(try_to_infer, bund
     assert process.returncode == 1
     assert "b.nii.gz" in process.stderr.splitlines()[-1]
     written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written == {"a_instances.nii.gz", "a_instances.csv", "a_preview.png", "statistics.json"}
+    assert written == {"a_instances.nii.gz", "a_instances.csv", "a_preview.png", "statistics.json", "report.html"}
     assert open_chunked_volume(tmp_path / "out" / "a_instances.nii.gz")[:].shape == voxels.shape
 
 

@@ -125,6 +125,16 @@ def test_released_weights_are_narrow_and_learn_from_varied_phantoms(run, tmp_pat
     assert (tmp_path / "out" / "per_case.csv").is_file()
 
 
+def test_fine_tuning_begins_with_the_weights_on_their_grid(run, phantom_overrides, weights, tmp_path):
+    short = ("--max_epochs", 1, "--val_interval", 1, "--num_workers", 0, "--learning_rate", 1e-30)
+    run("train train_practical finetune", *phantom_overrides, *short, "--weights", weights)
+    completed = torch.load(tmp_path / "out" / "checkpoint_completed.pt", weights_only=True)
+    expected = torch.load(weights, weights_only=True)
+    network = completed["objects"]["network"]
+    torch.testing.assert_close(network, {key: value.float() for key, value in expected.items()}, rtol=0, atol=1e-20)
+    assert not (tmp_path / "models").exists()  # no better than the weights it began with
+
+
 def test_evaluation_has_promise12s_measures_and_no_score_without_an_observer(run, phantom_overrides, weights, tmp_path):
     run("train evaluate", *phantom_overrides, "--weights", weights)
     rows = list(csv.DictReader((tmp_path / "out" / "per_case.csv").open()))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -35,8 +37,13 @@ def test_training(option, value, message):
     [
         ("device", "cuda:77", "device must be one of cpu.*, got 'cuda:77'"),
         ("device", "gpu", "device must be one of cpu.*, got 'gpu'"),
-        ("dropout", 1, "dropout must be a number from 0 to 1, got 1"),
-        ("learning_rate", 0, "learning_rate must be a number from .*, got 0"),
+        ("dropout", 1, "dropout must be a number from 0 to below 1, got 1"),
+        ("learning_rate", 0, "learning_rate must be a number above 0, up to 100, got 0"),
+        (
+            "output_format",
+            "dicom",
+            r"output_format must be nifti, dicom_seg, seg_nrrd or several such as \[dicom_seg,seg_nrrd\], got 'dicom'",
+        ),
         ("seed", -1, "seed must be an integer >= 0, got -1"),
         (
             "spacing_mm",
@@ -52,6 +59,13 @@ def test_training(option, value, message):
 def test_options_that_are_none(name, value, message):
     with pytest.raises(UserError, match=message):
         check_options(**{name: value})
+
+
+def test_a_format_whose_package_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    check_options(output_format=["nifti", "seg_nrrd"])
+    with pytest.raises(UserError, match=r"highdicom: not installed, .*; run pip install highdicom"):
+        check_options(output_format=("nifti", "dicom_seg"))
 
 
 def test_options_that_pass(tmp_path):

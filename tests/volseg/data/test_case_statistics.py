@@ -43,6 +43,15 @@ def test_results_are_done_if_image_settings_and_file_are_the_same(tmp_path):
     assert json.loads((tmp_path / "statistics.json").read_text()) == [{"image": "a", "error": "damaged"}]
 
 
+def test_a_result_is_done_if_all_of_its_files_are_there(tmp_path):
+    statistics = CaseStatistics(tmp_path, ENDING)
+    statistics.add("a", {"segmentation": "a_lobes.nii.gz", "dicom_seg": "a_lobes.dcm", "fingerprint": "1"})
+    (tmp_path / "a_lobes.nii.gz").touch()
+    assert not statistics.is_finished("a", "1")
+    (tmp_path / "a_lobes.dcm").touch()
+    assert statistics.is_finished("a", "1")
+
+
 def test_a_file_of_that_name_that_is_somebody_elses(tmp_path):
     for content in ("no list", "{}x", "[1]", '[{"a": 1}]'):
         (tmp_path / "statistics.json").write_text(content)

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from volseg.data.dicom_series import check_multi_frame, regular_slices
+from volseg.data.dicom_series import check_multi_frame, is_slice, regular_slices
 from volseg.errors import UserError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
@@ -185,6 +185,16 @@ def test_frames_of_an_enhanced_file(tmp_path):
         check_multi_frame(frames(tmp_path / "twice.dcm", [(0, 0, z) for z in (0, 2, 0, 2)]))
     with pytest.raises(UserError, match=r"1 slice\(s\) missing between 4.00 and 8.00"):
         check_multi_frame(frames(tmp_path / "gap.dcm", [(0, 0, z) for z in (0, 2, 4, 8, 10)]))
+    check_multi_frame(frames(tmp_path / "downwards.dcm", [(0, 0, z) for z in (6, 4, 2, 0)]))
+    with pytest.raises(UserError, match=r"disorder\.dcm: frames must be stored in the order of their positions"):
+        check_multi_frame(frames(tmp_path / "disorder.dcm", [(0, 0, z) for z in (2, 0, 4, 6)]))
+
+
+def test_a_result_on_a_scan_is_no_scan(tmp_path):
+    file = write_slice(tmp_path / "a.dcm", (0, 0, 0), Modality="SEG")
+    assert not is_slice(file)
+    with pytest.raises(UserError, match=r"a\.dcm must be a scan, got a result on one \(modality SEG\)"):
+        check_multi_frame(file)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real scans in {REAL}")

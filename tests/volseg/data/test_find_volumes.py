@@ -69,9 +69,10 @@ def test_a_scout_beside_a_series_is_left_out_and_named(tmp_path, caplog):
 
 def test_results_and_labels_are_no_inputs(tmp_path):
     (image,) = touch(tmp_path / "images" / "a.nii.gz")
-    touch(tmp_path / "labels" / "a.nii.gz", tmp_path / "out" / "a_lobes.nii.gz")
+    touch(tmp_path / "labels" / "a.nii.gz", tmp_path / "out" / "a_lobes.nii.gz", tmp_path / "out" / "a.seg.nrrd")
     (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "x", "label": "labels/a.nii.gz"}]}))
-    (tmp_path / "out" / "statistics.json").write_text(json.dumps([{"segmentation": "a_lobes.nii.gz"}, {"error": "x"}]))
+    entry = {"segmentation": "a_lobes.nii.gz", "seg_nrrd": "a.seg.nrrd"}
+    (tmp_path / "out" / "statistics.json").write_text(json.dumps([entry, {"error": "x"}]))
     (tmp_path / "images" / "statistics.json").write_text("somebody else's")
     assert find_volumes(tmp_path) == [image]
 

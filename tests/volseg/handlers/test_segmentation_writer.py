@@ -15,6 +15,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 
 from volseg.data.volume_reader import load_volume
+from volseg.errors import UserError
 from volseg.handlers.segmentation_writer import SaveImageSegmentations
 
 AFFINE = np.array([[0, 0, -1.5, 12], [-0.7, 0, 0, -30], [0, 2.5, 0, 400], [0, 0, 0, 1.0]])
@@ -85,6 +86,21 @@ def test_same_name_in_two_formats(tmp_path):
     run(tmp_path / "out", cases, preview=False)
     found = {p.name: np.asarray(nib.load(p).dataobj).max() for p in (tmp_path / "out").glob("*.nii.gz")}
     assert found == {"a_lobes.nii.gz": 1, "a.nii.gz_lobes.nii.gz": 2}
+
+
+def test_other_formats_beside_nifti(tmp_path):
+    image, out = save(tmp_path / "a.nii", 0), tmp_path / "out"
+    anatomy = {"1": ["UpperLobeOfLung", "Left"], "2": ["LowerLobeOfLung", "Left"]}
+    run(out, [prediction(image, 2)], preview=False, output_format="seg_nrrd", anatomy=anatomy)
+    volume = load_volume(out / "a_lobes.seg.nrrd")
+    np.testing.assert_array_equal(volume, prediction(image, 2)[0]["pred"])
+    np.testing.assert_allclose(volume.affine, AFFINE)
+    (entry,) = json.loads((out / "statistics.json").read_text())
+    assert (entry["segmentation"], entry["seg_nrrd"]) == ("a_lobes.nii.gz", "a_lobes.seg.nrrd")
+    run(out, [prediction(image, 1)], preview=False)  # what is left would be of another result
+    assert sorted(p.name for p in out.iterdir()) == ["a_lobes.nii.gz", "statistics.json"]
+    with pytest.raises(UserError, match=r"a\.nii: not DICOM"):
+        run(out, [prediction(image, 1)], output_format=["nifti", "dicom_seg"], anatomy=anatomy)
 
 
 def test_cases_before_a_failure_are_reported(tmp_path):

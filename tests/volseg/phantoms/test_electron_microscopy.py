@@ -10,6 +10,9 @@ from skimage.io import imread_collection
 
 from volseg.errors import UserError
 from volseg.phantoms.electron_microscopy import ElectronMicroscopy, electron_microscopy
+from volseg.phantoms.electron_microscopy.mitochondria import place_mitochondria
+from volseg.phantoms.electron_microscopy.neurites import Sections, grow_neurites
+from volseg.phantoms.electron_microscopy.style import Style
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "mito" / "sbem_cdeep3m"
 SHAPE, SEEDS = (16, 160, 192), range(10)
@@ -218,3 +221,25 @@ def test_binned_sections_are_spoilt_as_they_come_out():
     assert len(lost) == 2
     for section in range(8):
         assert np.array_equal(clean.image[section], spoilt.image[section]) == (section not in lost)
+
+
+def test_styles_vary():
+    cases = [electron_microscopy(seed, (6, 128, 144), binning=2, varied=True) for seed in range(6)]
+    contrasts = [float(case.image.std()) for case in cases]
+    assert max(contrasts) > 1.4 * min(contrasts)
+    for case in cases:
+        assert case.label.max() >= 3
+        assert best_threshold_dice(case.image, case.label) < 0.75
+    again = electron_microscopy(2, (6, 128, 144), binning=2, varied=True)
+    np.testing.assert_array_equal(again.image, cases[2].image)
+
+
+def test_large_cells_hold_no_mitochondria():
+    rng = np.random.default_rng(1)
+    sections = Sections((16, 160, 192), np.zeros((16, 2), np.float32))
+    style = Style(large_cells=6)
+    canvas, drawn = place_mitochondria(sections, grow_neurites(sections, rng, style), rng, style)
+    coordinates = sections.coordinates((slice(0, 16), slice(0, 160), slice(0, 192)))
+    inside = [cell.distance(*coordinates) < 0 for cell in canvas.large_cells]
+    assert drawn and sum(mask.any() for mask in inside) > 1
+    assert not any(canvas.label[mask].any() for mask in inside)

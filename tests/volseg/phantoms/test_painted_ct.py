@@ -11,7 +11,7 @@ import torch
 from volseg.errors import UserError
 from volseg.phantoms.geometry import Grid
 from volseg.phantoms.painted_ct.lobe_map import Patient, lobe_map, read_lobe_map
-from volseg.phantoms.painted_ct.painting import _between, paint_chest_ct
+from volseg.phantoms.painted_ct.painting import _between, _drop_remains, paint_chest_ct
 from volseg.phantoms.painted_ct.scanner import _thick
 
 SPACING = np.array([4.0, 5.0, 4.0])
@@ -97,3 +97,11 @@ def test_map_without_a_lobe_is_refused(tmp_path):
     nib.save(nib.Nifti1Image(label, np.diag([*SPACING, 1])), tmp_path / "map.nii.gz")
     with pytest.raises(UserError, match=r"map.nii.gz: a lobe map must hold the labels 0 to 5, got \[0, 1, 2, 3, 5\]"):
         read_lobe_map(tmp_path / "map.nii.gz")
+
+
+def test_what_is_left_of_a_lobe_is_no_lobe():
+    """Voxels of 80 mm³: 40 of them are 3.2 ml, 37 are 2.96 ml."""
+    lobes = np.zeros((10, 9, 8), np.uint8)
+    lobes.ravel()[:40], lobes.ravel()[40:77], lobes.ravel()[77:300] = 1, 2, 3
+    _drop_remains(lobes, Grid(lobes.shape, SPACING, np.zeros(3)))
+    assert np.bincount(lobes.ravel()).tolist() == [720 - 40 - 223, 40, 0, 223]

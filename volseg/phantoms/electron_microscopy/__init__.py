@@ -21,11 +21,15 @@ from volseg.errors import UserError
 from volseg.phantoms.electron_microscopy.microscope import Microscope, bin_image, bin_label, spoil
 from volseg.phantoms.electron_microscopy.mitochondria import place_mitochondria
 from volseg.phantoms.electron_microscopy.neurites import VOXEL_SIZE_NM, Sections, grow_neurites
+from volseg.phantoms.electron_microscopy.style import Style, draw_style
 from volseg.phantoms.electron_microscopy.tissue import Membranes, Tissue
 from volseg.phantoms.geometry import Triple
 
 GENERATION = 2
 """Increased whenever a seed gives a different phantom, so that existing data sets are made again."""
+
+VARIED_GENERATION = 1
+"""The same of those whose style varies."""
 
 SMALLEST_SHAPE = (4, 64, 64)
 _VOXELS_AT_A_TIME = 250_000
@@ -47,7 +51,7 @@ class ElectronMicroscopy:
 
 
 def electron_microscopy(
-    seed: int, shape: tuple[int, int, int], missing: int = 0, noisy: int = 0, binning: int = 1
+    seed: int, shape: tuple[int, int, int], missing: int = 0, noisy: int = 0, binning: int = 1, varied: bool = False
 ) -> ElectronMicroscopy:
     """Draw the electron microscopy volume of a seed.
 
@@ -59,6 +63,7 @@ def electron_microscopy(
             independent of ``missing`` and ``noisy``.
         binning: number of 8 nm pixels averaged along rows and columns. ``shape`` counts pixels after binning; time and
             memory depend on those before.
+        varied: draw how the tissue was prepared and recorded, too; see :func:`draw_style`.
 
     Raises:
         UserError: ``shape`` is less than 4, 64, 64 before binning, or has fewer inner sections than ``missing`` plus
@@ -73,13 +78,14 @@ def electron_microscopy(
             f"got {missing} missing, {noisy} noisy"
         )
     rng = np.random.default_rng(seed)
+    style = draw_style(np.random.default_rng((seed, 2))) if varied else Style()
     wobble = np.cumsum(rng.normal(0, 3, (shape[0], 2)), axis=0)
     shift = np.clip(wobble - wobble.mean(axis=0), -40, 40) + rng.normal(0, 5, (shape[0], 2))
     sections = Sections((shape[0], shape[1] * binning, shape[2] * binning), shift.astype(np.float32))
-    neurites = grow_neurites(sections, rng)
-    canvas, drawn = place_mitochondria(sections, neurites, rng)
+    neurites = grow_neurites(sections, rng, style)
+    canvas, drawn = place_mitochondria(sections, neurites, rng, style)
     tissue = Tissue(canvas, neurites, Membranes(neurites, drawn, rng), rng)
-    microscope = Microscope(shape[0], rng)
+    microscope = Microscope(shape[0], rng, style)
     image = np.empty(drawn_shape, np.uint8)
     slabs = max(1, min(shape[0] // 2, int(np.prod(drawn_shape)) // _VOXELS_AT_A_TIME))  # of two sections or more
     for part in np.array_split(np.arange(shape[0]), slabs):

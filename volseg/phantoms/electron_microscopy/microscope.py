@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from volseg.phantoms.electron_microscopy.mitochondria import SMALLEST_VOXELS
+from volseg.phantoms.electron_microscopy.style import Style
 from volseg.phantoms.geometry import Floats
 
 SMALLEST_BINNED_VOXELS = 8
@@ -17,21 +21,31 @@ SMALLEST_BINNED_VOXELS = 8
 class Microscope:
     """Blur, drift of brightness from section to section, and shot noise."""
 
-    def __init__(self, depth: int, rng: np.random.Generator) -> None:
+    def __init__(self, depth: int, rng: np.random.Generator, style: Style) -> None:
         drift = ndimage.gaussian_filter1d(rng.standard_normal((2, depth)), 2, axis=1, mode="nearest")
         single = rng.standard_normal((2, depth))
-        self.gain = np.exp(0.2 * drift[0] + 0.025 * single[0] + rng.normal(0, 0.08)).astype(np.float32)
-        self.offset = (18 * drift[1] + 3 * single[1] + rng.normal(0, 6)).astype(np.float32)
-        self.electrons = np.float32(rng.uniform(0.8, 4))  # per grey level
-        self.rng = rng
+        self.gain = style.contrast * np.exp(
+            0.2 * style.drift * drift[0] + 0.025 * single[0] + rng.normal(0, 0.08)
+        ).astype(np.float32)
+        self.offset = (18 * style.drift * drift[1] + 3 * single[1] + rng.normal(0, 6)).astype(np.float32)
+        self.electrons = np.float32(rng.uniform(*style.electrons))  # per grey level
+        self.rng, self.style = rng, style
 
     def record(self, tissue: Floats, slab: slice) -> NDArray[np.uint8]:
         """Return the image of a range of sections."""
-        out = ndimage.gaussian_filter(tissue, (0, 0.9, 0.9), truncate=3)
+        out = ndimage.gaussian_filter(tissue, (0, self.style.blur_pixels, self.style.blur_pixels), truncate=3)
         out = (out - 120) * self.gain[slab, None, None] + (120 + self.offset[slab, None, None])
         noise = self.rng.standard_normal(out.shape, dtype=np.float32)
         out += noise * np.sqrt(np.clip(out, 10, 255) / self.electrons)
-        return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+        image = np.clip(np.rint(out), 0, 255).astype(np.uint8)
+        return image if not self.style.jpeg_quality else np.stack([_stored(s, self.style.jpeg_quality) for s in image])
+
+
+def _stored(section: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """What JPEG keeps of a section."""
+    file = BytesIO()
+    Image.fromarray(section).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
 def spoil(

@@ -9,12 +9,14 @@ import numpy as np
 from scipy import ndimage
 
 from volseg.phantoms.electron_microscopy.neurites import VOXEL_SIZE_NM, Box, Neurite, Points, Sections
+from volseg.phantoms.electron_microscopy.style import Style
 from volseg.phantoms.geometry import Floats
 
 SMALLEST_VOXELS = 60
 """Pieces with fewer voxels, cut off at the border of the volume, are not drawn."""
 
 _FAR_NM = 60.0  # maximum distance stored outside mitochondria
+_LARGE_MARGIN_NM = 3000.0  # large cells reach in from there
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,42 @@ def _draw_mitochondrion(
     return Mitochondrion(lines, radii, host), stop
 
 
+@dataclass(frozen=True)
+class LargeCell:
+    """A nucleus, cell body or vessel: an ellipsoid without mitochondria."""
+
+    centre: Points  # (3,)
+    radii: Points  # (3,)
+    value: float  # brightness
+    grain: float  # strength of its texture
+
+    def distance(self, z: Floats, y: Floats, x: Floats) -> Floats:
+        """Distance to the surface in nm, negative inside, at broadcasting points."""
+        terms = [((q - c) / r) ** 2 for q, c, r in zip((z, y, x), self.centre, self.radii, strict=True)]
+        return ((np.sqrt(terms[0] + terms[1] + terms[2]) - 1) * self.radii.min()).astype(np.float32)
+
+
+def _draw_large_cells(extent: Points, style: Style, rng: np.random.Generator) -> list[LargeCell]:
+    if not style.large_cells:
+        return []
+    room = extent + 2 * _LARGE_MARGIN_NM
+    return [
+        LargeCell(
+            centre=rng.uniform(-_LARGE_MARGIN_NM, extent + _LARGE_MARGIN_NM),
+            radii=rng.uniform(1000, 4500, 3),
+            value=style.cytoplasm[0] * rng.uniform(0.7, 1.3),
+            grain=rng.uniform(0, 25),
+        )
+        for _ in range(rng.poisson(style.large_cells * 1e-12 * room.prod()))
+    ]
+
+
 class MitochondriaCanvas:
     """Instances of the whole volume and the per-voxel data needed to paint them."""
 
-    def __init__(self, sections: Sections, rng: np.random.Generator) -> None:
-        self.sections = sections
+    def __init__(self, sections: Sections, rng: np.random.Generator, style: Style) -> None:
+        self.sections, self.style = sections, style
+        self.large_cells = _draw_large_cells(sections.extent, style, rng)
         self.label = np.zeros(sections.shape, np.uint32)
         self.distance = np.full(sections.shape, _FAR_NM, np.float16)  # nm to the nearest surface, negative inside
         self.tilt = np.zeros(sections.shape, np.float16)  # z component of the surface normal
@@ -75,7 +108,11 @@ class MitochondriaCanvas:
 
     def add(self, shape: Mitochondrion, most_voxels: int) -> bool:
         """Draw one instance if there is room; return whether it was drawn."""
-        box = self.sections.box(np.concatenate(shape.lines), max(r.max() for r in shape.radii) + _FAR_NM)
+        places = np.concatenate(shape.lines).T
+        reach = max(r.max() for r in shape.radii) + _FAR_NM
+        if any(cell.distance(*places).min() < reach for cell in self.large_cells):
+            return False
+        box = self.sections.box(places.T, reach)
         if min(s.stop - s.start for s in box) < 1:
             return False
         distance, tilt, crista = self._measure(shape, box)
@@ -97,7 +134,9 @@ class MitochondriaCanvas:
         ids = np.zeros(count + 1, np.uint32)
         ids[kept] = len(self.host) + np.arange(len(kept))
         self.host += [shape.host] * len(kept)
-        self.matrix += [float(np.clip(self.rng.normal(83, 12), 58, 112))] * len(kept)
+        self.matrix += [
+            float(np.clip(self.rng.normal(self.style.matrix, 12), self.style.matrix - 25, self.style.matrix + 29))
+        ] * len(kept)
         self.voxels += int(sizes[kept].sum())
         new = ids[pieces]
         label += new
@@ -149,10 +188,10 @@ class MitochondriaCanvas:
 
 
 def place_mitochondria(
-    sections: Sections, neurites: list[Neurite], rng: np.random.Generator
+    sections: Sections, neurites: list[Neurite], rng: np.random.Generator, style: Style
 ) -> tuple[MitochondriaCanvas, list[Mitochondrion]]:
     """Fill the neurites with mitochondria until they occupy a random fraction of the volume."""
-    canvas, drawn = MitochondriaCanvas(sections, rng), []
+    canvas, drawn = MitochondriaCanvas(sections, rng, style), []
     voxels = int(np.prod(sections.shape))
     wanted, most = rng.uniform(0.06, 0.11) * voxels, 0.145 * voxels
     sites, weight = [], []

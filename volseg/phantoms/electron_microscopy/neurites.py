@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.phantoms.electron_microscopy.style import Range, Style
 from volseg.phantoms.geometry import Floats, Triple
 
 VOXEL_SIZE_NM: Triple = (30.0, 8.0, 8.0)
@@ -17,6 +18,7 @@ THICKNESS_NM = VOXEL_SIZE_NM[0]
 
 Box = tuple[slice, slice, slice]
 Points = NDArray[np.float64]
+DARK: Range = (62.0, 115.0)  # brightness of dark cytoplasm
 _CELL_NM = 80.0  # grid that keeps neurites apart
 # smallest and largest radius in nm, attempted fraction of the volume, minimum points of a centre line
 _SIZES = ((330, 480, 0.5, 8), (170, 330, 1.6, 6), (90, 170, 1.2, 4), (60, 110, 0.35, 1))
@@ -97,7 +99,7 @@ def _ball(radius: float) -> NDArray[np.int64]:
     return offsets[(offsets**2).sum(axis=1) * _CELL_NM**2 <= radius**2]
 
 
-def grow_neurites(sections: Sections, rng: np.random.Generator) -> list[Neurite]:
+def grow_neurites(sections: Sections, rng: np.random.Generator, style: Style) -> list[Neurite]:
     """Grow thick dendrites first, then axons in the remaining space, then short thin processes."""
     extent = sections.extent
     taken = np.zeros(np.ceil((extent + 2 * MARGIN_NM) / _CELL_NM).astype(int) + 1, bool)
@@ -118,12 +120,13 @@ def grow_neurites(sections: Sections, rng: np.random.Generator) -> list[Neurite]
             taken[tuple(mark.transpose(2, 0, 1))] = True
             kind = rng.random()
             myelin = float(rng.uniform(50, 130)) if 150 < radius < 400 and kind < 0.13 else 0.0
-            dark = not myelin and kind > (0.72 if radius > 170 else 0.65)  # thin ones are glia as well
+            # thin ones are glia as well
+            dark = not myelin and kind > 1 - style.dark_cells * (0.28 if radius > 170 else 0.35)
             out.append(
                 Neurite(
                     line=line[run],
                     radius=radius,
-                    cytoplasm=float(rng.uniform(62, 115) if dark else rng.uniform(155, 205)),
+                    cytoplasm=float(rng.uniform(*(DARK if dark else style.cytoplasm))),
                     vesicles=float(rng.uniform(0.3, 1) if 0.4 < kind < 0.72 and radius > 150 else 0.0),
                     myelin=myelin,
                 )

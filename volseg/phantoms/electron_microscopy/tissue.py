@@ -104,7 +104,7 @@ class Tissue:
     def __init__(
         self, canvas: MitochondriaCanvas, neurites: list[Neurite], membranes: Membranes, rng: np.random.Generator
     ) -> None:
-        self.canvas, self.membranes, self.rng = canvas, membranes, rng
+        self.canvas, self.membranes, self.rng, self.style = canvas, membranes, rng, canvas.style
         self.sections = canvas.sections
         self.filling = np.array([(n.cytoplasm, n.vesicles, n.myelin) for n in neurites], np.float32)
         extent = self.sections.extent
@@ -126,9 +126,9 @@ class Tissue:
     def paint(self, slab: slice) -> Floats:
         """Return the brightness, 0 to 255, of a range of sections."""
         border, tilt, owner = self._membranes_near(slab)
-        shape, rng = border.shape, self.rng
+        shape, rng, style = border.shape, self.rng, self.style
         cytoplasm, vesicles, myelin = (v[owner] for v in self.filling.T)
-        image = cytoplasm + 7 * _fine_noise(shape, 25, rng) + 7 * self.vary("cytoplasm", slab)
+        image = cytoplasm + style.grain * _fine_noise(shape, style.grain_nm, rng) + 7 * self.vary("cytoplasm", slab)
         terminal = vesicles > 0.5 + 0.4 * self.vary("terminal", slab)
         image *= 1 - np.float32(0.42) * terminal * _vesicles(shape, rng)
         # endoplasmic reticulum: short sheets of membrane
@@ -139,8 +139,9 @@ class Tissue:
         image += (myelin > 0) * np.clip((myelin - border) / 12 + 0.5, 0, 1) * (lamellae - image)
         # synapses are patches of thicker, darker membrane
         synapse = np.clip(2 * self.vary("synapse", slab) - 3, 0, 1)
-        image += _coverage(border, 13 + 20 * synapse, tilt) * (60 - 15 * synapse - image)
+        image += _coverage(border, style.membrane_nm + 20 * synapse, tilt) * (style.membrane - 15 * synapse - image)
         self._paint_mitochondria(image, slab)
+        self._paint_large_cells(image, slab)
         return image
 
     def _membranes_near(self, slab: slice) -> tuple[Floats, Floats, NDArray[np.int64]]:
@@ -171,12 +172,21 @@ class Tissue:
             there = (slice(box[0].start - slab.start, box[0].stop - slab.start), *box[1:])
             paint_over(image[there], distance, value + 30 * grain[there], 16)
 
+    def _paint_large_cells(self, image: Floats, slab: slice) -> None:
+        _, height, width = image.shape
+        z, y, x = self.sections.coordinates((slab, slice(0, height), slice(0, width)))
+        for cell in self.canvas.large_cells:
+            distance = cell.distance(z, y, x) + 2 * self.canvas.uneven(z, y, x)
+            if distance.min() < 100:
+                paint_over(image, distance, cell.value + cell.grain * self.vary("sheets", slab), 16)
+                image += np.clip((20 - np.abs(distance)) / 12 + 0.5, 0, 1) * (self.style.membrane - image)
+
     def _paint_mitochondria(self, image: Floats, slab: slice) -> None:
-        canvas, rng = self.canvas, self.rng
+        canvas, rng, style = self.canvas, self.rng, self.style
         distance, tilt, crista = (v[slab].astype(np.float32) for v in (canvas.distance, canvas.tilt, canvas.crista))
         matrix = np.array(canvas.matrix, np.float32)[canvas.label[slab]]
-        matrix += 5 * _fine_noise(image.shape, 25, rng) + 9 * self.vary("matrix", slab)
+        matrix += style.matrix_grain * _fine_noise(image.shape, 25, rng) + 9 * self.vary("matrix", slab)
         paint_over(image, distance / np.maximum(np.float32(12), np.float32(THICKNESS_NM) * tilt), matrix, 1)
         broken = np.clip(_fine_noise(image.shape, 70, rng) + 0.9, 0, 1)
-        image -= 34 * broken * np.clip(2 * crista - 0.6, 0, 1) * np.clip(-(distance + 22) / 10, 0, 1)
-        image += _coverage(distance + 8, 11, tilt) * (42 - image)
+        image -= style.cristae * broken * np.clip(2 * crista - 0.6, 0, 1) * np.clip(-(distance + 22) / 10, 0, 1)
+        image += _coverage(distance + 8, 11, tilt) * (style.outer_membrane - image)

@@ -20,6 +20,8 @@ from volseg.phantoms.painted_ct.lobe_map import SIGMA_MM, STEP_MM, Patient
 
 # lobes that share a fissure, by label
 FISSURES = ((1, 2), (3, 4), (3, 5), (4, 5))
+# a lobe in the labels holds at least
+LEAST_ML = 3.0
 # the smoothing of the shares and the cells of map and grid before it
 _BLUR_MM = float(np.hypot(SIGMA_MM, STEP_MM / np.sqrt(6)))
 _SLAB = 2_000_000
@@ -91,7 +93,14 @@ def paint_chest_ct(
     paint_lesions(hu, lobes, grid, rng)
     _paint_trees(hu, grid, coarse, label, shares, body, rng)
     drop_islands(hu, lobes)
+    _drop_remains(lobes, grid)
     return hu, lobes
+
+
+def _drop_remains(lobes: NDArray[np.uint8], grid: Grid) -> None:
+    """Take the air that an effusion left of a lobe out of the labels."""
+    volume_ml = np.bincount(lobes.ravel()) * float(np.prod(grid.spacing)) / 1000
+    lobes[np.isin(lobes, np.flatnonzero(volume_ml < LEAST_ML))] = 0
 
 
 def _draw_look(shape: tuple[int, ...], step: float, rng: np.random.Generator) -> _Look:
