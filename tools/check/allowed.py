@@ -40,6 +40,7 @@ NAMES = frozenset(
         "torch.backends.mps": "is_available",
         "torch.distributed": "destroy_process_group get_rank get_world_size init_process_group is_available "
         "is_initialized",
+        "monai.bundle.ConfigParser": "load_config_file",
         "monai.data": "decollate_batch list_data_collate load_decathlon_datalist pad_list_data_collate "
         "partition_dataset",
         "monai.data.utils": "decollate_batch json_hashing list_data_collate no_collation pad_list_data_collate "
