@@ -79,7 +79,7 @@ def download(
     """
     location = locate(registry)
     key = None if public_key is None else Path(public_key)
-    entry = find(read_index(location, key), bundle, location.name)
+    entry = find(read_index(location, key, newest="==" not in bundle), bundle, location.name)
     signature = _signature(location, entry) if key is not None else b""
     bundle_dir = Path(bundle_dir)
     target = bundle_dir / entry.release.name
@@ -141,7 +141,8 @@ def _changes(manifest: Manifest, folder: Path, caches: bool) -> list[Change]:
 
 def _check_published(path: Path, release: Release, location: Location, key: Path | None) -> None:
     """Refuse a manifest that is not that of the release in a registry."""
-    entry = find(read_index(location, key), f"{release.name}=={release.version}", location.name)
+    entries = read_index(location, key, newest=False)
+    entry = find(entries, f"{release.name}=={release.version}", location.name)
     published = entry.manifest_sha256
     if key is not None:
         signature = _signature(location, entry)

@@ -111,12 +111,13 @@ def as_index(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     return {entry.release.key: entry.as_json() for entry in in_order}
 
 
-def read_index(location: Location, public_key: Path | None = None) -> list[Entry]:
+def read_index(location: Location, public_key: Path | None = None, newest: bool = True) -> list[Entry]:
     """The entries of a registry, by name and from the oldest version to the newest.
 
     Args:
         location: the registry.
-        public_key: PEM file of the signer; without a signature of the index a warning says what it cannot show.
+        public_key: PEM file of the signer.
+        newest: whether the newest version is looked for; without a signature, a warning says that it could be hidden.
 
     Raises:
         UserError: the registry cannot be reached, or its index is missing, invalid or not signed with this key.
@@ -127,7 +128,7 @@ def read_index(location: Location, public_key: Path | None = None) -> list[Entry
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found; give the folder or URL of a registry") from error
     if public_key is not None:
-        _check_signed(location, text, public_key)
+        _check_signed(location, text, public_key, newest)
     try:
         content = json.loads(text)
         if not isinstance(content, dict):
@@ -138,14 +139,15 @@ def read_index(location: Location, public_key: Path | None = None) -> list[Entry
     return sorted(entries, key=lambda entry: (entry.release.name, entry.release.order))
 
 
-def _check_signed(location: Location, text: bytes, public_key: Path) -> None:
+def _check_signed(location: Location, text: bytes, public_key: Path, newest: bool) -> None:
     try:
         signature = location.read(INDEX_SIGNATURE)
     except FileNotFoundError:
-        logger.warning(
-            "%s: not found, so the registry could hide versions; publish to it with --sign, or name the version",
-            location.path(INDEX_SIGNATURE),
-        )
+        if newest:
+            logger.warning(
+                "%s: not found, so the registry could hide versions; publish to it with --sign, or name the version",
+                location.path(INDEX_SIGNATURE),
+            )
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / INDEX

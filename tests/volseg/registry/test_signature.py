@@ -235,6 +235,8 @@ def test_index_that_is_not_the_signed_one(two_versions, bundle_dir, keys, change
 
 def test_index_without_a_signature_is_told(signed, bundle_dir, keys, caplog):
     download(NAME, signed, bundle_dir, public_key=keys / "ours.pub")
+    download(f"{NAME}==0.1.0", signed, bundle_dir, public_key=keys / "ours.pub")
+    verify(bundle_dir / NAME, signed, keys / "ours.pub")
     [message] = caplog.messages
     assert message.startswith(f"{signed / INDEX_SIGNATURE}: not found, so the registry could hide versions; ")
 
