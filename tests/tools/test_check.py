@@ -218,6 +218,13 @@ def test_a_missing_or_broken_file_is_one_finding(tiny_bundle, rule, path, text, 
     assert found_line.startswith(f"{path}: {line}")
 
 
+@pytest.mark.parametrize("path", [INFER, "docs/README.md", "docs/results/test_set.json"])
+def test_a_pipe_is_not_waited_for(tiny_bundle, path):
+    (tiny_bundle.root / path).unlink()
+    os.mkfifo(tiny_bundle.root / path)
+    assert [line for _, line in tiny_bundle.findings() if line.startswith(path) and "not a regular file" in line]
+
+
 def _is_consequence(path, entry):
     """A model card whose commands name the missing file is told so too."""
     return path == INFER and entry[0] == "readme" and INFER in entry[1]
@@ -293,6 +300,21 @@ def test_an_overlay_is_checked_on_its_base(tiny_bundle):
             "a command names configs/trian.json, which does not exist",
         ),
         (
+            "file configs/train.json",
+            "file configs/train.json --args_file docs/results/test_set.json",
+            "a command names docs/results/test_set.json, which no rule reads; found: python -m monai.bundle run",
+        ),
+        (
+            "file configs/train.json",
+            "file configs/train.json --device \"$__import__('os').system('id')\"",
+            "a command passes an expression or an include; found: python -m monai.bundle run",
+        ),
+        (
+            "file configs/train.json",
+            "file configs/train.json --device=%docs/evil.yaml",
+            "a command passes an expression or an include",
+        ),
+        (
             ",'configs/evaluate.json'",
             "",
             "no command runs evaluate.json; found: commands with inference.json, train",
@@ -306,6 +328,13 @@ def test_model_card(tiny_bundle, old, new, line):
     [(rule, found)] = tiny_bundle.findings()
     assert rule == "readme"
     assert found.startswith(f"docs/README.md: {line}")
+
+
+def test_a_command_may_name_variables_of_the_shell(tiny_bundle):
+    text = (tiny_bundle.root / "docs/README.md").read_text()
+    options = 'file configs/train.json --dataset_dir $DATA --output_dir "$OUT" --share 5%'
+    tiny_bundle.write("docs/README.md", text.replace("file configs/train.json", options))
+    assert tiny_bundle.findings() == []
 
 
 def test_large_files_are_declared(tiny_bundle):

@@ -217,6 +217,13 @@ class Bundle:
         self.workflows.append(build_workflow(path, self.documents[path], base))
 
 
+def read_text(path: Path) -> str:
+    """The text of a regular file: a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    return path.read_text(encoding="utf-8")
+
+
 def read_json(root: Path, path: str, problems: list[Finding]) -> Any:
     """A JSON object from ``root / path``; what is wrong with the file is added to ``problems``."""
     duplicates: list[str] = []
@@ -227,7 +234,7 @@ def read_json(root: Path, path: str, problems: list[Finding]) -> Any:
         return dict(pairs)
 
     try:
-        content = json.loads((root / path).read_text(encoding="utf-8"), object_pairs_hook=unique)
+        content = json.loads(read_text(root / path), object_pairs_hook=unique)
         _check_depth(content)
     except FileNotFoundError:
         problems.append(Finding(path, "the file is missing", "nothing", "Write it, or check the bundle's folder."))

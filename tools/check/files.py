@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 
 from tools import REPOSITORY
 from tools.check.allowed import LOGGING_ARGUMENTS, LOGGING_CLASSES, LOGGING_KEYS
-from tools.check.bundle import Bundle, Finding, names, shown
+from tools.check.bundle import Bundle, Finding, names, read_text, shown
 
 REQUIRED_FILES = ("LICENSE", "docs/data_license.txt", "configs/logging.conf")
 LARGE_FILES = "large_files.yml"
@@ -44,6 +44,8 @@ COMMANDED_CONFIGS = ("train.json", "evaluate.json", "inference.json")
 FENCE = re.compile(r"^ *(```|~~~).*?^ *\1", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
 FILE_OPTIONS = re.compile(r"--(?:config|meta|logging|args)[_-]file(?:=|\s+)(\"[^\"]*\"|'[^']*'|\[[^\]]*\]|\S+)")
+# "$DATA" is a variable of the shell
+COMPUTED_OPTION = re.compile(r"--\S+?[=\s]+[\"'\[]*[$%](?!\w+[\"']?(\s|$))")
 FILE_NAME = re.compile(r"[^\s'\"\[\],]+\.(?:json|ya?ml|conf)\b")
 
 
@@ -173,7 +175,7 @@ def _weights(root: Path) -> Iterator[Finding]:
 def check_readme(bundle: Bundle) -> Iterator[Finding]:
     """``docs/README.md`` has every section, and commands that train, evaluate and infer with files that exist."""
     try:
-        text = (bundle.root / README).read_text(encoding="utf-8")
+        text = read_text(bundle.root / README)
     except (OSError, ValueError) as error:
         received = "nothing" if isinstance(error, FileNotFoundError) else str(error)
         yield Finding(README, "the model card is missing or cannot be read", received, "Write it, in UTF-8.")
@@ -204,9 +206,16 @@ def _command_findings(bundle: Bundle, commands: list[str]) -> Iterator[Finding]:
     for command in commands:
         for file in config_files(command):
             named.add(Path(file).name)
-            if not any((folder / file).is_file() for folder in (bundle.checkout, bundle.root)):
+            found = [folder / file for folder in (bundle.checkout, bundle.root) if (folder / file).is_file()]
+            if not found:
                 advice = "Name files relative to the repository root or to the bundle's folder."
                 yield Finding(README, f"a command names {file}, which does not exist", command, advice)
+            elif any(path.resolve().parent != bundle.root / "configs" for path in found):
+                what = f"a command names {file}, which no rule reads"
+                yield Finding(README, what, command, "Name files in the bundle's folder configs.")
+        if COMPUTED_OPTION.search(command):
+            what = "a command passes an expression or an include"
+            yield Finding(README, what, command, "Write it into a config, where it is checked, or pass a plain value.")
     for file in COMMANDED_CONFIGS:
         if file not in named:
             what = f"no command runs {file}"
