@@ -110,7 +110,7 @@ def _check_digest(path: str | Path, content: bytes) -> None:
 
 
 def recorded_values(
-    path: str | Path,
+    path: str | Path | None,
     defaults: Mapping[str, Any],
     keys: Iterable[str] | None = None,
     optional: Iterable[str] = (),
@@ -118,7 +118,7 @@ def recorded_values(
     """Read what is recorded in the JSON file beside the weights; without such a file return the defaults.
 
     Args:
-        path: of the weights.
+        path: of the weights; ``None``: there are none.
         defaults: values by key.
         keys: of ``defaults`` that are read; all by default.
         optional: keys that the file may lack; it then has their default.
@@ -127,8 +127,8 @@ def recorded_values(
         UserError: the file is not JSON or lacks a key.
     """
     defaults = {key: defaults[key] for key in (defaults if keys is None else keys)}
-    record = Path(path).with_suffix(".json")
-    if not record.is_file():
+    record = Path(path).with_suffix(".json") if path else None
+    if record is None or not record.is_file():
         return defaults
     try:
         values = json.loads(record.read_text(encoding="utf-8"))

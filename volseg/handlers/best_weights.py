@@ -43,7 +43,7 @@ class BestWeights:
         path: of the best weights so far, a plain state dict.
         network: whose weights are saved, not wrapped for distributed training.
         record: what the JSON file beside the weights says of them; the epoch and the metric are added.
-        installed: where the weights go when the training completes.
+        installed: where the weights go when the training completes; ``None``: nowhere.
         dtype: of the weights in the file; see :func:`volseg.weights.save_weights`.
         settings: keys of ``record`` that must agree for weights to be compared.
         install: whether the new weights replace installed ones in any case.
@@ -54,7 +54,7 @@ class BestWeights:
         path: str,
         network: nn.Module,
         record: Mapping[str, Any],
-        installed: str,
+        installed: str | None,
         dtype: torch.dtype | None = None,
         settings: Sequence[str] = (),
         install: bool = False,
@@ -62,7 +62,7 @@ class BestWeights:
         self.path = Path(path)
         self.network = network
         self.record = dict(record)
-        self.installed = Path(installed)
+        self.installed = Path(installed) if installed else None
         self.dtype = dtype
         self.settings = settings
         self.install = install
@@ -106,20 +106,22 @@ class BestWeights:
     def _complete(self, trainer: Engine) -> None:
         if self.best_metric is None:
             self._save({})
+        if self.installed is None:
+            return
         if not self.best_epoch:
             logger.info("no epoch validated better than the weights it began with; %s stays as it is", self.installed)
             return
-        reason = None if self.install or not self.installed.is_file() else self._reason_to_keep_installed()
+        reason = None if self.install or not self.installed.is_file() else self._reason_to_keep(self.installed)
         if reason:
             logger.warning("%s stays as it is: %s. --install True replaces it by %s", self.installed, reason, self.path)
         elif is_first_process():
             _install(self.path, self.installed)
 
-    def _reason_to_keep_installed(self) -> str | None:
+    def _reason_to_keep(self, installed: Path) -> str | None:
         """Validate the installed weights on the same cases, and say why they stay if they do."""
         if self.best_metric is None:
             return "nothing was validated"
-        record = self.installed.with_suffix(".json")
+        record = installed.with_suffix(".json")
         values = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
         ours = json.loads(json.dumps(self.record))  # tuples become lists
         if other := [key for key in self.settings if values.get(key, ours[key]) != ours[key]]:
@@ -128,7 +130,7 @@ class BestWeights:
         best = self.best_metric, self.best_epoch
         self.best_metric = math.inf  # what follows is no epoch of this training
         try:
-            load_weights(self.installed, self.network)
+            load_weights(installed, self.network)
             self.evaluator.run(self.epoch)
             metric = self._metric()
         except UserError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from volseg.data.volume_reader import load_volume, volume_name
-from volseg.label_maps.case_report import CaseReport, mean_and_spread
+from volseg.label_maps.case_report import MEAN_LABEL, CaseReport, mean_and_spread
 from volseg.label_maps.picture import save_preview
 from volseg.report.evaluation import ComparedCases, write_evaluation_page
 from volseg.storage.files import check_folder
@@ -71,9 +71,14 @@ class CaseScores:
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
-        engine.add_event_handler(Events.STARTED, lambda: check_folder(self.output_dir))
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        check_folder(self.output_dir)
+        self.report = CaseReport(self.report.mean_row)  # evaluators run again
+        self.compared = ComparedCases(self._draw if self.names else None)
 
     def __call__(self, engine: Engine) -> None:
         output: Any = engine.state.output
@@ -109,7 +114,10 @@ class CaseScores:
         else:
             self.floor_of.write_page(self.report)
         logger.info("%sreport in %s", self.title, self.output_dir)
-        for label, measures in self.report.summary().items():
+        summary = self.report.summary()
+        name, values = next(iter(summary.get(MEAN_LABEL, next(iter(summary.values()))).items()))
+        engine.state.metrics[f"val_mean_{name}"] = values["mean"]
+        for label, measures in summary.items():
             name, values = next(iter(measures.items()))
             logger.info("%s%-5s %s %s", self.title, label, name, mean_and_spread(values))
 

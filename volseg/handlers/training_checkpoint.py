@@ -37,17 +37,23 @@ class TrainingCheckpointLoader:
         objects: with ``state_dict`` and ``load_state_dict``: network, optimiser, schedules, :class:`BestWeights`.
         seed: of the training.
         resume: ``False`` starts over whatever is there.
+        enabled: ``False`` neither saves nor takes anything up.
     """
 
-    def __init__(self, path: str, objects: Mapping[str, Any], seed: int = 0, resume: bool = True) -> None:
+    def __init__(
+        self, path: str, objects: Mapping[str, Any], seed: int = 0, resume: bool = True, enabled: bool = True
+    ) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
         self.seed = seed
         self.resume = resume
+        self.enabled = enabled
         self.identity = ""
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, after the handler that runs the validation."""
+        if not self.enabled:
+            return
         engine.add_event_handler(Events.STARTED, self.identify)
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
