@@ -90,6 +90,7 @@ VOLSEG = (
     "volseg.blocks",
     "volseg.blockwise",
     "volseg.console.command_line",
+    "volseg.console.federated",
     "volseg.console.monai_label",
     "volseg.console.option_checks",
     "volseg.data",
