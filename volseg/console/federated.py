@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
+
+from monai.fl.client import ClientAlgo
 
 __all__ = ["is_running"]
 
-# MONAI's client, as NVFlare and others drive it
-CLIENT = "monai.fl.client.monai_algo"
-
 
 def is_running() -> bool:
-    """Return True in the process of a federated client.
+    """Return True where a federated client of MONAI builds the config that calls this.
 
     There a training neither resumes nor installs weights, its learning rate follows no schedule of a length that only
     the server knows, and an evaluation scores the server's weights on the training's grid.
     """
-    return CLIENT in sys.modules
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ClientAlgo):
+            return True
+        frame = frame.f_back
+    return False
