@@ -88,8 +88,9 @@ def bundle_names() -> list[str]:
 
 def _contents(root: Path, weights: Path | None) -> dict[str, bytes]:
     """The content of every file of the zip by its path in the bundle, sorted by path."""
-    files = {path: root / path for path in bundle_files(root)}
-    files |= {f"volseg/{path}": REPOSITORY / "volseg" / path for path in bundle_files(REPOSITORY / "volseg")}
+    files = {path: root / path for path in bundle_files(root, REPOSITORY)}
+    volseg = REPOSITORY / "volseg"
+    files |= {f"volseg/{path}": volseg / path for path in bundle_files(volseg, REPOSITORY)}
     if weights:
         _check_weights(weights)
         files[WEIGHTS] = weights

@@ -10,6 +10,7 @@ import json
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def publish(zip: str, registry: str, sign: str = "", layout: str = "folder", bas
     Args:
         zip: written by ``python -m tools pack``.
         registry: folder, created if absent, or the URL of a storage that fsspec can write to, such as ``s3://bucket/path``.
-        sign: PEM file of a private elliptic curve key; the signature is put beside the zip.
+        sign: PEM file of a private elliptic curve key; signatures are put beside the zip and the index.
         layout: ``folder``; ``github`` for a tree whose ``release`` becomes the assets of a release and whose ``models``
             is committed under the release's tag; ``huggingface`` for a folder of unpacked bundles, which
             MONAI's ``push_to_hf_hub`` uploads one by one.
@@ -62,6 +63,8 @@ def publish(zip: str, registry: str, sign: str = "", layout: str = "folder", bas
     with store.locked():
         standing = {e.release.key: e for e in store.entries()}.get(entry.release.key)
         if not standing:
+            if not sign:
+                store.refuse_unsigned()
             # the zip first: of two publishers, the one whose zip stays writes what belongs to it
             store.create_zip(entry.release.zip_name, path, entry.sha256)
             if signature:
@@ -70,7 +73,7 @@ def publish(zip: str, registry: str, sign: str = "", layout: str = "folder", bas
                 store.replace(entry.picture, picture)
         released = standing or store.create_entry(entry)
         _check_same(store, released, entry)
-        entries = store.publish_index(registry_page)
+        entries = store.publish_index(registry_page, partial(_sign_index, key=Path(sign)) if sign else None)
         if layout == "github":
             # MONAI's client sorts versions as text, so 0.9.0 would hide 0.10.0: it is shown the newest only
             newest = {e.release.name: e for e in entries}
@@ -147,6 +150,13 @@ def _flat(metrics: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator
 def _sha1(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+
+
+def _sign_index(index: bytes, key: Path) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / INDEX
+        path.write_bytes(index)
+        return sign_zip(path, key)
 
 
 def _check_same(store: RegistryStore, released: Entry, entry: Entry) -> None:

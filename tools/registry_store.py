@@ -16,7 +16,7 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from volseg.errors import UserError
-from volseg.registry.index import INDEX, Entry, as_index
+from volseg.registry.index import INDEX, INDEX_SIGNATURE, Entry, as_index
 from volseg.storage.file_systems import open_storage
 from volseg.storage.files import atomic_path, remove_leftovers, writing
 
@@ -120,15 +120,39 @@ class RegistryStore:
         name = f"{entry.release.key}.json"
         return entry if self._create(name, lambda: _as_bytes(entry.as_json())) else self._read_entry(name)
 
-    def publish_index(self, page: Callable[[list[Entry]], str]) -> list[Entry]:
-        """Write the index and the page of all entries.
+    def is_signed(self) -> bool:
+        """Whether the index has a signature."""
+        return self.file_system.exists(f"{self.folder}/{INDEX_SIGNATURE}")
+
+    def refuse_unsigned(self) -> None:
+        """Raise ``UserError`` if the index is signed: its signature would not fit when it changes."""
+        if self.is_signed():
+            raise UserError(f"{self.name}: its index is signed; add --sign, or users with the key would reject it")
+
+    def publish_index(
+        self, page: Callable[[list[Entry]], str], sign: Callable[[bytes], bytes] | None = None
+    ) -> list[Entry]:
+        """Write the index, its signature and the page of all entries.
 
         The entries are read again afterwards: of two publishers without a lock, the one who writes last either has
         seen both entries, or sees the other's now and writes again.
+
+        Args:
+            page: makes the page.
+            sign: makes the signature of the index.
+
+        Raises:
+            UserError: the index is signed and would change without ``sign``.
         """
         entries = self.entries()
         while True:
-            self.replace(INDEX, _as_bytes(as_index(entries)))
+            index = _as_bytes(as_index(entries))
+            if not (self.is_signed() and self._holds(INDEX, index)):
+                if sign:  # before the index, so that an index that is there has its own
+                    self.replace(INDEX_SIGNATURE, sign(index))
+                else:
+                    self.refuse_unsigned()
+            self.replace(INDEX, index)
             self.replace(PAGE, page(entries).encode())
             now = self.entries()
             if now == entries:
@@ -158,6 +182,9 @@ class RegistryStore:
         except FileExistsError:
             return False
         return True
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        return self.file_system.exists(f"{self.folder}/{name}") and self._read(name) == data
 
     def _read(self, name: str) -> bytes:
         return self.file_system.cat_file(f"{self.folder}/{name}")

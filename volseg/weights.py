@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read and write weights: a plain state dict beside a JSON file that describes its training.
 
-``model.json`` records the grid that the network was trained on, so inference always rescales to the right grid.
+``model.json`` records the grid that the network was trained on, so inference always rescales to the right grid, and
+the SHA-256 of the weights, so that damaged ones are not used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -19,8 +21,10 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.storage.files import atomic_path, write_json
 
-__all__ = ["UNREADABLE", "load_weights", "recorded_values", "save_weights", "write_state"]
+__all__ = ["RECORDED_SHA256", "UNREADABLE", "load_weights", "recorded_values", "save_weights", "write_state"]
 
+# key of the record beside the weights; older records have none
+RECORDED_SHA256 = "sha256"
 # what torch.load raises for a foreign or truncated file
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -37,7 +41,9 @@ UNREADABLE = (
 def save_weights(
     path: str | Path, network: nn.Module, record: Mapping[str, Any], dtype: torch.dtype | None = None
 ) -> None:
-    """Write the network's state dict to ``path`` and ``record`` to the JSON file beside it.
+    """Write the network's state dict to ``path``, and ``record`` and its SHA-256 to the JSON file beside it.
+
+    The same weights make the same bytes, wherever they are written.
 
     Args:
         path: of the weights.
@@ -49,36 +55,58 @@ def save_weights(
     state = {k: v.cpu() for k, v in network.state_dict().items()}
     if dtype is not None:
         state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-    write_state(path, state)
-    write_json(Path(path).with_suffix(".json"), dict(record))
+    digest = write_state(path, state)
+    write_json(Path(path).with_suffix(".json"), {**record, RECORDED_SHA256: digest})
 
 
-def write_state(path: str | Path, state: Mapping[str, Any]) -> None:
+def write_state(path: str | Path, state: Mapping[str, Any]) -> str:
     """Write what :func:`torch.load` reads, whole or not at all.
+
+    Returns:
+        the SHA-256 of the file in hexadecimal digits.
 
     Raises:
         UserError: the file cannot be written.
     """
-    buffer = io.BytesIO()  # on a full disk PyTorch would raise a RuntimeError of its own
+    # PyTorch would put the name of a file into it, and raise a RuntimeError of its own on a full disk
+    buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
 def load_weights(path: str | Path, network: nn.Module) -> None:
     """Load a state dict into a network.
 
     Raises:
-        UserError: the file is missing, is not a state dict, or belongs to another network.
+        UserError: the file is missing, is not a state dict, belongs to another network, or is not the one whose SHA-256
+            is in the JSON file beside it.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no weights there; train first (configs/train.json) or give a file with --weights")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = Path(path).read_bytes()
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path}: no weights of {network._get_name()} as configured: {reason}") from error
+    _check_digest(path, content)  # last: what is no state dict at all is told above
+
+
+def _check_digest(path: str | Path, content: bytes) -> None:
+    record = Path(path).with_suffix(".json")
+    try:
+        recorded = json.loads(record.read_text(encoding="utf-8")).get(RECORDED_SHA256) if record.is_file() else None
+    except (ValueError, AttributeError) as error:  # not JSON, not an object
+        raise UserError(f"{record}: is no record of {path}: {error}; delete it or train again") from error
+    found = hashlib.sha256(content).hexdigest()
+    if recorded not in (None, found):
+        raise UserError(
+            f"{path}: is damaged or was replaced: its SHA-256 is {found[:12]}..., that in {record} is "
+            f"{str(recorded)[:12]}...; get both files again, or delete the JSON file if the weights are yours"
+        )
 
 
 def recorded_values(

@@ -148,7 +148,7 @@ def test_rules_have_names_of_their_own_and_say_what_they_check():
             {"x": "$math.pi"},
             "x uses the name math, which is not imported; found: $math.pi. Add",
         ),
-        ("expressions", TRAIN, {"x": "$import xml.dom", "y": "$xml.dom"}, "y uses the name xml, which is not"),
+        ("expressions", TRAIN, {"x": "$import os.path", "y": "$path.sep"}, "y uses the name path, which is not"),
         (
             "references",
             TRAIN,
@@ -188,6 +188,8 @@ def test_one_change_makes_one_finding(tiny_bundle, rule, path, changes, line):
         ("files", META, None, "the file is missing; found: nothing."),
         ("files", INFER, None, "the file is missing"),
         ("files", INFER, "{", "the file cannot be read as JSON; found: Expecting property name"),
+        ("files", INFER, "[" * 100_000, "the file cannot be read as JSON"),
+        ("files", INFER, '{"a":' * 60 + "1" + "}" * 60, "the file cannot be read as JSON; found: nested more than 50"),
         ("files", INFER, "[]", "the file is no JSON object; found: list. Write"),
         (
             "files",
@@ -214,6 +216,13 @@ def test_a_missing_or_broken_file_is_one_finding(tiny_bundle, rule, path, text, 
     [(found_rule, found_line)] = found
     assert found_rule == rule
     assert found_line.startswith(f"{path}: {line}")
+
+
+@pytest.mark.parametrize("path", [INFER, "docs/README.md", "docs/results/test_set.json"])
+def test_a_pipe_is_not_waited_for(tiny_bundle, path):
+    (tiny_bundle.root / path).unlink()
+    os.mkfifo(tiny_bundle.root / path)
+    assert [line for _, line in tiny_bundle.findings() if line.startswith(path) and "not a regular file" in line]
 
 
 def _is_consequence(path, entry):
@@ -261,23 +270,12 @@ def test_a_config_without_its_own_package_is_a_finding_and_knows_no_name_of_it(t
     assert other_line.startswith(f"{TRAIN}: bundle_root uses the name {OWN}, which is not imported")
 
 
-def test_own_code_is_imported_and_forgotten(tiny_bundle):
-    marker = sys.modules.setdefault(OWN, type(sys)(OWN))
-    path = list(sys.path)
-    try:
-        assert tiny_bundle.findings() == []
-        assert sys.modules[OWN] is marker
-    finally:
-        del sys.modules[OWN]
-    assert sys.path == path
-    assert not [name for name in sys.modules if name.startswith(OWN)]
-
-
-def test_own_code_that_raises_is_a_finding(tiny_bundle):
-    tiny_bundle.write(f"{OWN}/network.py", "import nowhere\n")
+def test_own_code_that_cannot_be_read_is_a_finding(tiny_bundle):
+    tiny_bundle.write(f"{OWN}/network.py", "class TinyNet(\n")
     lines = [line for rule, line in tiny_bundle.findings() if rule == "targets"]
     assert len(lines) == 2  # train.json and inference.json; evaluate.json does not repeat its base
-    assert "ModuleNotFoundError: No module named 'nowhere'" in lines[0]
+    assert "network_def has a _target_ that cannot be imported" in lines[0]
+    assert "SyntaxError: '(' was never closed" in lines[0]
 
 
 def test_an_overlay_is_checked_on_its_base(tiny_bundle):
@@ -302,6 +300,21 @@ def test_an_overlay_is_checked_on_its_base(tiny_bundle):
             "a command names configs/trian.json, which does not exist",
         ),
         (
+            "file configs/train.json",
+            "file configs/train.json --args_file docs/results/test_set.json",
+            "a command names docs/results/test_set.json, which no rule reads; found: python -m monai.bundle run",
+        ),
+        (
+            "file configs/train.json",
+            "file configs/train.json --device \"$__import__('os').system('id')\"",
+            "a command passes an expression or an include; found: python -m monai.bundle run",
+        ),
+        (
+            "file configs/train.json",
+            "file configs/train.json --device=%docs/evil.yaml",
+            "a command passes an expression or an include",
+        ),
+        (
             ",'configs/evaluate.json'",
             "",
             "no command runs evaluate.json; found: commands with inference.json, train",
@@ -315,6 +328,13 @@ def test_model_card(tiny_bundle, old, new, line):
     [(rule, found)] = tiny_bundle.findings()
     assert rule == "readme"
     assert found.startswith(f"docs/README.md: {line}")
+
+
+def test_a_command_may_name_variables_of_the_shell(tiny_bundle):
+    text = (tiny_bundle.root / "docs/README.md").read_text()
+    options = 'file configs/train.json --dataset_dir $DATA --output_dir "$OUT" --share 5%'
+    tiny_bundle.write("docs/README.md", text.replace("file configs/train.json", options))
+    assert tiny_bundle.findings() == []
 
 
 def test_large_files_are_declared(tiny_bundle):

@@ -403,6 +403,25 @@ class TestSigned:
         publish(str(path), str(registry))
         assert files_of(registry) == before
 
+    def test_the_index_is_signed_too_and_never_changes_without(self, keys, registry, tmp_path):
+        publish(str(write_zip(tmp_path, "lung_lobes", "0.1.0")), str(registry), sign=str(keys / "private.pem"))
+        before = files_of(registry)
+        newer = str(write_zip(tmp_path, "lung_lobes", "0.2.0"))
+        with pytest.raises(UserError, match=r"registry: its index is signed; add --sign, or users"):
+            publish(newer, str(registry))
+        assert files_of(registry) == before
+        publish(newer, str(registry), sign=str(keys / "private.pem"))
+        assert list(index_of(registry)) == ["lung_lobes_v0.1.0", "lung_lobes_v0.2.0"]
+        assert [entry.release.version for entry in read_index(locate(registry), keys / "public.pem")] == [
+            "0.1.0",
+            "0.2.0",
+        ]
+        (registry / "model_info.json").write_bytes(before["model_info.json"])
+        with pytest.raises(UserError, match=r"model_info\.json: not signed by the holder of .*public\.pem"):
+            read_index(locate(registry), keys / "public.pem")
+        with pytest.raises(UserError, match=r"registry: its index is signed; add --sign"):  # which would complete it
+            publish(newer, str(registry))
+
     @pytest.mark.parametrize("key", ["public.pem", "none.pem", "text.pem"])
     def test_a_key_that_cannot_sign_is_one_line(self, keys, key, registry, tmp_path):
         (keys / "text.pem").write_text("no key")

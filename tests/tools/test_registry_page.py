@@ -93,6 +93,7 @@ def test_a_card_shows_the_newest_version_and_lists_them_from_there():
     page = registry_page([entry(version=version) for version in ("0.2.0", "0.9.0", "0.10.0")] + [entry("prostate")])
     assert page.count("<article") == 2
     assert "2 bundles in 4 versions." in page
+    assert "running one means trusting its publisher" in page
     assert "lung_lobes==0.10.0" in page
     assert re.findall(r'<li><a href="[^"]*">([^<]*)', page) == ["0.10.0", "0.9.0", "0.2.0", "0.1.0"]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 
@@ -47,6 +48,33 @@ def test_record(tmp_path):
     assert recorded_values(path, {**paper, "max_epochs": 1}, ["norm"]) == {"norm": "instance"}
     with pytest.raises(UserError, match=r"model\.json must hold norm, epoch, got KeyError\('epoch'\)"):
         recorded_values(path, {"norm": None, "epoch": 0})
+
+
+def test_the_same_weights_make_the_same_bytes(tmp_path):
+    paths = [tmp_path / "model.pt", tmp_path / "other" / "best.pt"]
+    for path in paths:
+        save_weights(path, network(0), {"epoch": 1})
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    digest = hashlib.sha256(paths[0].read_bytes()).hexdigest()
+    assert json.loads(paths[1].with_suffix(".json").read_text()) == {"epoch": 1, "sha256": digest}
+
+
+def test_weights_of_which_bytes_are_damaged(tmp_path):
+    path, target = tmp_path / "model.pt", nn.Linear(1000, 1)
+    save_weights(path, nn.Linear(1000, 1), {"epoch": 1})
+    content = bytearray(path.read_bytes())
+    content[2000:2064] = bytes(64)
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"model\.pt: is damaged or was replaced: its SHA-256 is .*model\.json is"
+    ) as error:
+        load_weights(path, target)
+    assert "\n" not in str(error.value)
+    path.with_suffix(".json").write_text('{"epoch": 1}')  # an older record, which cannot tell
+    load_weights(path, target)
+    path.with_suffix(".json").write_text("[]")
+    with pytest.raises(UserError, match=r"model\.json: is no record of .*model\.pt: "):
+        load_weights(path, target)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"3", b"\xff"])

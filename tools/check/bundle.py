@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ReferenceResolver
 from monai.bundle.utils import ID_SEP_KEY, MERGE_KEY, merge_kv
 
 SHOWN_CHARACTERS = 160
+DEEPEST = 50
 ON_TRAIN = ("evaluate.json", "finetune.json", "tune.json")
 OVERLAY_RULE = (
     f"multi_gpu_X.json -> X.json, {', '.join(ON_TRAIN)} and train_*.json -> train.json, "
@@ -98,15 +99,15 @@ def build_workflow(path: str, own: dict[str, Any], base: Workflow | None) -> Wor
 
 
 def walk(node: Any, item_id: str = "") -> Iterator[tuple[str, Any]]:
-    """Every node of a config with its id, except descriptions (``_desc_``) and metadata (``_meta_``)."""
+    """Every node of a config with its id, except descriptions (``_desc_``)."""
     yield item_id, node
     for key, child in _children(node):
-        if key not in ("_desc_", "_meta_"):
+        if key != "_desc_":
             yield from walk(child, join_id(item_id, key))
 
 
 def walk_values(node: Any) -> Iterator[tuple[str, str]]:
-    """Every string of a config that MONAI may evaluate, with its id: no descriptions, no ``_target_``."""
+    """Every string of a config that MONAI may evaluate, with its id: no description, no ``_target_``."""
     for item_id, value in walk(node):
         if isinstance(value, str) and item_id.rpartition(ID_SEP_KEY)[2] != "_target_":
             yield item_id, value
@@ -216,6 +217,13 @@ class Bundle:
         self.workflows.append(build_workflow(path, self.documents[path], base))
 
 
+def read_text(path: Path) -> str:
+    """The text of a regular file: a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    return path.read_text(encoding="utf-8")
+
+
 def read_json(root: Path, path: str, problems: list[Finding]) -> Any:
     """A JSON object from ``root / path``; what is wrong with the file is added to ``problems``."""
     duplicates: list[str] = []
@@ -226,11 +234,12 @@ def read_json(root: Path, path: str, problems: list[Finding]) -> Any:
         return dict(pairs)
 
     try:
-        content = json.loads((root / path).read_text(encoding="utf-8"), object_pairs_hook=unique)
+        content = json.loads(read_text(root / path), object_pairs_hook=unique)
+        _check_depth(content)
     except FileNotFoundError:
         problems.append(Finding(path, "the file is missing", "nothing", "Write it, or check the bundle's folder."))
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(Finding(path, "the file cannot be read as JSON", str(error), "Mend the file."))
         return None
     problems.extend(
@@ -241,6 +250,15 @@ def read_json(root: Path, path: str, problems: list[Finding]) -> Any:
         problems.append(Finding(path, "the file is no JSON object", type(content).__name__, "Write one object, {...}."))
         return None
     return content
+
+
+def _check_depth(content: Any) -> None:
+    """Raise ``ValueError`` for nesting that recursion cannot follow."""
+    nodes = [content]
+    for _ in range(DEEPEST):
+        nodes = [child for node in nodes for _, child in _children(node)]
+    if nodes:
+        raise ValueError(f"nested more than {DEEPEST} times")
 
 
 def in_every_workflow(bundle: Bundle, look: Callable[[Workflow], Iterable[Finding]]) -> Iterator[Finding]:

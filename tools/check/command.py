@@ -50,7 +50,8 @@ def findings(bundle: Bundle) -> list[tuple[str, Finding]]:
 def check(*bundles: str) -> None:
     """Check bundles without running them: metadata, configs, model card, files, claims.
 
-    Prints one line per finding and exits with status 1 if there is any.
+    Prints one line per finding and exits with status 1 if there is any. This catches accidents in configs. It does not
+    judge Python code: running a bundle means trusting its publisher.
 
     Args:
         bundles: names of bundles of this checkout, or paths of bundle folders; all of this checkout if none is given.

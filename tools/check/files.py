@@ -6,19 +6,27 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from configparser import ConfigParser as IniParser
+from configparser import Error as IniError
+from configparser import MissingSectionHeaderError
+from pathlib import Path, PurePosixPath
 
 import torch
 from monai.bundle import ConfigParser
 
-from tools.check.bundle import Bundle, Finding, names
+from tools import REPOSITORY
+from tools.check.allowed import LOGGING_ARGUMENTS, LOGGING_CLASSES, LOGGING_KEYS
+from tools.check.bundle import Bundle, Finding, names, read_text, shown
 
 REQUIRED_FILES = ("LICENSE", "docs/data_license.txt", "configs/logging.conf")
 LARGE_FILES = "large_files.yml"
 WEIGHTS = "models/model.pt"
 LARGEST_MB = 25
-# What bundles generate; git ignores it, and outside of a git checkout it is left out here.
-GENERATED = ("data", "output", "__pycache__")
+# What running a bundle writes; git ignores it, and elsewhere it is left out here.
+GENERATED_FOLDERS = ("data", "output")
+CACHE = "__pycache__"
+PICKLES = (".dill", ".joblib", ".pickle", ".pkl")
+CODE = (".py", ".pyc", ".pyd", ".pyo", ".pth", ".so", ".dll", ".dylib")
 README = "docs/README.md"
 # Section -> what a heading must match, in lower case.
 SECTIONS = {
@@ -36,41 +44,106 @@ COMMANDED_CONFIGS = ("train.json", "evaluate.json", "inference.json")
 FENCE = re.compile(r"^ *(```|~~~).*?^ *\1", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
 FILE_OPTIONS = re.compile(r"--(?:config|meta|logging|args)[_-]file(?:=|\s+)(\"[^\"]*\"|'[^']*'|\[[^\]]*\]|\S+)")
+# "$DATA" is a variable of the shell
+COMPUTED_OPTION = re.compile(r"--\S+?[=\s]+[\"'\[]*[$%](?!\w+[\"']?(\s|$))")
 FILE_NAME = re.compile(r"[^\s'\"\[\],]+\.(?:json|ya?ml|conf)\b")
 
 
 def check_files(bundle: Bundle) -> Iterator[Finding]:
-    """Required files exist, configs can be read, no file is too large, the weights are a flat dictionary of tensors."""
+    """Required files exist, configs can be read, code is Python in its packages, the weights are tensors."""
     yield from bundle.problems
     for path in REQUIRED_FILES:
         if not (bundle.root / path).is_file():
             yield Finding(path, "the file is missing", "nothing", "Write it; every bundle of the zoo carries one.")
-    yield from _large_files(bundle.root)
+    files = bundle_files(bundle.root)
+    yield from _misplaced(bundle, files)
+    for path in files:
+        if path.endswith(".conf"):
+            yield from _logging(bundle.root, path)
+    yield from _large_files(bundle.root, files)
     yield from _weights(bundle.root)
 
 
-def _large_files(root: Path) -> Iterator[Finding]:
+def _misplaced(bundle: Bundle, files: list[str]) -> Iterator[Finding]:
+    """Configs that no rule reads, pickles, and code that stands in the way of installed packages or is compiled."""
+    for path in map(PurePosixPath, files):
+        if path.parts[0] == "configs" and not (len(path.parts) == 2 and path.suffix in (".json", ".conf")):
+            advice = "Write configs as configs/NAME.json; nothing else there is checked."
+            yield Finding(str(path), "the file is no JSON config", path.name, advice)
+        if path.suffix.lower() in PICKLES:
+            advice = "Write JSON, NumPy arrays or a state dictionary; whoever loads a pickle runs what it says."
+            yield Finding(str(path), "the file is a pickle, which can run any code", path.name, advice)
+        if path.suffix.lower() in CODE and not (path.suffix == ".py" and path.parts[0] in (bundle.name, "volseg")):
+            advice = f"Write Python modules in {bundle.name}; others can take the place of installed packages."
+            yield Finding(str(path), "the file is code outside of the bundle's own package", path.name, advice)
+
+
+def _logging(root: Path, path: str) -> Iterator[Finding]:
+    """Judge what Python would evaluate when it reads a logging configuration."""
+    parser = IniParser()
+    try:
+        parser.read_string((root / path).read_text(encoding="utf-8"))
+        sections = {name: dict(parser.items(name, raw=True)) for name in parser.sections()}
+    except MissingSectionHeaderError:
+        return  # Python evaluates nothing of a text without sections
+    except (OSError, ValueError, IniError) as error:
+        yield Finding(path, "the file cannot be read", f"{type(error).__name__}: {error}", "Mend the file.")
+        return
+    advice = "Log to the console as the other bundles do; Python evaluates this file as code."
+    if parser.defaults():
+        yield Finding(path, "the section DEFAULT is not on the list", names(parser.defaults()), advice)
+    for section, items in sections.items():
+        keys = LOGGING_KEYS.get(section, LOGGING_KEYS.get(section.partition("_")[0], ()))
+        for key, value in items.items():
+            allowed = {"class": LOGGING_CLASSES, "args": LOGGING_ARGUMENTS}.get(key)
+            if key not in keys or (allowed and value.replace(" ", "") not in allowed):
+                yield Finding(path, f"{section} has a {key} that is not on the list", shown(value), advice)
+
+
+def _large_files(root: Path, files: list[str]) -> Iterator[Finding]:
     try:
         declared = _declared(root)
     except Exception as error:  # noqa: BLE001  the YAML reader has errors of its own, and YAML is optional to MONAI
         yield Finding(LARGE_FILES, "the file cannot be read", f"{type(error).__name__}: {error}", "Mend the file.")
         return
-    for path in bundle_files(root):
+    for path in files:
         size_mb = (root / path).stat().st_size / 2**20
         if size_mb > LARGEST_MB and path not in declared:
             advice = f"Publish it elsewhere and list path, url and hash in {LARGE_FILES}."
             yield Finding(path, f"the file is larger than {LARGEST_MB} MB", f"{size_mb:.1f} MB", advice)
 
 
-def bundle_files(root: Path) -> list[str]:
-    """The files that are or will be tracked, relative to ``root``; outside of a git checkout all but generated ones."""
-    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+def bundle_files(root: Path, checkout: Path = REPOSITORY) -> list[str]:
+    """The files that are or will be tracked, relative to ``root``.
+
+    Git is asked in ``checkout`` alone: a foreign folder may name commands for git to run. There all but generated files
+    count. What belongs to git itself is never one of them.
+    """
+    root = root.resolve()
+    listed = None if any(root.rglob(".git")) else _tracked(root, checkout.resolve())
+    if listed is None:
+        found = (file.relative_to(root) for file in root.rglob("*"))
+        listed = [
+            file.as_posix() for file in found if file.parts[0] not in GENERATED_FOLDERS and CACHE not in file.parts
+        ]
+    return sorted(
+        path
+        for path in set(listed)
+        if path and (root / path).is_file() and not any(part.lower().startswith(".git") for part in path.split("/"))
+    )
+
+
+def _tracked(root: Path, checkout: Path) -> list[str] | None:
+    if not root.is_relative_to(checkout):
+        return None
+    command = ["git", "-c", "core.fsmonitor=false", "-C", str(checkout), "ls-files", "-z", "--cached", "--others"]
+    command += ["--exclude-standard", "--", str(root)]
     try:
         listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
     except (OSError, subprocess.CalledProcessError):
-        found = [file.relative_to(root) for file in root.rglob("*")]
-        listed = [file.as_posix() for file in found if not set(file.parts) & set(GENERATED)]
-    return sorted(path for path in set(listed) if path and (root / path).is_file())
+        return None
+    top = f"{root.relative_to(checkout).as_posix()}/"
+    return [path.removeprefix(top) for path in listed]
 
 
 def _declared(root: Path) -> set[str]:
@@ -102,7 +175,7 @@ def _weights(root: Path) -> Iterator[Finding]:
 def check_readme(bundle: Bundle) -> Iterator[Finding]:
     """``docs/README.md`` has every section, and commands that train, evaluate and infer with files that exist."""
     try:
-        text = (bundle.root / README).read_text(encoding="utf-8")
+        text = read_text(bundle.root / README)
     except (OSError, ValueError) as error:
         received = "nothing" if isinstance(error, FileNotFoundError) else str(error)
         yield Finding(README, "the model card is missing or cannot be read", received, "Write it, in UTF-8.")
@@ -133,9 +206,16 @@ def _command_findings(bundle: Bundle, commands: list[str]) -> Iterator[Finding]:
     for command in commands:
         for file in config_files(command):
             named.add(Path(file).name)
-            if not any((folder / file).is_file() for folder in (bundle.checkout, bundle.root)):
+            found = [folder / file for folder in (bundle.checkout, bundle.root) if (folder / file).is_file()]
+            if not found:
                 advice = "Name files relative to the repository root or to the bundle's folder."
                 yield Finding(README, f"a command names {file}, which does not exist", command, advice)
+            elif any(path.resolve().parent != bundle.root / "configs" for path in found):
+                what = f"a command names {file}, which no rule reads"
+                yield Finding(README, what, command, "Name files in the bundle's folder configs.")
+        if COMPUTED_OPTION.search(command):
+            what = "a command passes an expression or an include"
+            yield Finding(README, what, command, "Write it into a config, where it is checked, or pass a plain value.")
     for file in COMMANDED_CONFIGS:
         if file not in named:
             what = f"no command runs {file}"

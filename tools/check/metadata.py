@@ -16,6 +16,7 @@ from monai.utils import BundleProperty, BundlePropertyConfig
 
 from tools import REPOSITORY
 from tools.check.bundle import METADATA, Bundle, Finding, Workflow, look_up_or_none, names, read_json, shown
+from tools.check.targets import is_importable
 from volseg.registry.release import is_version
 
 SCHEMA = json.loads((REPOSITORY / "tools" / "metadata_schema.json").read_text(encoding="utf-8"))
@@ -44,6 +45,9 @@ def check_version_and_name(bundle: Bundle) -> Iterator[Finding]:
         # MONAI splits NAME_vVERSION at the first "_v".
         advice = "Rename the folder: lower-case words joined by _, none after the first beginning with v."
         yield Finding(METADATA, "the bundle's name is no lower snake_case name without _v", bundle.name, advice)
+    elif is_importable(bundle.name) and not (REPOSITORY / "bundles" / bundle.name).is_dir():
+        advice = "Rename the folder and its package: Python could take one for the other."
+        yield Finding(METADATA, "the bundle's name is that of an installed package", bundle.name, advice)
     if not (bundle.root / bundle.name / "__init__.py").is_file():
         packages = names(sorted(file.parent.name for file in bundle.root.glob("*/__init__.py")))
         advice = "Name the bundle's own package after its folder and give it an __init__.py."

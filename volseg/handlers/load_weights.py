@@ -10,7 +10,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from torch import nn
 
-from volseg.weights import load_weights
+from volseg.weights import RECORDED_SHA256, load_weights
 
 __all__ = ["WeightsCheckpointLoader"]
 
@@ -43,4 +43,4 @@ def _origin(record: Path) -> str:
     if not record.is_file():
         return ""
     content = json.loads(record.read_text(encoding="utf-8"))
-    return f" ({', '.join(f'{key} {value}' for key, value in content.items())})"
+    return f" ({', '.join(f'{key} {value}' for key, value in content.items() if key != RECORDED_SHA256)})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
-from volseg.registry.index import Entry, read_index
+from volseg.registry.index import INDEX, Entry, read_index
 from volseg.registry.location import Location, locate
 from volseg.registry.manifest import LOCAL_FOLDERS, MANIFEST, Change, Manifest, sha256
 from volseg.registry.release import Release
@@ -77,8 +78,9 @@ def download(
         UserError: the bundle cannot be downloaded, verified or written; ``bundle_dir/NAME`` is unchanged.
     """
     location = locate(registry)
-    entry = find(read_index(location), bundle, location.name)
-    signature = _signature(location, entry) if public_key is not None else b""
+    key = None if public_key is None else Path(public_key)
+    entry = find(read_index(location, key, newest="==" not in bundle), bundle, location.name)
+    signature = _signature(location, entry) if key is not None else b""
     bundle_dir = Path(bundle_dir)
     target = bundle_dir / entry.release.name
     with writing(bundle_dir), _alone(bundle_dir, entry.release.name):
@@ -86,12 +88,12 @@ def download(
         if not force and os.path.lexists(target):
             _check_replaceable(target, entry, is_newest="==" not in bundle)
         # a signature vouches for the zip: with a key the zip is always fetched and checked
-        if force or public_key is not None or not _is_installed(target, entry):
+        if force or key is not None or not _is_installed(target, entry):
             zip_path = bundle_dir / f".{entry.release.zip_name}.part"
             _fetch(location, entry, zip_path, progress)
-            if public_key is not None:
+            if key is not None:
                 try:
-                    check_signature(zip_path, signature, Path(public_key), entry.release.key)
+                    check_signature(zip_path, signature, key, entry.release.key)
                 except UserError:
                     zip_path.unlink()
                     raise
@@ -102,34 +104,69 @@ def download(
     return target
 
 
-def verify(path: str | Path) -> tuple[Manifest, list[Change]]:
-    """Compare every file of an installed bundle with its manifest.
+def verify(
+    path: str | Path, registry: str | Path | None = None, public_key: str | Path | None = None
+) -> tuple[Manifest, list[Change]]:
+    """Compare every file of an installed bundle with its manifest, and the manifest with what was published.
 
     Args:
         path: the bundle's folder.
+        registry: folder or URL where the bundle was published; without it the manifest is taken at its word.
+        public_key: PEM file of the signer, whose signature of the published zip is checked; needs a registry.
 
     Returns:
-        the manifest and the files that are missing, changed or added.
+        the manifest and the files that are missing, changed or added, Python's caches among them.
 
     Raises:
-        UserError: the folder is not a downloaded bundle, or cannot be read.
+        UserError: the folder is not a downloaded bundle, cannot be read, or its manifest is not the published one.
     """
+    if public_key is not None and registry is None:
+        raise UserError(f"{public_key}: a key needs the registry with the signature; add --registry")
     folder = Path(path)
     manifest = Manifest.read(folder)
+    if registry is not None:
+        key = None if public_key is None else Path(public_key)
+        _check_published(folder / MANIFEST, manifest.release, locate(registry), key)
+    return manifest, _changes(manifest, folder, caches=True)
+
+
+def _changes(manifest: Manifest, folder: Path, caches: bool) -> list[Change]:
     try:
-        return manifest, manifest.changes(folder)
+        return manifest.changes(folder, caches)
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: cannot be read: {error.strerror or error}; check the permissions"
         ) from error
 
 
+def _check_published(path: Path, release: Release, location: Location, key: Path | None) -> None:
+    """Refuse a manifest that is not that of the release in a registry."""
+    entries = read_index(location, key, newest=False)
+    entry = find(entries, f"{release.name}=={release.version}", location.name)
+    published = entry.manifest_sha256
+    if key is not None:
+        signature = _signature(location, entry)
+        with tempfile.TemporaryDirectory() as temporary:
+            zip_path, folder = Path(temporary) / entry.release.zip_name, Path(temporary) / entry.release.name
+            _fetch(location, entry, zip_path, progress=True)
+            check_signature(zip_path, signature, key, entry.release.key)
+            unpack(zip_path, folder)
+            published = sha256(folder / MANIFEST)
+    if not published:
+        raise UserError(f"{location.path(INDEX)}: does not list the manifest of {release.key}; publish it again")
+    if sha256(path) != published:
+        raise UserError(
+            f"{path}: is not the manifest of {release.key} in {location.name}; download the bundle again with --force"
+        )
+
+
 def _check_replaceable(target: Path, entry: Entry, is_newest: bool) -> None:
     """Refuse to replace anything but an unchanged bundle, or a newer version than the registry's newest."""
     if target.is_symlink() or not (target / MANIFEST).is_file():
         raise UserError(f"{target}: exists and is not a downloaded bundle; move it away or give --force to replace it")
-    manifest, changes = verify(target)
-    if changes:
+    manifest = Manifest.read(target)
+    # Python's caches are no work of the user's
+    if changes := _changes(manifest, target, caches=False):
         count = f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
         first = ", ".join(f"{change.path} ({change.kind})" for change in changes[:3])
         raise UserError(

@@ -11,6 +11,7 @@ from volseg.errors import UserError
 from volseg.registry import client
 from volseg.registry.index import read_index
 from volseg.registry.location import locate
+from volseg.registry.manifest import CACHE, Manifest
 
 __all__ = ["COMMANDS"]
 
@@ -66,26 +67,37 @@ def download(bundle: str, registry: str, bundle_dir: str, key: str | None = None
         force: replace whatever is there, including your own changes and folders that are not downloaded bundles.
     """
     folder = client.download(bundle, registry, bundle_dir, key, force)
-    manifest, _ = client.verify(folder)
+    manifest = Manifest.read(folder)
     print(f"{folder}: {manifest.release.name} {manifest.release.version}, {len(manifest.files)} files, all as released")
 
 
-def verify(path: str) -> None:
+def verify(path: str, registry: str | None = None, key: str | None = None) -> None:
     """Compare an installed bundle with its release and list the changes; exit with status 1 if there are any.
 
-    The folders data and output, which running a bundle writes, and Python's caches are ignored.
+    The folders data and output, which running a bundle writes, are ignored. Python's caches are listed.
 
     Args:
         path: the bundle's folder.
+        registry: folder or URL; the bundle's manifest must be the one that was published there. Without it the
+            files are compared with the bundle's own manifest.
+        key: PEM file of the public key; the published zip must be signed with its private key.
     """
-    manifest, changes = client.verify(path)
+    manifest, changes = client.verify(path, registry, key)
     for change in changes:
         print(f"{change.kind:8} {one_line(change.path)}")
     release = f"{manifest.release.name} {manifest.release.version}"
     if changes:
         count = f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
-        raise UserError(f"{path}: {count} since the release of {release}; to undo, download it again with --force")
-    print(f"{path}: {release}, {len(manifest.files)} files, all as released")
+        if all(CACHE in change.path.split("/") for change in changes):
+            advice = (
+                f"Python can run them in place of the modules; delete the folders {CACHE} and verify with python -B"
+            )
+        else:
+            advice = "to undo, download it again with --force"
+        raise UserError(f"{path}: {count} since the release of {release}; {advice}")
+    published = f", as published in {registry}" if registry else ""
+    signed = f" and signed by the holder of {key}" if key else ""
+    print(f"{path}: {release}, {len(manifest.files)} files, all as released{published}{signed}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"list": list_bundles, "info": info, "download": download, "verify": verify}

@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import tempfile
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from volseg.errors import UserError
 from volseg.registry.location import Location
 from volseg.registry.release import Release
+from volseg.registry.signature import check_signature
 
-__all__ = ["INDEX", "Entry", "as_index", "read_index"]
+__all__ = ["INDEX", "INDEX_SIGNATURE", "Entry", "as_index", "read_index"]
+
+logger = logging.getLogger(__name__)
 
 INDEX = "model_info.json"
+INDEX_SIGNATURE = f"{INDEX}.sig"
 # a file beside the index
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 WEB_URL = re.compile(r"https?://[^\s/]+/\S+")
@@ -104,17 +111,24 @@ def as_index(entries: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     return {entry.release.key: entry.as_json() for entry in in_order}
 
 
-def read_index(location: Location) -> list[Entry]:
+def read_index(location: Location, public_key: Path | None = None, newest: bool = True) -> list[Entry]:
     """The entries of a registry, by name and from the oldest version to the newest.
 
+    Args:
+        location: the registry.
+        public_key: PEM file of the signer.
+        newest: whether the newest version is looked for; without a signature, a warning says that it could be hidden.
+
     Raises:
-        UserError: the registry cannot be reached, or its index is missing or invalid.
+        UserError: the registry cannot be reached, or its index is missing, invalid or not signed with this key.
     """
     path = location.path(INDEX)
     try:
         text = location.read(INDEX)
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found; give the folder or URL of a registry") from error
+    if public_key is not None:
+        _check_signed(location, text, public_key, newest)
     try:
         content = json.loads(text)
         if not isinstance(content, dict):
@@ -123,3 +137,19 @@ def read_index(location: Location) -> list[Entry]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a registry index: {error}; publish to the registry again") from error
     return sorted(entries, key=lambda entry: (entry.release.name, entry.release.order))
+
+
+def _check_signed(location: Location, text: bytes, public_key: Path, newest: bool) -> None:
+    try:
+        signature = location.read(INDEX_SIGNATURE)
+    except FileNotFoundError:
+        if newest:
+            logger.warning(
+                "%s: not found, so the registry could hide versions; publish to it with --sign, or name the version",
+                location.path(INDEX_SIGNATURE),
+            )
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / INDEX
+        path.write_bytes(text)
+        check_signature(path, signature, public_key, location.path(INDEX))

@@ -23,7 +23,8 @@ MANIFEST = "manifest.json"
 LOCAL_FOLDERS = ("data", "output")
 CACHE = "__pycache__"
 # added by the Hugging Face Hub and its client
-HUB_FILES = ("README.md", ".gitattributes", ".cache")
+HUB_FILES = ("README.md", ".gitattributes")
+HUB_FOLDERS = (".cache",)
 # a file name on every system: no drive, no "..", no dot at the end, no Windows device
 PATH_PART = re.compile(r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))[A-Za-z0-9_.+-]*[A-Za-z0-9_+-]")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -35,22 +36,29 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def released_files(folder: Path) -> Iterator[Path]:
+def released_files(folder: Path, caches: bool = False) -> Iterator[Path]:
     """Files and links below a bundle's folder, without its manifest and what running or sharing it adds.
 
     A link to a folder counts as a file: a release has none.
+
+    Args:
+        folder: the bundle's.
+        caches: whether Python's caches are among them.
     """
-    yield from _files(folder, (*LOCAL_FOLDERS, *HUB_FILES, MANIFEST))
-
-
-def _files(folder: Path, passed_over: tuple[str, ...] = ()) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name == CACHE or path.name in passed_over:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
-        else:
-            yield path
+        is_known = path.name in ((*LOCAL_FOLDERS, *HUB_FOLDERS) if path.is_dir() else (*HUB_FILES, MANIFEST))
+        if not is_known:
+            yield from _files(path, caches)
+
+
+def _files(path: Path, caches: bool) -> Iterator[Path]:
+    if path.name == CACHE and not caches:
+        return
+    if not path.is_dir() or path.is_symlink():
+        yield path
+        return
+    for child in sorted(path.iterdir()):
+        yield from _files(child, caches)
 
 
 @dataclass(frozen=True)
@@ -136,13 +144,17 @@ class Manifest:
             "files": self.files,
         }
 
-    def changes(self, folder: Path) -> list[Change]:
+    def changes(self, folder: Path, caches: bool = False) -> list[Change]:
         """How a folder differs from this manifest, in the order of paths.
 
-        Ignored are the folders ``data`` and ``output``, which running a bundle writes, Python's caches, and what the
-        Hugging Face Hub adds.
+        Ignored are the folders ``data`` and ``output``, which running a bundle writes, and what the Hugging Face Hub
+        adds.
+
+        Args:
+            folder: the bundle's.
+            caches: whether Python's caches count, which can hold other code than the modules beside them.
         """
-        found = {path.relative_to(folder).as_posix(): path for path in released_files(folder)}
+        found = {path.relative_to(folder).as_posix(): path for path in released_files(folder, caches)}
         changes = [Change(path, "missing") for path in self.files.keys() - found.keys()]
         for path, file in found.items():
             if path not in self.files:
@@ -160,7 +172,8 @@ def _is_same(path: Path, expected: dict[str, Any]) -> bool:
 def _path(path: str) -> str:
     """The path, if it stays below its folder and names one file on every system."""
     parts = path.split("/")
-    if parts[0] in (*LOCAL_FOLDERS, *HUB_FILES, MANIFEST) or CACHE in parts:
+    is_git = any(part.lower().startswith(".git") for part in parts)  # git runs commands that its files name
+    if parts[0] in (*LOCAL_FOLDERS, *HUB_FILES, *HUB_FOLDERS, MANIFEST) or CACHE in parts or is_git:
         raise ValueError(f"the path {path!r} is reserved")
     if not all(PATH_PART.fullmatch(part) for part in parts):
         raise ValueError(f"the path {path!r} is not portable")

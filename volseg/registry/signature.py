@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign zips and check signatures in the OpenSSF format (package ``model-signing``)."""
+"""Sign zips and indexes and check signatures in the OpenSSF format (package ``model-signing``)."""
 
 from __future__ import annotations
 

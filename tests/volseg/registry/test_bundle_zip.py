@@ -98,6 +98,12 @@ def test_manifest_that_names_a_path_outside(path, refused, name):
     assert f"the path {name!r}" in refused()
 
 
+@pytest.mark.parametrize("name", [".git/config", "configs/.git/hooks/post-checkout", ".gitattributes", ".GitModules"])
+def test_files_of_git_which_name_commands(path, refused, name):
+    with_more(path, files=bundle_files() | {name: b"evil"})
+    assert f"the path {name!r} is reserved" in refused()
+
+
 def test_names_that_differ_in_case_only(path, refused):
     with_more(path, files=bundle_files() | {"license": b"evil"})
     assert "differ in case only" in refused()

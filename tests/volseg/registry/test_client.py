@@ -464,6 +464,53 @@ def test_verify_names_every_change(registry, bundle_dir):
     ]
 
 
+def test_verify_names_what_python_could_run_in_place_of_a_module(registry, bundle_dir):
+    release(registry)
+    folder = download(NAME, registry, bundle_dir)
+    for path in ("volseg/__pycache__/__init__.cpython-311.pyc", "volseg/extra.py", "volseg/x.so", "README.md/a.py"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(b"")
+    assert verify(folder)[1] == [
+        Change("README.md/a.py", "added"),
+        Change("volseg/__pycache__/__init__.cpython-311.pyc", "added"),
+        Change("volseg/extra.py", "added"),
+        Change("volseg/x.so", "added"),
+    ]
+
+
+def test_a_bundle_that_was_run_can_be_replaced(registry, bundle_dir):
+    release(registry)
+    cache = download(NAME, registry, bundle_dir) / "volseg" / "__pycache__"
+    cache.mkdir()
+    (cache / "__init__.cpython-311.pyc").write_bytes(b"")
+    release(registry, "0.2.0")
+    assert verify(download(NAME, registry, bundle_dir))[1] == []
+
+
+def test_verify_against_a_registry(registry, server, bundle_dir):
+    release(registry)
+    folder = download(NAME, registry, bundle_dir)
+    assert verify(folder, server.url)[1] == []
+    (folder / "LICENSE").write_bytes(b"evil")
+    files = bundle_files() | {"LICENSE": b"evil"}
+    (folder / MANIFEST).write_bytes(as_bytes(manifest_of(files)))
+    assert verify(folder)[1] == []  # compared with itself
+    with pytest.raises(UserError, match=r"manifest\.json: is not the manifest of tiny_bundle_v0\.1\.0 in .*; download"):
+        verify(folder, registry)
+    (folder / MANIFEST).write_bytes(as_bytes(manifest_of(files, "0.2.0")))
+    with pytest.raises(UserError, match=r"registry: has no version 0\.2\.0 of tiny_bundle; choose one of 0\.1\.0"):
+        verify(folder, registry)
+
+
+def test_verify_against_an_index_that_does_not_list_the_manifest(registry, bundle_dir):
+    release(registry, manifest_sha256="")
+    folder = download(NAME, registry, bundle_dir)
+    with pytest.raises(
+        UserError, match=r"model_info\.json: does not list the manifest of tiny_bundle_v0\.1\.0; publish"
+    ):
+        verify(folder, registry)
+
+
 @pytest.mark.parametrize("path", ["nothing", "empty", "file"])
 def test_verify_of_what_is_no_bundle(tmp_path, path):
     (tmp_path / "empty").mkdir()

@@ -113,6 +113,23 @@ def test_download_and_verify(run, registry, server, bundle_dir):
     assert f"3 changes since the release of {NAME} 0.10.0" in stderr
 
 
+def test_verify_says_what_it_compared_with(run, registry, bundle_dir):
+    release(registry)
+    folder = bundle_dir / NAME
+    assert run("download", NAME, "--registry", registry, "--bundle_dir", bundle_dir)[0] == 0
+    status, stdout, _ = run("verify", folder, "--registry", registry)
+    assert (status, stdout) == (0, f"{folder}: {NAME} 0.1.0, 5 files, all as released, as published in {registry}\n")
+    (folder / "volseg/__pycache__").mkdir()
+    (folder / "volseg/__pycache__/__init__.cpython-311.pyc").write_bytes(b"")
+    status, stdout, stderr = run("verify", folder)
+    assert (status, stdout) == (1, "added    volseg/__pycache__/__init__.cpython-311.pyc\n")
+    assert is_one_line(stderr)
+    assert "; Python can run them in place of the modules; delete the folders __pycache__ and verify" in stderr
+    status, stdout, stderr = run("verify", folder, "--key", "release.pub")
+    assert (status, stdout) == (1, "")
+    assert is_one_line(stderr)
+
+
 def test_folders_whose_names_look_like_something_else(run, registry, tmp_path):
     """Fire reads 1e3 as a number and [a,b] as a list unless it is told not to."""
     release(registry)

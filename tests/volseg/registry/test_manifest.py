@@ -117,6 +117,11 @@ def test_what_running_and_sharing_adds_is_not_looked_at(installed):
         "manifest.json",
         ".cache/a",
         "volseg/__pycache__/a.pyc",
+        ".git/config",
+        ".GIT/config",
+        ".gitattributes",
+        "volseg/.git/hooks/a",
+        "volseg/.gitmodules",
     ],
 )
 def test_path_that_no_release_has(path):

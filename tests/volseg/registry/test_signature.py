@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 
 import pytest
 
 from tests.volseg.registry.tiny_registry import NAME, bundle_files, bundle_zip, entry_of, publish, release
 from volseg.errors import UserError
-from volseg.registry.client import download
+from volseg.registry.client import download, verify
+from volseg.registry.index import INDEX, INDEX_SIGNATURE
+from volseg.registry.manifest import MANIFEST
 from volseg.registry.signature import check_signature, sign
 
 pytest.importorskip("model_signing")
@@ -192,3 +195,66 @@ def test_name_of_the_file_makes_no_difference(signed, tmp_path, keys):
     """A download has another name until it is in place; the manifest inside holds name and version."""
     (tmp_path / "part").write_bytes((signed / f"{NAME}_v0.1.0.zip").read_bytes())
     check_signature(tmp_path / "part", (signed / f"{NAME}_v0.1.0.zip.sig").read_bytes(), keys / "ours.pub")
+
+
+def sign_index(registry, keys):
+    (registry / INDEX_SIGNATURE).write_bytes(sign(registry / INDEX, keys / "ours.key"))
+
+
+@pytest.fixture
+def two_versions(signed, keys):
+    """A registry with two signed releases and a signed index."""
+    entry = release(signed, "0.2.0", signature=f"{NAME}_v0.2.0.zip.sig")
+    (signed / entry.signature).write_bytes(sign(signed / entry.source, keys / "ours.key"))
+    sign_index(signed, keys)
+    return signed
+
+
+def test_signed_index(two_versions, bundle_dir, keys, caplog):
+    folder = download(NAME, two_versions, bundle_dir, public_key=keys / "ours.pub")
+    assert verify(folder, two_versions, keys / "ours.pub")[0].release.version == "0.2.0"
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("change", ["hidden", "swapped", "renamed", "older"])
+def test_index_that_is_not_the_signed_one(two_versions, bundle_dir, keys, change):
+    index = json.loads((two_versions / INDEX).read_text())
+    old, new = (f"{NAME}_v{version}" for version in ("0.1.0", "0.2.0"))
+    changed = {
+        "hidden": {old: index[old]},
+        "swapped": {old: index[new], new: index[old]},
+        "renamed": index | {f"{NAME}_v0.3.0": index[old]},
+        "older": index | {new: index[new] | {"date": "2025-01-02"}},
+    }[change]
+    (two_versions / INDEX).write_text(json.dumps(changed))
+    for bundle in (NAME, f"{NAME}==0.1.0"):
+        with pytest.raises(UserError, match=rf"{INDEX}: not signed by the holder of .*ours\.pub: .*mismatch"):
+            download(bundle, two_versions, bundle_dir, public_key=keys / "ours.pub")
+    assert not bundle_dir.exists()
+
+
+def test_index_without_a_signature_is_told(signed, bundle_dir, keys, caplog):
+    download(NAME, signed, bundle_dir, public_key=keys / "ours.pub")
+    download(f"{NAME}==0.1.0", signed, bundle_dir, public_key=keys / "ours.pub")
+    verify(bundle_dir / NAME, signed, keys / "ours.pub")
+    [message] = caplog.messages
+    assert message.startswith(f"{signed / INDEX_SIGNATURE}: not found, so the registry could hide versions; ")
+
+
+def test_verify_against_the_signed_zip(signed, bundle_dir, keys, tmp_path):
+    folder = download(NAME, signed, bundle_dir)
+    assert verify(folder, signed, keys / "ours.pub")[1] == []
+    with pytest.raises(UserError, match=r"not signed by the holder of .*foreign\.pub"):
+        verify(folder, signed, keys / "foreign.pub")
+    with pytest.raises(UserError, match=r"ours\.pub: a key needs the registry with the signature; add --registry"):
+        verify(folder, public_key=keys / "ours.pub")
+    # a registry of someone else's, whose index lists the manifest that was installed from it
+    other = shutil.copytree(signed, tmp_path / "other")
+    path = bundle_zip(other / f"{NAME}_v0.1.0.zip", bundle_files() | {"LICENSE": b"evil"})
+    publish(other, entry_of(path, signature=f"{path.name}.sig"))
+    folder = download(NAME, other, bundle_dir, force=True)
+    assert verify(folder, other)[1] == []
+    with pytest.raises(UserError, match=r"v0\.1\.0: not signed by the holder of .*ours\.pub: .*mismatch"):
+        verify(folder, other, keys / "ours.pub")
+    with pytest.raises(UserError, match=rf"{MANIFEST}: is not the manifest of {NAME}_v0\.1\.0 in .*registry; download"):
+        verify(folder, signed, keys / "ours.pub")
