@@ -113,7 +113,6 @@ def recorded_values(
     path: str | Path | None,
     defaults: Mapping[str, Any],
     keys: Iterable[str] | None = None,
-    optional: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Read what is recorded in the JSON file beside the weights; without such a file return the defaults.
 
@@ -121,7 +120,6 @@ def recorded_values(
         path: of the weights; ``None``: there are none.
         defaults: values by key.
         keys: of ``defaults`` that are read; all by default.
-        optional: keys that the file may lack; it then has their default.
 
     Raises:
         UserError: the file is not JSON or lacks a key.
@@ -132,7 +130,7 @@ def recorded_values(
         return defaults
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
-        return {key: values.get(key, defaults[key]) if key in optional else values[key] for key in defaults}
+        return {key: values[key] for key in defaults}
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, a missing key, not an object
         keys = ", ".join(defaults)
         raise UserError(f"{record} must hold {keys}, got {error!r}; delete it or train again") from error

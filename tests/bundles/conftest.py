@@ -178,7 +178,7 @@ SMALL = {
         network="pdvnet_lung.network.PDVNet",
         segmentation="_lobes.nii.gz",
         phantom_shape=(40, 48, 32),
-        record={"spatial_size": [32, 40, 24]},
+        record={"spatial_size": [32, 40, 24], "crop_to_lungs": False},
     ),
     "vnet_prostate": Small(
         network="vnet_prostate.network.VNet",

@@ -21,13 +21,11 @@ def is_running() -> bool:
     return "monailabel" in sys.modules or any(MULTI_GPU_CONFIG in argument for argument in sys.argv)
 
 
-def installed_values(
-    path: str | Path, defaults: Mapping[str, Any], keys: Iterable[str], optional: Iterable[str] = ()
-) -> dict[str, Any]:
+def installed_values(path: str | Path, defaults: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Return what the installed weights were trained with, in MONAI Label, where training continues from them.
 
     Args:
-        path, defaults, keys, optional: see :func:`volseg.weights.recorded_values`.
+        path, defaults, keys: see :func:`volseg.weights.recorded_values`.
 
     Returns:
         the recorded values and ``trained_on``; nothing outside MONAI Label, where the recipe decides alone.
@@ -37,4 +35,4 @@ def installed_values(
     """
     if not is_running():
         return {}
-    return {**recorded_values(path, defaults, keys, optional), "trained_on": "labels of MONAI Label"}
+    return {**recorded_values(path, defaults, keys), "trained_on": "labels of MONAI Label"}
