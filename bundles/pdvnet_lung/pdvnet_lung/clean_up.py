@@ -45,15 +45,19 @@ class GrowLobesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            labels: MetaTensor = d[key]
-            grown = labels.as_tensor()[0].cpu().numpy().copy()
-            affine = np.asarray(labels.affine, dtype=np.float64)
-            orientation = nib.io_orientation(affine)
-            spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(orientation[:, 0])]
-            # a view along R, A, S
-            grow_lobes(nib.apply_orientation(grown, orientation), d[self.lungs_key][0].cpu(), spacing_mm)
-            d[key] = MetaTensor(torch.from_numpy(grown)[None].to(labels.device)).copy_meta_from(labels)
+            grown, ras, spacing_mm = _editable(d[key])
+            grow_lobes(ras, d[self.lungs_key][0].cpu(), spacing_mm)
+            d[key] = grown
         return d
+
+
+def _editable(labels: MetaTensor) -> tuple[MetaTensor, NDArray[np.uint8], NDArray[np.float64]]:
+    """A copy of a label map ``(1, X, Y, Z)``, a view of it along R, A, S, and the voxel size along these."""
+    copy = MetaTensor(labels.as_tensor().cpu().clone()).copy_meta_from(labels)
+    affine = np.asarray(labels.affine, dtype=np.float64)
+    orientation = nib.io_orientation(affine)
+    ras = nib.apply_orientation(copy.as_tensor()[0].numpy(), orientation)
+    return copy, ras, nib.affines.voxel_sizes(affine)[np.argsort(orientation[:, 0])]
 
 
 def grow_lobes(labels: NDArray[np.uint8], lungs: torch.Tensor, spacing_mm: NDArray[np.float64]) -> None:
@@ -97,15 +101,10 @@ class TrimLobesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            labels: MetaTensor = d[key]
-            trimmed = labels.as_tensor()[0].cpu().numpy().copy()
-            affine = np.asarray(labels.affine, dtype=np.float64)
-            orientation = nib.io_orientation(affine)
-            spacing_mm = nib.affines.voxel_sizes(affine)[np.argsort(orientation[:, 0])]
-            ras = nib.apply_orientation(trimmed, orientation)  # a view
+            trimmed, ras, spacing_mm = _editable(d[key])
             aerated = np.unpackbits(d[self.aerated_key][0].cpu().numpy(), axis=2, count=ras.shape[2])
             trim_lobes(ras, aerated, spacing_mm)
-            d[key] = MetaTensor(torch.from_numpy(trimmed)[None].to(labels.device)).copy_meta_from(labels)
+            d[key] = trimmed
         return d
 
 
