@@ -13,6 +13,7 @@ import torch
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
+from monai.utils import set_determinism
 
 ROUNDS = 2
 
@@ -28,6 +29,7 @@ def main() -> None:
     """Arguments: bundle, scratch folder, epochs per round, overrides as ``--key value``. Prints the metrics as JSON."""
     bundle, scratch, epochs, *given = sys.argv[1:]
     overrides = {key.removeprefix("--"): value_of(text) for key, text in zip(given[::2], given[1::2], strict=True)}
+    set_determinism(0)  # the networks' first weights
     clients = []
     for seed in (0, 1):
         folder = Path(scratch) / f"client{seed}"
