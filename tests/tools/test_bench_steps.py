@@ -195,7 +195,7 @@ def test_steps_of_a_ct(tmp_path, monkeypatch):
         assert [name for name in lap if name in STEPS_OF_A_CT] == STEPS_OF_A_CT
         assert "load_volume" not in lap  # the file is read once
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "a_lobes.nii.gz", "a_preview.png", "b_lobes.nii.gz", "b_preview.png", "statistics.json",
+        "a_lobes.nii.gz", "a_preview.png", "b_lobes.nii.gz", "b_preview.png", "report.html", "statistics.json",
     ]  # fmt: skip
 
 
