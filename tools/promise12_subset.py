@@ -57,7 +57,7 @@ def promise12_subset(cases: str, training: bool = True) -> None:
         recipes = (
             _train_recipes(pairs, scratch)
             if training
-            else json.loads((results / "promise12_subset.json").read_text(encoding="utf-8"))["recipes"]
+            else json.loads((results / "promise12_subset.json").read_text(encoding="utf-8")).get("recipes", {})
         )
     write_json(
         results / "promise12_subset.json",
