@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from volseg.data.case_statistics import CaseStatistics
-from volseg.report.page import Page, Picture, ReportCase, versions, write_page
+from volseg.report.page import Page, Picture, ReportCase, versions, words, write_page
 
 __all__ = ["REPORT_NAME", "weights_facts", "write_batch_page"]
 
@@ -73,13 +73,9 @@ def _numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
         if isinstance(value, Mapping):
             for part, inner in value.items():
                 found = inner.items() if isinstance(inner, Mapping) else [(key, inner)]
-                yield from ((_words(measure), part, number) for measure, number in found if _is_number(number))
+                yield from ((words(measure), part, number) for measure, number in found if _is_number(number))
         elif _is_number(value):
-            yield _words(key), "", value
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
+            yield words(key), "", value
 
 
 def _is_number(value: object) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from volseg.label_maps.case_report import MEAN_LABEL, CaseReport, mean_and_spread
 from volseg.report.batch import REPORT_NAME, weights_facts
-from volseg.report.page import Page, Picture, ReportCase, versions, write_page
+from volseg.report.page import Page, Picture, ReportCase, versions, words, write_page
 
 __all__ = ["ComparedCases", "Draw", "write_evaluation_page"]
 
@@ -86,7 +86,7 @@ def write_evaluation_page(
     """
     cases = {
         name: {
-            f"{label} {_words(measure)}": value for label, values in labels.items() for measure, value in values.items()
+            f"{label} {words(measure)}": value for label, values in labels.items() for measure, value in values.items()
         }
         for name, labels in report.cases.items()
     }
@@ -94,16 +94,16 @@ def write_evaluation_page(
         list(next(iter(report.cases.values()))),
         list(next(iter(next(iter(report.cases.values())).values()))),
     )
-    first = [f"{label} {_words(measures[0])}" for label in labels]
+    first = [f"{label} {words(measures[0])}" for label in labels]
     scores = {name: _mean([values[column] for column in first]) for name, values in cases.items()}
     write_page(
         folder / REPORT_NAME,
         Page(
             title="Evaluation",
-            lead=f"{len(cases)} case(s), ranked by {_words(measures[0])}; mean +- standard deviation over cases.",
+            lead=f"{len(cases)} case(s), ranked by {words(measures[0])}; mean +- standard deviation over cases.",
             cases=[ReportCase(name, values) for name, values in cases.items()],
-            columns=first if len(labels) > 1 else [f"{labels[0]} {_words(measure)}" for measure in measures],
-            plots={_words(m): {label: f"{label} {_words(m)}" for label in labels} for m in measures},
+            columns=first if len(labels) > 1 else [f"{labels[0]} {words(measure)}" for measure in measures],
+            plots={words(m): {label: f"{label} {words(m)}" for label in labels} for m in measures},
             summary=_texts(report),
             floor={} if floor is None else _texts(floor),
             floor_means={} if floor is None else _means(floor),
@@ -115,7 +115,7 @@ def write_evaluation_page(
 
 def _texts(report: CaseReport) -> dict[str, dict[str, str]]:
     return {
-        label: {_words(measure): mean_and_spread(values) if values["n"] else "" for measure, values in row.items()}
+        label: {words(measure): mean_and_spread(values) if values["n"] else "" for measure, values in row.items()}
         for label, row in report.summary().items()
     }
 
@@ -126,14 +126,10 @@ def _means(report: CaseReport) -> dict[str, dict[str, float]]:
     for label, row in report.summary().items():
         if label != MEAN_LABEL:
             for measure, values in row.items():
-                means.setdefault(_words(measure), {})[label] = values["mean"]
+                means.setdefault(words(measure), {})[label] = values["mean"]
     return means
 
 
 def _mean(values: list[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 import volseg
 from volseg.storage.files import atomic_path
 
-__all__ = ["Page", "Picture", "ReportCase", "versions", "write_page"]
+__all__ = ["Page", "Picture", "ReportCase", "versions", "words", "write_page"]
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PACKAGES = ("monai", "torch", "numpy")
@@ -78,6 +78,11 @@ class Page:
     floor_means: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def words(name: str) -> str:
+    """``volume ml`` of ``volume_ml``."""
+    return name.replace("_", " ")
 
 
 def versions() -> dict[str, str]:
