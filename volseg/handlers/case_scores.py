@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from volseg.data.volume_reader import load_volume, volume_name
 from volseg.label_maps.case_report import MEAN_LABEL, CaseReport, mean_and_spread
 from volseg.label_maps.picture import save_preview
-from volseg.report.evaluation import ComparedCases, write_evaluation_page
+from volseg.report.evaluation import ComparedCases, Draw, write_evaluation_page
 from volseg.storage.files import check_folder
 
 __all__ = ["CaseScores"]
@@ -66,7 +66,7 @@ class CaseScores:
         self.window = window
         self.weights = weights
         self.floor_of = floor_of
-        self.compared = ComparedCases(self._draw if names else None)
+        self.compared = ComparedCases(self._drawer if names else None)
         self.report = CaseReport(mean_row)
 
     def attach(self, engine: Engine) -> None:
@@ -78,7 +78,7 @@ class CaseScores:
     def _start(self, engine: Engine) -> None:
         check_folder(self.output_dir)
         self.report = CaseReport(self.report.mean_row)  # evaluators run again
-        self.compared = ComparedCases(self._draw if self.names else None)
+        self.compared = ComparedCases(self._drawer if self.names else None)
 
     def __call__(self, engine: Engine) -> None:
         output: Any = engine.state.output
@@ -101,11 +101,12 @@ class CaseScores:
         """Write ``report.html``, with the floor of its scores."""
         write_evaluation_page(Path(self.output_dir), self.report, self.compared, self.weights, floor)
 
-    def _draw(self, path: Path, image: str, labels: np.ndarray, title: str) -> None:
+    def _drawer(self, image: str) -> Draw:
         volume = load_volume(image)
         voxels = volume.numpy()[0]
         low, high = np.percentile(voxels, (1, 99.5)) if self.window is None else self.window
-        save_preview(path, voxels, labels, np.asarray(volume.affine), self.names, (low, high), title)
+        affine = np.asarray(volume.affine)
+        return lambda path, labels, title: save_preview(path, voxels, labels, affine, self.names, (low, high), title)
 
     def _write(self, engine: Engine) -> None:
         self.report.write(self.output_dir)

@@ -27,7 +27,7 @@ from volseg.instances.matching import InstanceMatching, match_instances
 from volseg.instances.overlap_table import OverlapTable, overlap_table
 from volseg.instances.picture import save_instance_preview
 from volseg.label_maps.case_report import CaseReport, mean_and_spread
-from volseg.report.evaluation import ComparedCases, write_evaluation_page
+from volseg.report.evaluation import ComparedCases, Draw, write_evaluation_page
 from volseg.storage.files import atomic_path
 
 __all__ = ["InstanceScores"]
@@ -72,7 +72,7 @@ class InstanceScores:
         self.size_ranges = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
         self.min_size = min_size
         self.weights = weights
-        self.draw = _draw if pictures else None
+        self.drawer = _drawer if pictures else None
         self.matching_thresholds = tuple(matching_thresholds)
         if not self.matching_thresholds:
             raise UserError("matching_thresholds must hold at least one IoU such as 0.5, got none")
@@ -104,7 +104,7 @@ class InstanceScores:
 
     def _reset(self) -> None:
         self.report = CaseReport(mean_row=False)
-        self.compared = ComparedCases(self.draw)
+        self.compared = ComparedCases(self.drawer)
         self._used: set[str] = set()
 
     def _score(self, table: OverlapTable) -> tuple[dict[str, float], AveragePrecision]:
@@ -132,9 +132,9 @@ class InstanceScores:
             logger.info("%-15s %s", name, mean_and_spread(summary[name]))
 
 
-def _draw(path: Path, image: str, labels: np.ndarray, title: str) -> None:
+def _drawer(image: str) -> Draw:
     volume = open_chunked_volume(image)
-    save_instance_preview(path, volume, labels, volume.voxel_size_nm, title)
+    return lambda path, labels, title: save_instance_preview(path, volume, labels, volume.voxel_size_nm, title)
 
 
 def _precision_measures(precision: AveragePrecision) -> dict[str, float]:

@@ -19,24 +19,24 @@ from volseg.report.page import Page, Picture, ReportCase, versions, words, write
 
 __all__ = ["ComparedCases", "Draw", "write_evaluation_page"]
 
-# takes the PNG's path, the image's path, labels of its shape, and a title
-Draw = Callable[[Path, str, NDArray[Any], str], None]
+# takes the PNG's path, labels and a title
+Draw = Callable[[Path, NDArray[Any], str], None]
 
 
 class ComparedCases:
     """Keeps the labels of all cases, compressed, until it is known which are worth a picture.
 
     Args:
-        draw: draws labels over their image; ``None`` keeps nothing.
+        drawer: reads an image by its path and returns what draws labels over it; ``None`` keeps nothing.
     """
 
-    def __init__(self, draw: Draw | None) -> None:
-        self.draw = draw
+    def __init__(self, drawer: Callable[[str], Draw] | None) -> None:
+        self.drawer = drawer
         self._cases: dict[str, tuple[str, tuple[int, ...], list[tuple[np.dtype[Any], bytes]]]] = {}
 
     def add(self, name: str, image: str, found: NDArray[Any], truth: NDArray[Any]) -> None:
         """Keep the labels of a case, whose image is read again if it is drawn."""
-        if self.draw is not None:
+        if self.drawer is not None:
             stored = [
                 (labels.dtype, zlib.compress(np.ascontiguousarray(labels).tobytes(), 1)) for labels in (found, truth)
             ]
@@ -44,7 +44,7 @@ class ComparedCases:
 
     def pictures(self, scores: Mapping[str, float]) -> list[Picture]:
         """What was found and the reference, of the best, the median and the worst case."""
-        if self.draw is None:
+        if self.drawer is None:
             return []
         ranked = sorted((name for name in self._cases if not math.isnan(scores[name])), key=lambda name: -scores[name])
         if not ranked:
@@ -56,14 +56,15 @@ class ComparedCases:
         ]
 
     def _pair(self, role: str, name: str, score: float) -> list[Picture]:
-        assert self.draw is not None
+        assert self.drawer is not None
         image, shape, stored = self._cases[name]
+        draw = self.drawer(image)
         pictures = []
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "picture.png"
             for what, (dtype, content) in zip(("found", "reference"), stored, strict=True):
                 labels = np.frombuffer(zlib.decompress(content), dtype).reshape(shape)
-                self.draw(path, image, labels, f"{name}, {what}")
+                draw(path, labels, f"{name}, {what}")
                 pictures.append(Picture(f"{role}: {name}, {score:.3f}, {what}", path.read_bytes()))
         return pictures
 

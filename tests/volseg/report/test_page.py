@@ -91,11 +91,17 @@ def report(*dice: float) -> CaseReport:
 def test_an_evaluation_shows_the_best_the_median_and_the_worst_case_beside_the_floor(tmp_path, weights):
     drawn = []
 
-    def draw(path: Path, image: str, labels: np.ndarray, title: str) -> None:
-        drawn.append((image, labels.sum(), title))
-        path.write_bytes(b"png")
+    read = []
 
-    compared = ComparedCases(draw)
+    def drawer(image: str):
+        def draw(path: Path, labels: np.ndarray, title: str) -> None:
+            drawn.append((image, labels.sum(), title))
+            path.write_bytes(b"png")
+
+        read.append(image)
+        return draw
+
+    compared = ComparedCases(drawer)
     for number in range(4):
         labels = np.full((2, 3, 4), number, np.uint8)
         compared.add(f"case{number}", f"/in/{number}", labels, labels * 2)
@@ -103,6 +109,7 @@ def test_an_evaluation_shows_the_best_the_median_and_the_worst_case_beside_the_f
     assert [(image, total) for image, total, _ in drawn] == [
         ("/in/1", 24), ("/in/1", 48), ("/in/3", 72), ("/in/3", 144), ("/in/0", 0), ("/in/0", 0)
     ]  # fmt: skip
+    assert read == ["/in/1", "/in/3", "/in/0"]
     page = Content(tmp_path / "report.html")
     assert re.findall(r"<figcaption>(best|median|worst): (case\d), ([\d.]+), found", page.text) == [
         ("best", "case1", "0.900"), ("median", "case3", "0.600"), ("worst", "case0", "0.500")
