@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,19 +28,22 @@ FLOOR_PHANTOMS = 200
 # cases of BIDMC and some of Hong Kong were scanned with an endorectal coil
 COIL = {*range(13), *range(38, 46)}
 TEST_CASES, VALIDATION_CASES = {"endorectal_coil": 2, "no_coil": 3}, 1
-# the grid and width of the released weights; 1,500 iterations
-SAME = {"spacing_mm": [2.67, 2.67, 3.0], "spatial_size": [48, 48, 32], "max_epochs": 250, "val_interval": 10}
+# 1,500 iterations on the grid of the released weights
+LENGTH = {"max_epochs": 250, "val_interval": 10, "amp": True}
+SAME = {"spacing_mm": [2.67, 2.67, 3.0], "spatial_size": [48, 48, 32], **LENGTH}
 NARROW = {"channels": [8, 16, 32, 48, 96]}
 RECIPES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "the paper's": (["train"], {**SAME, **NARROW}),
     "practical": (["train", "train_practical"], {**SAME, **NARROW}),
     "practical, full width": (["train", "train_practical"], SAME),
-    "fine-tuning": (["train", "train_practical", "finetune"], {"max_epochs": 250, "val_interval": 10}),
+    "fine-tuning": (["train", "train_practical", "finetune"], LENGTH),
 }
 
 
 def promise12_subset(cases: str, training: bool = True) -> None:
     """Score the released weights on patients, train on 13 of them, and write ``docs/results/promise12_subset.json``.
+
+    A recipe that was trained and scored before is not trained again; the others begin anew.
 
     Args:
         cases: folder of PROMISE12 cases as ``trainNN_image.nii.gz`` and ``trainNN_label.nii.gz``.
@@ -50,15 +52,14 @@ def promise12_subset(cases: str, training: bool = True) -> None:
     pairs = _pairs(Path(cases))
     results = BUNDLE / "docs" / "results"
     weights = BUNDLE / "models" / "model.pt"
-    with tempfile.TemporaryDirectory() as temporary:
-        scratch = Path(temporary)
-        released, floor = _score_released(pairs, scratch)
-        shutil.copyfile(scratch / "released" / "per_case.csv", results / "promise12_subset_per_case.csv")
-        recipes = (
-            _train_recipes(pairs, scratch)
-            if training
-            else json.loads((results / "promise12_subset.json").read_text(encoding="utf-8")).get("recipes", {})
-        )
+    scratch = BUNDLE / "output" / "promise12_subset"
+    released, floor = _score_released(pairs, scratch)
+    shutil.copyfile(scratch / "released" / "per_case.csv", results / "promise12_subset_per_case.csv")
+    recipes = (
+        _train_recipes(pairs, scratch)
+        if training
+        else json.loads((results / "promise12_subset.json").read_text(encoding="utf-8")).get("recipes", {})
+    )
     write_json(
         results / "promise12_subset.json",
         {
@@ -107,23 +108,29 @@ def _train_recipes(pairs: Mapping[str, Mapping[str, str]], scratch: Path) -> dic
     recipes: dict[str, Any] = {"splits": splits, "machine": describe_machine()}
     for name, (configs, overrides) in RECIPES.items():
         folder = scratch / name.replace(" ", "_")
-        started = time.perf_counter()
-        given = {**overrides, "dataset_dir": data, "output_dir": folder / "train", "ckpt_dir": folder / "models"}
-        run_bundle(BUNDLE, configs, given)
-        seconds = time.perf_counter() - started
-        score = {"dataset_dir": data, "output_dir": folder / "scores", "weights": folder / "train" / "model.pt"}
-        run_bundle(BUNDLE, ["train", "evaluate"], score)
-        recipes[name] = {
-            "configs": configs,
-            "overrides": overrides,
-            "seconds": round(seconds),
-            "dice": _spread(list(_dice(folder / "scores").values())),
-        }
+        if not (folder / "recipe.json").is_file():
+            _train_recipe(folder, configs, overrides, data)
+        recipes[name] = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     tested = {number: value for number, value in _dice(scratch / "released").items() if number in splits["test"]}
     recipes["released weights"] = {"dice": _spread(list(tested.values()))}
     floor = {number: value for number, value in _dice(folder / "scores" / "floor").items() if number in splits["test"]}
     recipes["floor"] = {"dice": _spread(list(floor.values()))}
     return recipes
+
+
+def _train_recipe(folder: Path, configs: Sequence[str], overrides: Mapping[str, Any], data: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    started = time.perf_counter()
+    given = {**overrides, "dataset_dir": data, "output_dir": folder / "train", "ckpt_dir": folder / "models"}
+    run_bundle(BUNDLE, configs, given)
+    seconds = time.perf_counter() - started
+    score = {"dataset_dir": data, "output_dir": folder / "scores", "weights": folder / "train" / "model.pt"}
+    run_bundle(BUNDLE, ["train", "evaluate"], score)
+    dice = _spread(list(_dice(folder / "scores").values()))
+    write_json(
+        folder / "recipe.json",
+        {"configs": list(configs), "overrides": dict(overrides), "seconds": round(seconds), "dice": dice},
+    )
 
 
 def _dice(folder: Path) -> dict[str, float]:

@@ -83,7 +83,7 @@ def test_recipe_on_real_data_is_the_papers(recipe):
 
 def test_practical_overlay_keeps_the_papers_grid(recipe):
     optimizer, _, schedule, values, loss = recipe("train train_practical")
-    assert (optimizer, schedule, loss) == ("AdamW", "CosineAnnealingLR", "DiceLoss")
+    assert (optimizer, schedule, loss) == ("AdamW", "CosineAnnealingLR", "DiceCELoss")
     assert values == {
         "spacing_mm": [1.0, 1.0, 1.5], "spatial_size": [128, 128, 64], "norm": "instance",
         "amp": torch.cuda.is_available(), "batch_size": 2,
