@@ -345,6 +345,11 @@ def test_evaluation_of_another_voxel_size_is_on_the_grid_of_the_labels(run, data
     assert (float(row["ap75"]), float(row["foreground_dice"])) == (1, 1)
     assert "6x80x112 to 6x40x56 voxels" in process.stderr
 
+    process = run("evaluate", "--dataset_dir", source.parent, "--resample", False)
+    assert "resampling is off: use --resample True" in process.stderr
+    run("tune", "--dataset_dir", source.parent, "--split", "test", "--mask_thresholds", "[0.9]")
+    assert json.loads((tmp_path / "out" / "thresholds.json").read_text())["ap75"] == 1
+
 
 @pytest.mark.usefixtures("installed")
 def test_tuning_finds_thresholds_that_segment_without_errors(run, tmp_path):
