@@ -50,6 +50,11 @@ class Anatomy:
     bladder_wall: float
     obturator: float = 14.0  # thickness of the muscles along the walls of the pelvis
     levator: float = 3.6  # thickness of the sling
+    sling_gap: float = 5.0  # from the gland's sides to the middle of the sling
+    hollow: float | None = None  # brightness inside the sling around the apex, where it is not fat
+    sheath: tuple[tuple[float, float], tuple[float, float]] | None = (
+        None  # thickness and brightness of tissue around apex and base
+    )
     nodularity: float = 1.0  # how far nodules differ from the transition zone around them
     aspect: float = 1.0  # depth of the rectum over its width
     lobe: Blob | None = None  # a part of the gland that grows into the bladder

@@ -57,7 +57,7 @@ def draw_varied_anatomy(rng: np.random.Generator) -> Anatomy:
     a = replace(
         base, half=half, lean=lean, coil=coil, zone=zone, bladder=bladder, tissue=tissue,
         bend=float(rng.uniform(0.15, 0.5) if coil else rng.uniform(-0.05, 0.35)),
-        taper=rng.uniform(0.0, 0.3),
+        taper=rng.uniform(0.0, 0.4),
         canal=w + rng.uniform(3, 14),
         obturator=rng.uniform(12, 26),
         levator=rng.uniform(2, 9),
@@ -77,7 +77,26 @@ def draw_varied_anatomy(rng: np.random.Generator) -> Anatomy:
         axes = np.array(half) * rng.uniform((0.5, 0.3, 0.5), (1.05, 0.6, 1.05))
         value = rng.uniform(min(tissue["muscle"], tissue["vein"]), max(tissue["muscle"], tissue["vein"]))
         a = replace(a, apron=blob(centre, axes, float(value), 0, tissue["muscle"], float(rng.uniform(0, 2))))
-    return replace(a, balloon=_balloon(a, rng)) if coil else a
+    if coil:
+        a = replace(a, balloon=_balloon(a, rng))
+    return _draw_surroundings(a, rng)
+
+
+def _draw_surroundings(a: Anatomy, rng: np.random.Generator) -> Anatomy:
+    """The sling close to the gland, and at apex and base often no fat that would set the gland off."""
+    muscle, fat, vein = (a.tissue[name] for name in ("muscle", "fat", "vein"))
+
+    def between(one: float, other: float) -> float:
+        return float(one + rng.random() * (other - one))
+
+    a = replace(a, sling_gap=a.levator / 2 + between(0, 4))
+    half_fat = (muscle + fat) / 2
+    if rng.random() < 0.75:
+        a = replace(a, hollow=between(muscle, half_fat))
+    if rng.random() < 0.75:
+        apex, base = (between(0, 5), between(muscle, half_fat)), (between(0, 6), between(muscle, vein))
+        a = replace(a, sheath=(apex, base))
+    return a
 
 
 def _draw_tissue(rng: np.random.Generator) -> dict[str, float]:
