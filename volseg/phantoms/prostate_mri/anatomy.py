@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from volseg.phantoms.geometry import Blob, Floats, Triple, smooth_max, triple
 
+Pair = tuple[float, float]
+
 SPARE_MM = 7.0
 """Margin around the gland's smooth shape, for irregularity and for slices without gland."""
 
