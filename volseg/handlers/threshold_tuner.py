@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
+from volseg.data.resampling import nearest_voxels
 from volseg.errors import UserError
 from volseg.instances.decoding import PAPER, Decoding
 from volseg.instances.threshold_sweep import (
@@ -120,5 +121,4 @@ def _on_grid(truth: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     """True ids ``(D, H, W)`` on the grid that the network saw: those of the nearest voxels."""
     if truth.shape == tuple(shape):
         return truth
-    nearest = ((2 * np.arange(new) + 1) * n // (2 * new) for n, new in zip(truth.shape, shape, strict=True))
-    return truth[np.ix_(*nearest)]
+    return truth[np.ix_(*map(nearest_voxels, truth.shape, shape))]
