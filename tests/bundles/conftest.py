@@ -165,6 +165,7 @@ class Small:
 
 EM_DECODING = {
     "voxel_size_nm": [30, 32, 32],
+    "boundary_half_width": 2,
     "decoding": "connected_components",
     "mask_threshold": 0.9,
     "boundary_threshold": 0.8,

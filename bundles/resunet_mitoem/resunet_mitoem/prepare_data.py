@@ -13,7 +13,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from resunet_mitoem.dataset_writer import Pair, checked_pair, write_dataset
@@ -22,8 +21,7 @@ from volseg.data.datalist import SPLITS
 from volseg.data.image_file import unreadable
 from volseg.data.open_volume import open_chunked_volume
 from volseg.data.prepare import Source, check_arguments, check_folders, describe_skipped
-from volseg.data.resampling import NearestVolume, ResampledVolume, network_shape
-from volseg.data.volume_formats.voxel_size import VoxelSize, checked_voxel_size, chosen_voxel_size
+from volseg.data.volume_formats.voxel_size import checked_voxel_size, chosen_voxel_size
 from volseg.errors import UserError
 
 __all__ = ["PARTS", "SOURCES", "Part", "prepare_data", "prepare_mitoem", "prepare_volumes"]
@@ -58,7 +56,6 @@ def prepare_data(
     voxel_size_nm: Sequence[float] | None = None,
     with_test: bool = False,
     label_components: bool = False,
-    resample_nm: Sequence[float] | None = None,
 ) -> Path:
     """Turn volumes into a dataset folder; this is what ``configs/prepare_data.json`` calls.
 
@@ -69,7 +66,6 @@ def prepare_data(
         voxel_size_nm: of ``volumes``: (z, y, x), in place of what files say.
         with_test: of ``mitoem``: write the images of sections 500 to 999 too, whose labels are not published.
         label_components: of ``volumes``: labels are masks, whose connected components become the instances.
-        resample_nm: of ``volumes``: (z, y, x) that they are brought to, such as the voxel size that weights learnt at.
 
     Returns:
         Path of ``dataset.json``.
@@ -80,7 +76,7 @@ def prepare_data(
     check_arguments(SOURCES, source, input_dir, dataset_dir)
     if source == "mitoem":
         return prepare_mitoem(str(input_dir), str(dataset_dir), with_test=with_test)
-    return prepare_volumes(str(input_dir), str(dataset_dir), voxel_size_nm, label_components, resample_nm)
+    return prepare_volumes(str(input_dir), str(dataset_dir), voxel_size_nm, label_components)
 
 
 def prepare_mitoem(
@@ -120,7 +116,6 @@ def prepare_volumes(
     dataset_dir: str | Path,
     voxel_size_nm: Sequence[float] | None = None,
     label_components: bool = False,
-    resample_nm: Sequence[float] | None = None,
 ) -> Path:
     """Pairs of one's own, in any format of :func:`volseg.data.open_volume.open_chunked_volume`.
 
@@ -130,7 +125,7 @@ def prepare_volumes(
     """
     source = SOURCES["volumes"]
     root, output = check_folders(source, input_dir, dataset_dir)
-    size_nm, wanted_nm = checked_voxel_size(voxel_size_nm), checked_voxel_size(resample_nm)
+    size_nm = checked_voxel_size(voxel_size_nm)
     pairs: dict[str, Pair] = {}
     for entry in _read_pairs(root / PAIRS_NAME):
         name = _pair_name(entry["image"], root)
@@ -141,19 +136,8 @@ def prepare_volumes(
             )
         image, label = (open_chunked_volume(root / entry[key], cache_bytes=0) for key in ("image", "label"))
         chosen = chosen_voxel_size(image.path, image.voxel_size_nm, size_nm)
-        pair = checked_pair(name, entry["split"], image, label, chosen, label_components)
-        pairs[name] = pair if wanted_nm is None else _resampled(pair, wanted_nm)
+        pairs[name] = checked_pair(name, entry["split"], image, label, chosen, label_components)
     return write_dataset(source, list(pairs.values()), output, Counter(), f"{PAIRS_NAME} of the user")
-
-
-def _resampled(pair: Pair, wanted_nm: VoxelSize) -> Pair:
-    """The pair at another voxel size; axes that differ by less than 10 % stay."""
-    shape = network_shape(pair.image.path, pair.image.shape, pair.voxel_size_nm, wanted_nm)
-    if shape is None or pair.label is None:
-        return pair
-    z, y, x = (edge * n / new for edge, n, new in zip(pair.voxel_size_nm, pair.image.shape, shape, strict=True))
-    image, label = ResampledVolume(pair.image, shape), NearestVolume(pair.label, shape)
-    return replace(pair, image=image, label=label, voxel_size_nm=(z, y, x))
 
 
 def _read_pairs(path: Path) -> list[dict[str, str]]:

@@ -420,21 +420,6 @@ def test_semantic_masks_are_told_and_numbered_on_request(tmp_path: Path, caplog:
     assert read(tmp_path / "out")["volumes"][0]["instances"] == 2
 
 
-def test_volumes_are_brought_to_another_voxel_size(tmp_path: Path):
-    own, mask = tmp_path / "own", np.zeros((3, 4, 9), np.uint8)
-    mask[:, :2, :3] = mask[:, 2:, 6:] = 255
-    write_h5(own / "image.h5", np.arange(9, dtype=np.uint8)[None, None].repeat(3, 0).repeat(4, 1))
-    write_h5(own / "label.h5", mask)
-    write_pairs(own, {"image": "image.h5", "label": "label.h5", "split": "training"})
-    prepare_data("volumes", own, tmp_path / "out", (30, 10, 10), label_components=True, resample_nm=(30, 20, 30))
-    (volume,) = read(tmp_path / "out")["volumes"]
-    assert (volume["shape"], volume["voxel_size_nm"], volume["instances"]) == ([3, 2, 3], [30, 20, 30], 2)
-    written = voxels(tmp_path / "out" / "image.ome.zarr")
-    np.testing.assert_array_equal(written, np.broadcast_to([0, 128, 255], (3, 2, 3)))  # means 1, 4 and 7
-    ids = voxels(tmp_path / "out" / "image.ome.zarr" / "labels" / "mitochondria")
-    np.testing.assert_array_equal(ids, np.broadcast_to([[1, 0, 0], [0, 0, 2]], (3, 2, 3)))
-
-
 def test_images_that_are_inverted_are_written_as_seen(tmp_path: Path):
     own, image = tmp_path / "own", np.random.default_rng(0).integers(0, 256, (4, 5, 6)).astype(np.uint8)
     own.mkdir()
