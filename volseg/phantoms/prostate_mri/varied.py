@@ -34,12 +34,12 @@ _TISSUES = {
 
 def draw_varied_anatomy(rng: np.random.Generator) -> Anatomy:
     """One patient; glands of about 12 to 320 ml."""
-    base, coil = draw_anatomy(rng), rng.random() < 0.3
+    base, coil = draw_anatomy(rng), rng.random() < 0.4
     log_volume = float(np.clip(rng.normal(0, 0.7), -1.35, 1.8))
     extent = np.array([50.0, 41.0, 48.0]) * np.exp(np.array([0.3, 0.36, 0.3]) * log_volume)
     extent *= np.exp(np.clip(rng.normal(0, (0.08, 0.1, 0.13)), -0.25, 0.25))
     if coil:
-        extent *= (1.06, 0.85, 1.05)
+        extent *= (1.06, rng.uniform(0.62, 0.95), 1.05)
     w, d, h = half = triple(np.minimum(extent, (98, 90, 76)) / 2)
     growth = float(np.clip(0.5 + 0.4 * log_volume + rng.normal(0, 0.35), 0, 1.25))
     zone = np.array([(rng.normal(0, 0.04), 0.2, 0.12), (0.6, 0.58, 0.66)])
@@ -83,7 +83,7 @@ def draw_varied_anatomy(rng: np.random.Generator) -> Anatomy:
 
 
 def _draw_surroundings(a: Anatomy, rng: np.random.Generator) -> Anatomy:
-    """The sling close to the gland, and at apex and base often no fat that would set the gland off."""
+    """What surrounds the gland: the sling, seminal vesicles, and at apex and base often no fat that sets it off."""
     muscle, fat, vein = (a.tissue[name] for name in ("muscle", "fat", "vein"))
 
     def between(one: float, other: float) -> float:
@@ -91,6 +91,10 @@ def _draw_surroundings(a: Anatomy, rng: np.random.Generator) -> Anatomy:
 
     a = replace(a, sling_gap=a.levator / 2 + between(0, 4))
     half_fat = (muscle + fat) / 2
+    a = replace(a, vesicles=(between(0.8, 2.2), between(0.35, 0.85)))
+    if rng.random() < 0.5:  # vesicles as bright as the gland
+        like_gland = between(a.tissue["transition"], a.tissue["peripheral"]) * between(0.8, 1.2)
+        a = replace(a, tissue=a.tissue | {"vesicle": like_gland})
     if rng.random() < 0.75:
         a = replace(a, hollow=between(muscle, half_fat))
     if rng.random() < 0.75:
