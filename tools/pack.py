@@ -17,6 +17,7 @@ from tools import REPOSITORY
 from tools.check.bundle import Bundle
 from tools.check.command import findings
 from tools.check.files import WEIGHTS, bundle_files
+from tools.markdown import linked_files, moved
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
@@ -34,9 +35,9 @@ STANDING_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy":
 def pack(name: str, output_dir: str, model: str = "", weights_license: str = "") -> None:
     """Write NAME_vX.Y.Z.zip, which needs only published packages wherever it is unpacked.
 
-    It contains the bundle's files under version control, ``volseg``, and a manifest with the SHA-256 and size of every
-    file. The checks of ``python -m tools check`` run first. Packing the same files of the same revision again gives
-    the same bytes.
+    It contains the bundle's files under version control, ``volseg``, the pages that the model card links to, and a
+    manifest with the SHA-256 and size of every file. The checks of ``python -m tools check`` run first. Packing the
+    same files of the same revision again gives the same bytes.
 
     Args:
         name: bundle of this checkout.
@@ -57,7 +58,7 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
         for _, finding in found:
             print(finding.line(bundle.title))
         raise UserError(f"{bundle.root}: not packed because of {len(found)} findings of the check; fix them")
-    revision = _revision(bundle.title)
+    revision = _revision(bundle.title, "volseg", *card_pages(bundle.name))
     contents = _contents(bundle.root, Path(str(model)) if model else None)
     licenses = {"code": CODE_LICENSE}
     if any(path.endswith(".pt") for path in contents):
@@ -97,12 +98,31 @@ def _contents(root: Path, weights: Path | None) -> dict[str, bytes]:
         files.pop(RECORD, None)  # describes the bundle's own weights
         if weights.with_suffix(".json").is_file():
             files[RECORD] = weights.with_suffix(".json")
-    contents = {path: files[path].read_bytes() for path in sorted(files)}
-    # commands are run in the unpacked bundle's folder, not in a checkout
-    folder = f"bundles/{root.name}/"
-    card = re.sub(rf"the folder that\s+contains `{folder}`", "the bundle's folder", contents[CARD].decode())
-    contents[CARD] = card.replace(folder, "").encode()
-    return contents
+    contents = {path: file.read_bytes() for path, file in files.items()}
+    return dict(sorted((contents | _texts(root.name)).items()))
+
+
+def card_pages(name: str) -> list[str]:
+    """The pages of the repository that a model card links to."""
+    card = f"bundles/{name}/{CARD}"
+    linked = linked_files((REPOSITORY / card).read_text(encoding="utf-8"), card)
+    return sorted({path for path in linked if path.startswith("docs/")})
+
+
+def _texts(name: str) -> dict[str, bytes]:
+    """The model card and its pages as they hold in the unpacked bundle, whose folder is where commands are run."""
+    folder, pages = f"bundles/{name}/", card_pages(name)
+
+    def place(path: str) -> str | None:
+        return path.removeprefix(folder) if path.startswith(folder) else path if path in pages else None
+
+    texts = {}
+    for path in (folder + CARD, *pages):
+        new_path = path.removeprefix(folder)
+        text = moved((REPOSITORY / path).read_text(encoding="utf-8"), path, new_path, place)
+        text = re.sub(rf"the folder that\s+contains `bundles/({name}|NAME)/`", "the bundle's folder", text)
+        texts[new_path] = re.sub(rf"bundles/({name}|NAME)/", "", text).encode()
+    return texts
 
 
 def _check_weights(path: Path) -> None:
@@ -118,14 +138,14 @@ def _check_weights(path: Path) -> None:
         )
 
 
-def _revision(title: str) -> str:
+def _revision(*paths: str) -> str:
     """The commit that is checked out, with ``-dirty`` appended if the packed files differ from it.
 
     Raises:
         UserError: not a git checkout, so released files cannot be told from those that running the bundle left.
     """
     try:
-        changed = _git("status", "--porcelain", "--", title, "volseg")
+        changed = _git("status", "--porcelain", "--", *paths)
         return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError) as error:
         said = " ".join((getattr(error, "stderr", "") or str(error)).split()).rstrip(".")

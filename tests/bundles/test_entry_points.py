@@ -257,6 +257,31 @@ def test_functions_of_monai_bundle_called_by_a_program(script, checkout, bundle,
     assert (tmp_path / "out" / bundle.segmentation()).exists()
 
 
+TUTORIAL = """
+import json, sys
+from monai.bundle import ConfigWorkflow
+config, image, output = sys.argv[1:]
+workflow = ConfigWorkflow(
+    workflow_type="inference",
+    config_file=config,
+    meta_file=config.replace("inference.json", "metadata.json"),
+    logging_file=config.replace("inference.json", "logging.conf"),
+    input=image,
+    output_dir=output,
+)
+workflow.initialize()
+workflow.run()
+workflow.finalize()
+print(json.dumps("done"))
+"""
+
+
+@from_two_folders
+def test_a_workflow_runs_as_in_the_tutorials_of_monai(script, checkout, bundle, phantom, tmp_path):
+    assert script(TUTORIAL, checkout.config("inference.json"), phantom["image"], tmp_path / "out") == "done"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == bundle.results()
+
+
 def test_real_process_without_volseg_installed(bare_runner, unpacked_bundle, bundle, weights, phantom, tmp_path):
     assert bare_runner.process("-c", "import volseg", cwd=tmp_path).returncode == 1
     process = bare_runner.process(

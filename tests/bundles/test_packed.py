@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A packed bundle is alone: in an environment of its own packages, every command of its model card works.
+"""A packed bundle is alone: in an environment of its own packages, every command of its card and pages works.
 
 The environment is a virtual one whose packages are links to those of the interpreter that runs the tests: what the
 card's ``pip install`` lines name, and what that requires, and nothing else.
@@ -32,7 +32,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from tools.check.files import bundle_files
-from tools.pack import CARD, pack
+from tools.pack import CARD, card_pages, pack
 from volseg.registry.manifest import MANIFEST, Manifest
 from volseg.weights import load_weights
 
@@ -129,6 +129,7 @@ class Unpacked:
         folder: in which the zip was unpacked.
         root: of the bundle, where commands are typed.
         card: its text.
+        texts: of the card and of the pages that it links to, by their paths.
     """
 
     def __init__(self, bundle: Any, folder: Path) -> None:
@@ -140,7 +141,9 @@ class Unpacked:
             archive.extractall(self.folder)
         self.root = self.folder / bundle.name
         self.files = {path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file()}
-        self.card = (self.root / CARD).read_text(encoding="utf-8")
+        paths = (CARD, *card_pages(bundle.name))
+        self.texts = {path: (self.root / path).read_text(encoding="utf-8") for path in paths}
+        self.card = self.texts[CARD]
         self.environment = Environment(folder / "environment")
 
 
@@ -164,15 +167,17 @@ def test_bundle_and_volseg_are_the_repositorys_byte_for_byte(root, bundle, unpac
     sources = {path: bundle.dir / path for path in bundle_files(bundle.dir)}
     sources |= {f"volseg/{path}": root / "volseg" / path for path in bundle_files(root / "volseg")}
     replaced = {CARD, "models/model.pt", "models/model.json"} if bundle.name == "vnet_prostate" else {CARD}
-    assert unpacked.files == {*sources, *replaced, MANIFEST}
+    assert unpacked.files == {*sources, *replaced, *unpacked.texts, MANIFEST}
     compared = sources.keys() - replaced
     assert [path for path in compared if (unpacked.root / path).read_bytes() != sources[path].read_bytes()] == []
 
 
-def test_text_of_the_card_holds_where_it_was_unpacked(unpacked):
+def test_texts_hold_where_they_were_unpacked(unpacked):
     assert "bundles/" not in unpacked.card
-    links = [link for link in LINK.findall(unpacked.card) if "://" not in link]
-    assert [link for link in links if os.path.normpath(f"docs/{link}") not in unpacked.files] == []
+    for text in unpacked.texts.values():
+        assert f"bundles/{unpacked.root.name}/" not in text
+        links = [link for link in LINK.findall(text) if "://" not in link]
+        assert [link for link in links if os.path.normpath(f"docs/{link}") not in unpacked.files] == []
     # what only the repository has is said to be there
     paragraphs = [text for text in re.split(r"\n\s*\n", unpacked.card) if "python -m tools" in text]
     assert [text for text in paragraphs if "repository" not in text] == []
@@ -341,7 +346,8 @@ def filled_in(bundle, tmp_path):
 
     def fill_in(command: str) -> list[str]:
         case, download = bundle.phantom["image"], tmp_path / "download"
-        paths = {"CT": case, "MRI": case, "VOLUME": case, "DATASET": bundle.phantom_dir, "OUT": tmp_path / "out"}
+        paths = {**dict.fromkeys(("CT", "MRI", "VOLUME", "INPUT"), case), "OUT": tmp_path / "out"}
+        paths["DATASET"] = bundle.phantom_dir
         if write := DOWNLOADS.get(kind(command)):
             write(download)
             paths |= {"DOWNLOAD": download, "FOLDER": download, "DATASET": tmp_path / "dataset"}
@@ -353,11 +359,18 @@ def filled_in(bundle, tmp_path):
 
 
 def _commands() -> list[tuple[str, str]]:
-    """Name of the bundle and command, in the order of the cards, as they are in the repository."""
+    """Name of the bundle and command, in the order of its card and pages, as they are in the repository.
+
+    What is about other bundles is left out, and clusters, which ``tests/volseg/blockwise`` has.
+    """
+    root = Path(__file__).parents[2]
     found = []
     for name in NAMES:
-        card = (Path(__file__).parents[2] / "bundles" / name / CARD).read_text(encoding="utf-8")
-        found += [(name, line) for line in dict.fromkeys(fenced_lines(card, *COMMANDS))]
+        others = tuple(f"bundles/{other}/" for other in NAMES if other != name)
+        pages = [page for page in card_pages(name) if page != "docs/terabyte.md"]
+        texts = [(root / path).read_text(encoding="utf-8") for path in (f"bundles/{name}/{CARD}", *pages)]
+        lines = fenced_lines("\n".join(texts).replace("bundles/NAME/", f"bundles/{name}/"), *COMMANDS)
+        found += [(name, line) for line in dict.fromkeys(lines) if not any(other in line for other in others)]
     return found
 
 
@@ -376,7 +389,7 @@ def alone(start_runner, unpacked, tmp_path_factory):
 @pytest.mark.parametrize(("bundle_name", "command"), _commands(), ids=_id, indirect=["bundle_name"], scope="module")
 def test_command_of_the_card(request, unpacked, overrides, filled_in, bundle, command, tmp_path):
     command = command.replace(f"bundles/{bundle.name}/", "")
-    assert command in unpacked.card
+    assert any(command in text for text in unpacked.texts.values())
     if command.startswith(INSTALL):
         unpacked.environment.install(command.removeprefix(INSTALL).split())
         return

@@ -294,6 +294,7 @@ def test_an_overlay_is_checked_on_its_base(tiny_bundle):
         ("## Limitations", "## Limits", 'the section "Limitations" is missing; found: headings Tiny'),
         ("## License", "", 'the section "Licence" is missing'),
         ("## Data\n", "## Data licence\n", 'the section "Data" is missing'),
+        ("## Data\n", "## Data\n[a](figures/a.png)\n", "a link leads nowhere; found: bundles/tiny_segmentation"),
         (
             "file configs/train.json",
             "file configs/trian.json",

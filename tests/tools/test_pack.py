@@ -115,6 +115,24 @@ def test_commands_of_the_packed_card_are_those_of_the_unpacked_bundle(checkout):
     assert card == written.replace(f"bundles/{NAME}/", "") + "Paths start in the bundle's folder.\n"
 
 
+def test_pages_that_the_card_links_to_travel_with_it(checkout):
+    (checkout / "docs").mkdir()
+    (checkout / "docs/training.md").write_text(
+        "Run `bundles/NAME/configs/a.json`. See [the speed](speed.md), "
+        f"[the card](../bundles/{NAME}/docs/README.md#data) and [another](../bundles/other/docs/README.md).\n"
+    )
+    (checkout / "docs/speed.md").write_text("No card links to this one.\n")
+    with (checkout / f"bundles/{NAME}/docs/README.md").open("a") as card:
+        card.write("See [Training](../../../docs/training.md#all) and [the code](../../../volseg/__init__.py).\n")
+    pack(NAME, checkout / "out")
+    files = {path.removeprefix(f"{NAME}/"): data for path, data in files_of(checkout / "out" / ZIP).items()}
+    assert files["docs/README.md"].decode().endswith("See [Training](training.md#all) and the code.\n")
+    page = "Run `configs/a.json`. See the speed, [the card](README.md#data) and another.\n"
+    assert files["docs/training.md"].decode() == page
+    assert "docs/speed.md" not in files
+    assert manifest_of(checkout / "out" / ZIP)["revision"].endswith("-dirty")
+
+
 def test_manifest_says_where_every_file_comes_from(checkout, capsys):
     pack(NAME, checkout / "out")
     content = manifest_of(checkout / "out" / ZIP)

@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 from tools import REPOSITORY
 from tools.check.allowed import LOGGING_ARGUMENTS, LOGGING_CLASSES, LOGGING_KEYS
 from tools.check.bundle import Bundle, Finding, names, read_text, shown
+from tools.markdown import linked_files
 
 REQUIRED_FILES = ("LICENSE", "docs/data_license.txt", "configs/logging.conf")
 LARGE_FILES = "large_files.yml"
@@ -173,7 +174,7 @@ def _weights(root: Path) -> Iterator[Finding]:
 
 
 def check_readme(bundle: Bundle) -> Iterator[Finding]:
-    """``docs/README.md`` has every section, and commands that train, evaluate and infer with files that exist."""
+    """``docs/README.md`` has every section, links that lead somewhere, and commands that run existing files."""
     try:
         text = read_text(bundle.root / README)
     except (OSError, ValueError) as error:
@@ -185,6 +186,9 @@ def check_readme(bundle: Bundle) -> Iterator[Finding]:
         if not any(re.search(pattern, heading.lower()) for heading in headings):
             what = f'the section "{section}" is missing'
             yield Finding(README, what, f"headings {names(headings)}", "Add the section.")
+    for path in linked_files(text, f"{bundle.title}/{README}"):
+        if not (bundle.checkout / path).exists():
+            yield Finding(README, "a link leads nowhere", path, "Correct the path, which starts in the card's folder.")
     yield from _command_findings(bundle, bundle_commands(text))
 
 

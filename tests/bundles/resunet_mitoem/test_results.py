@@ -80,8 +80,10 @@ def test_model_card_quotes_real_tissue():
         assert network["weights_sha256"] == hashlib.sha256((BUNDLE / "models" / weights).read_bytes()).hexdigest()
 
 
-def test_model_card_quotes_the_restoration():
-    results = json.loads((RESULTS / "restoration.json").read_text(encoding="utf-8"))
+def test_texts_quote_the_restoration():
+    results = json.loads((RESULTS / "restoration.json").read_text(encoding="utf-8"))["psnr_db"]
+    page = " ".join((BUNDLE.parents[1] / "docs" / "restoration.md").read_text(encoding="utf-8").split())
     card = " ".join((BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").split())
-    for statistics in results["psnr_db"].values():
-        assert f"{statistics['mean']:.1f} +- {statistics['std']:.1f} dB" in card
+    quoted = {name: f"{statistics['mean']:.1f} +- {statistics['std']:.1f} dB" for name, statistics in results.items()}
+    assert [text for text in quoted.values() if text not in page] == []
+    assert f"PSNR of {quoted['network']}, where linear interpolation has {quoted['linear']}" in card

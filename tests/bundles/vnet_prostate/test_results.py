@@ -12,6 +12,7 @@ import pytest
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "vnet_prostate"
 RESULTS = BUNDLE / "docs" / "results"
+PHANTOMS = BUNDLE.parents[1] / "docs" / "phantoms.md"
 REGIONS = ("whole", "base", "apex")
 
 
@@ -61,15 +62,17 @@ def test_summary_follows_from_the_cases(name):
         assert mean(dice) == pytest.approx(read(name)["summary"][region]["dice"]["mean"], abs=1e-6)
 
 
-def test_model_card_quotes_the_results(paper, practical):
-    card = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+def test_texts_quote_the_results(paper, practical):
+    page, card = (path.read_text(encoding="utf-8") for path in (PHANTOMS, BUNDLE / "docs" / "README.md"))
     for results in (paper, practical):
         for region in REGIONS:
             measures = results["summary"][region]
             for name, digits in (("dice", 3), ("hausdorff_95_mm", 1), ("average_boundary_distance_mm", 2)):
                 quoted = f"{measures[name]['mean']:.{digits}f} +- {measures[name]['std']:.{digits}f}"
-                assert quoted in card, (region, name)
-        assert f"{results['training']['seconds'] / 60:.1f} minutes" in card
+                assert quoted in page, (region, name)
+        assert f"{results['training']['seconds'] / 60:.1f} minutes" in page
+        dice = results["summary"]["whole"]["dice"]
+        assert f"{dice['mean']:.3f} +- {dice['std']:.3f}" in card
 
 
 def test_released_weights_are_those_that_were_scored_on_patients_and_beat_the_floor():
