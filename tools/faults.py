@@ -53,6 +53,7 @@ VNET = {
     "norm": None,
     "bias_correction": False,
     "local_contrast_mm": None,
+    "mirror": False,
 }
 RES_UNET = {
     "voxel_size_nm": [30, 32, 32],

@@ -192,6 +192,7 @@ SMALL = {
             "norm": None,
             "bias_correction": False,
             "local_contrast_mm": None,
+            "mirror": False,
         },
         arguments={"channels": [2, 4, 4, 8, 8]},
     ),
