@@ -17,6 +17,7 @@ from tools import REPOSITORY
 from tools.check.bundle import Bundle
 from tools.check.command import findings
 from tools.check.files import WEIGHTS, bundle_files
+from tools.sbom import LOCK, SBOM, bill_of_materials
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
@@ -34,9 +35,9 @@ STANDING_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy":
 def pack(name: str, output_dir: str, model: str = "", weights_license: str = "") -> None:
     """Write NAME_vX.Y.Z.zip, which needs only published packages wherever it is unpacked.
 
-    It contains the bundle's files under version control, ``volseg``, and a manifest with the SHA-256 and size of every
-    file. The checks of ``python -m tools check`` run first. Packing the same files of the same revision again gives
-    the same bytes.
+    It contains the bundle's files under version control, ``volseg``, a bill of materials (CycloneDX), and a manifest
+    with the SHA-256 and size of every file. The checks of ``python -m tools check`` run first. Packing the same files
+    of the same revision again gives the same bytes.
 
     Args:
         name: bundle of this checkout.
@@ -69,8 +70,10 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
         revision,
         licenses,
         dict(sorted((required | metadata["required_packages_version"]).items())),
-        {path: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for path, data in contents.items()},
+        {path: _facts(data) for path, data in contents.items()},
     )
+    contents[SBOM] = bill_of_materials(manifest)
+    manifest.files[SBOM] = _facts(contents[SBOM])
     contents[MANIFEST] = (json.dumps(manifest.as_json(), indent=4) + "\n").encode()
     target = Path(str(output_dir)) / manifest.release.zip_name
     with atomic_path(target) as temporary, TemporaryDirectory() as folder:
@@ -118,6 +121,10 @@ def _check_weights(path: Path) -> None:
         )
 
 
+def _facts(data: bytes) -> dict[str, str | int]:
+    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+
+
 def _revision(title: str) -> str:
     """The commit that is checked out, with ``-dirty`` appended if the packed files differ from it.
 
@@ -125,7 +132,7 @@ def _revision(title: str) -> str:
         UserError: not a git checkout, so released files cannot be told from those that running the bundle left.
     """
     try:
-        changed = _git("status", "--porcelain", "--", title, "volseg")
+        changed = _git("status", "--porcelain", "--", title, "volseg", LOCK)
         return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError) as error:
         said = " ".join((getattr(error, "stderr", "") or str(error)).split()).rstrip(".")
