@@ -4,6 +4,8 @@
 # make label   MONAI Label with the bundles, for 3D Slicer: make label STUDIES=DIR
 # make bench   measure speed and memory, write docs/benchmarks
 # make bench-scale   the same of volumes larger than memory; an hour, some tens of GB in the temporary folder
+# make lock    write requirements.lock, versions and hashes of all packages, from requirements.txt
+# make audit   look up known vulnerabilities of the locked packages; needs the network
 # make results train on phantoms and evaluate, write the results that the texts quote
 
 PYTHON ?= python3
@@ -14,7 +16,7 @@ DEMO := bundles/pdvnet_lung/output/demo
 RUNTIME := tests/volseg/runtime
 VNET := tests/bundles/vnet_prostate
 
-.PHONY: demo test test_bundles test_packages lint label bench bench-scale results install
+.PHONY: demo test test_bundles test_packages lint label bench bench-scale lock audit results install
 
 demo: install
 	$(BIN)/python -m monai.bundle run --config_file bundles/pdvnet_lung/configs/inference.json --output_dir $(DEMO)
@@ -52,6 +54,14 @@ bench-scale: install
 	$(BIN)/python -m tools bench blockwise_decoding blockwise_prediction
 	$(BIN)/python -m tools.bench.tables
 
+# What the lock has already stays, unless requirements.txt says otherwise; delete the lock to update everything.
+lock: install
+	$(BIN)/uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes \
+		--no-emit-package torch --no-emit-package pip --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+audit: install
+	$(BIN)/python -m tools audit
+
 results: install
 	$(BIN)/python -m tools results pdvnet_lung
 	$(BIN)/python -m tools results vnet_prostate
@@ -64,10 +74,11 @@ results: install
 
 install: $(VENV)/installed
 
-# torch first: what follows then finds it and pulls in no other build
-$(VENV)/installed: requirements.txt pyproject.toml
+# Without dependencies, for the lock lists them all. torch comes in the build for the machine, so without a hash and with
+# the libraries that a build for GPUs needs.
+$(VENV)/installed: requirements.lock requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@

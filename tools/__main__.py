@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tools.audit import audit
 from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
@@ -22,6 +23,7 @@ from volseg.console.fire_commands import run
 from volseg.registry.commands import COMMANDS as REGISTRY_COMMANDS
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "audit": audit,
     "augmentations": augmentations,
     "bench": bench,
     "check": check,

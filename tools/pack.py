@@ -18,6 +18,7 @@ from tools.check.bundle import Bundle
 from tools.check.command import findings
 from tools.check.files import WEIGHTS, bundle_files
 from tools.markdown import linked_files, moved
+from tools.sbom import LOCK, SBOM, bill_of_materials
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
@@ -35,9 +36,9 @@ STANDING_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy":
 def pack(name: str, output_dir: str, model: str = "", weights_license: str = "") -> None:
     """Write NAME_vX.Y.Z.zip, which needs only published packages wherever it is unpacked.
 
-    It contains the bundle's files under version control, ``volseg``, the pages that the model card links to, and a
-    manifest with the SHA-256 and size of every file. The checks of ``python -m tools check`` run first. Packing the
-    same files of the same revision again gives the same bytes.
+    It contains the bundle's files under version control, ``volseg``, the pages that the model card links to, a bill of
+    materials (CycloneDX), and a manifest with the SHA-256 and size of every file. The checks of ``python -m tools
+    check`` run first. Packing the same files of the same revision again gives the same bytes.
 
     Args:
         name: bundle of this checkout.
@@ -58,7 +59,7 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
         for _, finding in found:
             print(finding.line(bundle.title))
         raise UserError(f"{bundle.root}: not packed because of {len(found)} findings of the check; fix them")
-    revision = _revision(bundle.title, "volseg", *card_pages(bundle.name))
+    revision = _revision(bundle.title, "volseg", LOCK, *card_pages(bundle.name))
     contents = _contents(bundle.root, Path(str(model)) if model else None)
     licenses = {"code": CODE_LICENSE}
     if any(path.endswith(".pt") for path in contents):
@@ -70,8 +71,10 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
         revision,
         licenses,
         dict(sorted((required | metadata["required_packages_version"]).items())),
-        {path: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for path, data in contents.items()},
+        {path: _facts(data) for path, data in contents.items()},
     )
+    contents[SBOM] = bill_of_materials(manifest)
+    manifest.files[SBOM] = _facts(contents[SBOM])
     contents[MANIFEST] = (json.dumps(manifest.as_json(), indent=4) + "\n").encode()
     target = Path(str(output_dir)) / manifest.release.zip_name
     with atomic_path(target) as temporary, TemporaryDirectory() as folder:
@@ -136,6 +139,10 @@ def _check_weights(path: Path) -> None:
             f"{path}: holds no weights: {type(state).__name__} instead of a flat dictionary of tensors; "
             "give --model a weights file that training wrote, such as model.pt, not a checkpoint"
         )
+
+
+def _facts(data: bytes) -> dict[str, str | int]:
+    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
 
 
 def _revision(*paths: str) -> str:

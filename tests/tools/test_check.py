@@ -344,8 +344,13 @@ def test_large_files_are_declared(tiny_bundle):
     [(rule, line)] = tiny_bundle.findings()
     assert rule == "files"
     assert line.startswith("models/big.ts: the file is larger than 25 MB; found: 26.0 MB. Publish it elsewhere")
-    tiny_bundle.write("large_files.yml", "large_files:\n  - path: models/big.ts\n    url: https://example.org/big.ts\n")
+    entry = "large_files:\n  - path: models/big.ts\n    url: https://example.org/big.ts\n    hash_val: "
+    tiny_bundle.write("large_files.yml", f"{entry}{'ab' * 32}\n")
     assert tiny_bundle.findings() == []
+    tiny_bundle.write("large_files.yml", f"{entry}{'ab' * 16}\n    hash_type: md5\n")
+    [(rule, line)] = tiny_bundle.findings()
+    assert rule == "files"
+    assert "models/big.ts has hash_type 'md5' and hash_val 'abababababababababababababababab', which is no SHA" in line
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import torch
 from tools import REPOSITORY
 from tools import pack as module
 from tools.pack import pack
+from tools.sbom import SBOM
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
@@ -97,7 +98,7 @@ def test_zip_holds_what_version_control_knows_and_volseg(checkout, tiny_bundle):
     packed = files_of(checkout / "out" / ZIP)
     tracked = git(checkout, "ls-files", "bundles", "volseg").splitlines()
     expected = {path.removeprefix("bundles/") if path.startswith("b") else f"{NAME}/{path}": path for path in tracked}
-    assert packed.keys() == {*expected, f"{NAME}/{MANIFEST}"}
+    assert packed.keys() == {*expected, f"{NAME}/{MANIFEST}", f"{NAME}/{SBOM}"}
     assert f"{NAME}/volseg/data/volumes.py" in packed
     card = f"{NAME}/docs/README.md"
     assert [n for n, path in expected.items() if n != card and packed[n] != (checkout / path).read_bytes()] == []

@@ -12,15 +12,19 @@ from configparser import MissingSectionHeaderError
 from pathlib import Path, PurePosixPath
 
 import torch
-from monai.bundle import ConfigParser
 
 from tools import REPOSITORY
 from tools.check.allowed import LOGGING_ARGUMENTS, LOGGING_CLASSES, LOGGING_KEYS
 from tools.check.bundle import Bundle, Finding, names, read_text, shown
+<<<<<<< HEAD
 from tools.markdown import linked_files
+||||||| e81e2a3
+=======
+from volseg.errors import UserError
+from volseg.registry.large_files import LARGE_FILES, large_files
+>>>>>>> trust
 
 REQUIRED_FILES = ("LICENSE", "docs/data_license.txt", "configs/logging.conf")
-LARGE_FILES = "large_files.yml"
 WEIGHTS = "models/model.pt"
 LARGEST_MB = 25
 # What running a bundle writes; git ignores it, and elsewhere it is left out here.
@@ -103,14 +107,16 @@ def _logging(root: Path, path: str) -> Iterator[Finding]:
 
 def _large_files(root: Path, files: list[str]) -> Iterator[Finding]:
     try:
-        declared = _declared(root)
-    except Exception as error:  # noqa: BLE001  the YAML reader has errors of its own, and YAML is optional to MONAI
-        yield Finding(LARGE_FILES, "the file cannot be read", f"{type(error).__name__}: {error}", "Mend the file.")
+        declared = {file.path for file in large_files(root)}
+    except UserError as error:
+        reason = str(error).removeprefix(f"{root / LARGE_FILES}: ").removesuffix("; pack the bundle again")
+        advice = "List path, url, hash_type sha256 and hash_val of each file."
+        yield Finding(LARGE_FILES, "the file cannot be read", reason, advice)
         return
     for path in files:
         size_mb = (root / path).stat().st_size / 2**20
         if size_mb > LARGEST_MB and path not in declared:
-            advice = f"Publish it elsewhere and list path, url and hash in {LARGE_FILES}."
+            advice = f"Publish it elsewhere and list path, url and hash_val in {LARGE_FILES}."
             yield Finding(path, f"the file is larger than {LARGEST_MB} MB", f"{size_mb:.1f} MB", advice)
 
 
@@ -145,13 +151,6 @@ def _tracked(root: Path, checkout: Path) -> list[str] | None:
         return None
     top = f"{root.relative_to(checkout).as_posix()}/"
     return [path.removeprefix(top) for path in listed]
-
-
-def _declared(root: Path) -> set[str]:
-    if not (root / LARGE_FILES).is_file():
-        return set()
-    content = ConfigParser.load_config_file(root / LARGE_FILES)
-    return {str(entry["path"]) for entry in content["large_files"]}
 
 
 def _weights(root: Path) -> Iterator[Finding]:

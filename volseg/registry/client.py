@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.index import INDEX, Entry, read_index
+from volseg.registry.large_files import LARGE_FILES, LargeFile, large_files
 from volseg.registry.location import Location, locate
 from volseg.registry.manifest import LOCAL_FOLDERS, MANIFEST, Change, Manifest, sha256
 from volseg.registry.release import Release
@@ -59,9 +61,9 @@ def download(
 ) -> Path:
     """Put a bundle into ``bundle_dir/NAME``, complete and verified, or leave what is there untouched.
 
-    An interrupted download resumes where it stopped. The SHA-256 of the zip and of every file is checked before
-    anything is put in place. Another installed version is replaced in one step; its folders ``data`` and ``output``,
-    which running a bundle writes, move to the new one.
+    An interrupted download resumes where it stopped. Files that the bundle's ``large_files.yml`` lists are downloaded,
+    too. The SHA-256 of the zip and of every file is checked before anything is put in place. Another installed version
+    is replaced in one step; its folders ``data`` and ``output``, which running a bundle writes, move to the new one.
 
     Args:
         bundle: ``NAME`` or ``NAME==VERSION``; without a version the newest, unless a newer one is installed.
@@ -90,16 +92,17 @@ def download(
         # a signature vouches for the zip: with a key the zip is always fetched and checked
         if force or key is not None or not _is_installed(target, entry):
             zip_path = bundle_dir / f".{entry.release.zip_name}.part"
-            _fetch(location, entry, zip_path, progress)
+            _check_space(zip_path, entry)
+            _fetch(_zip(location, entry), zip_path, progress)
             if key is not None:
                 try:
                     check_signature(zip_path, signature, key, entry.release.key)
                 except UserError:
                     zip_path.unlink()
                     raise
-            _install(zip_path, target, location, entry)
+            _install(zip_path, target, location, entry, progress)
         # this version's zip, and what interrupted downloads of other versions left
-        for left in bundle_dir.glob(f".{entry.release.name}_v*.zip.part"):
+        for left in bundle_dir.glob(f".{entry.release.name}_v*.part"):
             left.unlink()
     return target
 
@@ -132,7 +135,10 @@ def verify(
 
 def _changes(manifest: Manifest, folder: Path, caches: bool) -> list[Change]:
     try:
-        return manifest.changes(folder, caches)
+        changes = manifest.changes(folder, caches)
+        if LARGE_FILES not in manifest.files or any(change.path == LARGE_FILES for change in changes):
+            return changes
+        return manifest.changes(folder, caches, {file.path: file.sha256 for file in large_files(folder)})
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: cannot be read: {error.strerror or error}; check the permissions"
@@ -146,9 +152,10 @@ def _check_published(path: Path, release: Release, location: Location, key: Path
     published = entry.manifest_sha256
     if key is not None:
         signature = _signature(location, entry)
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory() as temporary, writing(temporary):
             zip_path, folder = Path(temporary) / entry.release.zip_name, Path(temporary) / entry.release.name
-            _fetch(location, entry, zip_path, progress=True)
+            _check_space(zip_path, entry)
+            _fetch(_zip(location, entry), zip_path, progress=True)
             check_signature(zip_path, signature, key, entry.release.key)
             unpack(zip_path, folder)
             published = sha256(folder / MANIFEST)
@@ -186,7 +193,7 @@ def _is_installed(target: Path, entry: Entry) -> bool:
     return bool(entry.manifest_sha256) and manifest.is_file() and sha256(manifest) == entry.manifest_sha256
 
 
-def _install(zip_path: Path, target: Path, location: Location, entry: Entry) -> None:
+def _install(zip_path: Path, target: Path, location: Location, entry: Entry, progress: bool) -> None:
     with replacement(target, keep=LOCAL_FOLDERS) as new:
         manifest = unpack(zip_path, new)
         if manifest.release != entry.release:
@@ -194,6 +201,12 @@ def _install(zip_path: Path, target: Path, location: Location, entry: Entry) -> 
                 f"{location.path(entry.source)}: holds {manifest.release.key}, but the index lists it as "
                 f"{entry.release.key}; report this to the registry's maintainers"
             )
+        for large in large_files(new, location.path(entry.source)):
+            if large.path not in manifest.files:
+                part = zip_path.with_name(f".{entry.release.key}.{large.sha256}.part")  # outlives the new folder
+                _fetch(_large(large), part, progress)
+                (new / large.path).parent.mkdir(parents=True, exist_ok=True)
+                part.rename(new / large.path)
 
 
 def _check_space(zip_path: Path, entry: Entry) -> None:
@@ -213,66 +226,93 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _fetch(location: Location, entry: Entry, path: Path, progress: bool) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """A file to fetch: where it is, what it must be, and where that is written; the size in bytes may be unknown."""
+
+    location: Location
+    name: str
+    sha256: str
+    size: int | None
+    title: str
+    list: str
+
+    @property
+    def path(self) -> str:
+        return self.location.path(self.name)
+
+    def is_complete(self, path: Path) -> bool:
+        return path.exists() and self.size in (None, path.stat().st_size) and sha256(path) == self.sha256
+
+
+def _zip(location: Location, entry: Entry) -> _Source:
+    return _Source(*_beside(location, entry.source), entry.sha256, entry.size, entry.release.key, "the index")
+
+
+def _large(large: LargeFile) -> _Source:
+    folder, _, name = large.url.rpartition("/")
+    return _Source(locate(folder), name, large.sha256, None, large.path, LARGE_FILES)
+
+
+def _fetch(source: _Source, path: Path, progress: bool) -> None:
     """Complete ``path``, which an interrupted download may have begun, and check it."""
-    _check_space(path, entry)
-    if path.exists() and path.stat().st_size > entry.size:  # of another file
+    if source.is_complete(path):
+        return
+    if path.exists() and source.size is not None and path.stat().st_size >= source.size:  # of another file
         path.unlink()
     resumed = path.exists()
-    size = _append(location, entry, path, progress)
-    if size == entry.size and sha256(path) != entry.sha256 and resumed:  # what was left may have been of another file
+    size = _append(source, path, progress)
+    is_short = source.size is not None and size < source.size
+    if resumed and not is_short and not source.is_complete(path):  # what was left may have been of another file
         path.unlink()
-        size = _append(location, entry, path, progress)
-    if size < entry.size:
+        size = _append(source, path, progress)
+        is_short = source.size is not None and size < source.size
+    if is_short:
         raise UserError(
-            f"{location.path(entry.source)}: broke off after {size} of {entry.size} bytes; "
-            "run the same command again to resume"
+            f"{source.path}: broke off after {size} of {source.size} bytes; run the same command again to resume"
         )
-    if size > entry.size or sha256(path) != entry.sha256:
+    if not source.is_complete(path):
         path.unlink()
         raise UserError(
-            f"{location.path(entry.source)}: does not have the SHA-256 that the index lists, {entry.sha256}; "
+            f"{source.path}: does not have the SHA-256 that {source.list} lists, {source.sha256}; "
             "nothing was installed; report this to the registry's maintainers"
         )
 
 
-def _append(location: Location, entry: Entry, path: Path, progress: bool) -> int:
-    """Download the rest of a zip and return the resulting size of the file in bytes."""
+def _append(source: _Source, path: Path, progress: bool) -> int:
+    """Download the rest of a file and return the resulting size in bytes."""
     path.touch()
     size = path.stat().st_size
-    if size == entry.size:
-        return size
-    zip_location, name = _beside(location, entry.source)
     with (
         path.open("r+b") as file,
         tqdm(
-            total=entry.size,
+            total=source.size,
             initial=size,
-            desc=entry.release.key,
+            desc=source.title,
             unit="B",
             unit_scale=True,
             disable=None if progress else True,  # None: no bar in a log
         ) as bar,
-        _listed(zip_location, name),
+        _listed(source.location, source.name, source.list),
     ):
-        for offset, block in zip_location.blocks(name, size):
+        for offset, block in source.location.blocks(source.name, size):
             file.seek(offset)
             file.truncate()
             file.write(block)
             size = offset + len(block)
             bar.update(size - bar.n)
-            if size > entry.size:  # another file: read no more than was announced
+            if source.size is not None and size > source.size:  # another file: read no more than was announced
                 break
     return size
 
 
 @contextmanager
-def _listed(location: Location, name: str) -> Iterator[None]:
+def _listed(location: Location, name: str, where: str = "the index") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
         raise UserError(
-            f"{location.path(name)}: not found, although the index lists it; report this to the registry's maintainers"
+            f"{location.path(name)}: not found, although {where} lists it; report this to the registry's maintainers"
         ) from error
 
 

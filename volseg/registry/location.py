@@ -7,8 +7,12 @@ import http.client
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Event, Thread
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from fsspec.implementations.local import LocalFileSystem
@@ -18,12 +22,16 @@ from volseg.storage.file_systems import open_storage
 
 __all__ = ["Location", "locate"]
 
+# the longest wait for a block, headers included, so 546 bytes/s at least: a modem is faster, and a server that drips is
+# cut off
 TIMEOUT_S = 30
 ATTEMPTS = 4
 # before the second attempt, doubled before each further one
 FIRST_WAIT_S = 0.5
 # at most so much is lost when a connection breaks
 BLOCK_BYTES = 2**14
+# blocks received ahead of the disk
+BLOCKS_AHEAD = 64
 RETRIED_STATUS = (408, 429, 500, 502, 503, 504)
 # an index of ten thousand versions takes 10 MB
 READ_LIMIT_BYTES = 64 * 2**20
@@ -118,7 +126,8 @@ class WebLocation(Location):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.session = requests.Session()
+        self.session = _Session()
+        self.etags: dict[str, str] = {}
 
     def blocks(self, file: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
         url = self.path(file)
@@ -126,11 +135,12 @@ class WebLocation(Location):
         failures = 0
         while True:
             try:
-                for offset, block in self._response(url, position):
-                    yield offset, block
-                    position = offset + len(block)
-                    if position > furthest:
-                        furthest, failures = position, 0
+                with closing(_in_time(self._response(url, position))) as blocks:
+                    for offset, block in blocks:
+                        yield offset, block
+                        position = offset + len(block)
+                        if position > furthest:
+                            furthest, failures = position, 0
                 return
             except requests.RequestException as error:
                 failures += 1
@@ -141,9 +151,14 @@ class WebLocation(Location):
                     ) from error
                 time.sleep(FIRST_WAIT_S * 2 ** (failures - 1))
 
-    def _response(self, url: str, start: int) -> Iterator[tuple[int, bytes]]:
+    def _response(self, url: str, start: int) -> Generator[tuple[int, bytes]]:
         # bytes compressed by the server would not continue those of an interrupted download
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        headers = {"Accept-Encoding": "identity"}
+        known = self.etags.get(url, "") if start else ""
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            if known.startswith('"'):  # a strong one; a server that heeds it sends a changed file whole
+                headers["If-Range"] = known
         with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             status = response.status_code
             reason = f"{status} {http.client.responses.get(status, '')}".rstrip()
@@ -151,16 +166,75 @@ class WebLocation(Location):
                 raise FileNotFoundError(url)
             if status in RETRIED_STATUS:
                 raise requests.HTTPError(reason)
-            if not (status == 416 and start):
+            part = response.headers.get("Content-Range", "")
+            etag = response.headers.get("ETag", "")
+            is_other = status == 206 and (not re.match(rf"bytes {start}-", part) or known not in ("", etag))
+            if is_other and not start:
+                raise UserError(f"{url}: sends the part {part!r} of a file asked for whole; check the URL")
+            if not is_other and not (status == 416 and start):
                 if not response.ok:
                     raise UserError(f"{url}: was refused: {reason}; check the URL and your permissions")
+                self.etags[url] = etag
                 offset = start if status == 206 else 0
                 for block in response.iter_content(BLOCK_BYTES):
                     yield offset, block
                     offset += len(block)
                 return
-        # the file is shorter than that: it has changed
+        # the file has changed, or the server does not send the part asked for
         yield from self._response(url, 0)
+
+
+class _Session(requests.Session):
+    """A session that follows redirects to the same scheme, and from http to https."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            schemes = urlsplit(resp.url).scheme, urlsplit(urljoin(resp.url, target)).scheme
+            if schemes[0] != schemes[1] and schemes != ("http", "https"):
+                raise UserError(
+                    f"{resp.url}: redirects from {schemes[0]} to {schemes[1]}, {target!r:.200}, which is not followed; "
+                    "check the URL, and report this to the registry's maintainers"
+                )
+        return target
+
+
+def _in_time(blocks: Generator[tuple[int, bytes]]) -> Generator[tuple[int, bytes]]:
+    """Blocks as they come, received by a thread, as requests limits only the time between two packets.
+
+    Raises:
+        requests.Timeout: the next block takes longer than ``TIMEOUT_S``.
+    """
+    received: Queue[tuple[int, bytes] | Exception | None] = Queue(BLOCKS_AHEAD)
+    is_left = Event()
+
+    def receive() -> None:
+        try:
+            with closing(blocks):
+                for block in blocks:
+                    received.put(block)
+                    if is_left.is_set():
+                        return
+            received.put(None)
+        except Exception as error:  # noqa: BLE001  raised below
+            received.put(error)
+
+    Thread(target=receive, daemon=True).start()  # a daemon: one that a server holds up holds up nobody else
+    try:
+        while True:
+            try:
+                block = received.get(timeout=TIMEOUT_S)
+            except Empty:
+                raise requests.Timeout(f"fewer than {BLOCK_BYTES} bytes came in {TIMEOUT_S} s") from None
+            if block is None:
+                return
+            if isinstance(block, Exception):
+                raise block
+            yield block
+    finally:
+        is_left.set()
+        while not received.empty():  # the thread may wait for room
+            received.get()
 
 
 def _reason(error: BaseException) -> str:

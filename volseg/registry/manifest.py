@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from volseg.errors import UserError
 from volseg.registry.release import Release
 
-__all__ = ["MANIFEST", "Change", "Manifest", "released_files", "sha256"]
+__all__ = ["MANIFEST", "Change", "Manifest", "released_files", "safe_path", "sha256"]
 
 MANIFEST = "manifest.json"
 # written by running a bundle, and by Python beside every module
@@ -59,6 +59,21 @@ def _files(path: Path, caches: bool) -> Iterator[Path]:
         return
     for child in sorted(path.iterdir()):
         yield from _files(child, caches)
+
+
+def safe_path(path: str) -> str:
+    """The path, if it stays below its folder and names one file on every system.
+
+    Raises:
+        ValueError: it does not.
+    """
+    parts = path.split("/")
+    is_git = any(part.lower().startswith(".git") for part in parts)  # git runs commands that its files name
+    if parts[0] in (*LOCAL_FOLDERS, *HUB_FILES, *HUB_FOLDERS, MANIFEST) or CACHE in parts or is_git:
+        raise ValueError(f"the path {path!r} is reserved")
+    if not all(PATH_PART.fullmatch(part) for part in parts):
+        raise ValueError(f"the path {path!r} is not portable")
+    return path
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,7 @@ class Manifest:
                 str(content["revision"]),
                 {str(k): str(v) for k, v in content["licenses"].items()},
                 {str(k): str(v) for k, v in content["required_packages"].items()},
-                {_path(path): _facts(path, file) for path, file in content["files"].items()},
+                {safe_path(path): _facts(path, file) for path, file in content["files"].items()},
             )
             _check_distinct(manifest.files)
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -144,7 +159,7 @@ class Manifest:
             "files": self.files,
         }
 
-    def changes(self, folder: Path, caches: bool = False) -> list[Change]:
+    def changes(self, folder: Path, caches: bool = False, elsewhere: Mapping[str, str] | None = None) -> list[Change]:
         """How a folder differs from this manifest, in the order of paths.
 
         Ignored are the folders ``data`` and ``output``, which running a bundle writes, and what the Hugging Face Hub
@@ -153,31 +168,23 @@ class Manifest:
         Args:
             folder: the bundle's.
             caches: whether Python's caches count, which can hold other code than the modules beside them.
+            elsewhere: SHA-256 by path of further files, which the bundle has but its zip does not.
         """
+        expected = {path: {"sha256": digest} for path, digest in (elsewhere or {}).items()} | self.files
         found = {path.relative_to(folder).as_posix(): path for path in released_files(folder, caches)}
-        changes = [Change(path, "missing") for path in self.files.keys() - found.keys()]
+        changes = [Change(path, "missing") for path in expected.keys() - found.keys()]
         for path, file in found.items():
-            if path not in self.files:
+            if path not in expected:
                 changes.append(Change(path, "added"))
-            elif not _is_same(file, self.files[path]):
+            elif not _is_same(file, expected[path]):
                 changes.append(Change(path, "changed"))
         return sorted(changes, key=lambda change: change.path)
 
 
 def _is_same(path: Path, expected: dict[str, Any]) -> bool:
     facts = path.lstat()  # a release has no links, and no pipes, which would block
-    return stat.S_ISREG(facts.st_mode) and facts.st_size == expected["size"] and sha256(path) == expected["sha256"]
-
-
-def _path(path: str) -> str:
-    """The path, if it stays below its folder and names one file on every system."""
-    parts = path.split("/")
-    is_git = any(part.lower().startswith(".git") for part in parts)  # git runs commands that its files name
-    if parts[0] in (*LOCAL_FOLDERS, *HUB_FILES, *HUB_FOLDERS, MANIFEST) or CACHE in parts or is_git:
-        raise ValueError(f"the path {path!r} is reserved")
-    if not all(PATH_PART.fullmatch(part) for part in parts):
-        raise ValueError(f"the path {path!r} is not portable")
-    return path
+    is_as_large = facts.st_size == expected.get("size", facts.st_size)
+    return stat.S_ISREG(facts.st_mode) and is_as_large and sha256(path) == expected["sha256"]
 
 
 def _facts(path: str, file: dict[str, Any]) -> dict[str, Any]:

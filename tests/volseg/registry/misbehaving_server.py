@@ -8,6 +8,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+DRIP_S = 0.05
+
 
 class MisbehavingServer(ThreadingHTTPServer):
     """Serves a folder, with ranges, and misbehaves as its attributes say.
@@ -20,6 +22,14 @@ class MisbehavingServer(ThreadingHTTPServer):
         break_after: bytes of an answer before it is broken off.
         status: by path, answers without content.
         stalls_after: bytes of a zip's answer after which nothing more is sent until :attr:`released`.
+        drips_after: bytes of an answer after which single bytes follow, with pauses; headers count for none.
+        drips_headers: whether the headers come in single bytes, with pauses.
+        content_range: in place of the right one.
+        etag: of every file; one that differs from ``If-Range`` makes the server send the file whole.
+        heeds_if_range: whether it does.
+        changes: by path, what a file contains from the second request on.
+        announced: bytes that an answer announces, more or fewer than it has.
+        redirects: by path, where an answer sends the client.
     """
 
     daemon_threads = True
@@ -34,6 +44,14 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.break_after = 0
         self.status: dict[str, int] = {}
         self.stalls_after: int | None = None
+        self.drips_after: int | None = None
+        self.drips_headers = False
+        self.content_range: str | None = None
+        self.etag = ""
+        self.heeds_if_range = True
+        self.changes: dict[str, tuple[bytes, str]] = {}
+        self.announced: int | None = None
+        self.redirects: dict[str, str] = {}
         self.stalled = threading.Event()
         self.released = threading.Event()
 
@@ -57,20 +75,41 @@ class _Handler(BaseHTTPRequestHandler):
         if server.busy:
             server.busy -= 1
             return self._answer(503)
+        if self.path in server.redirects:
+            return self._answer(302, Location=server.redirects[self.path])
+        if server.drips_headers:
+            self._drip(b"HTTP/1.1 200 OK\r\nX-Long: ")
+            return None
         file = server.folder / self.path.lstrip("/")
         if self.path in server.status or not file.is_file():
             return self._answer(server.status.get(self.path, 404))
-        data, start = file.read_bytes(), 0
+        data, start, etag = file.read_bytes(), 0, server.etag
+        if self.path in server.changes and len(server.ranges(self.path)) > 1:
+            data, etag = server.changes[self.path]
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
-        if asked and server.knows_ranges:
+        is_changed = server.heeds_if_range and self.headers["If-Range"] not in (None, etag)
+        if asked and server.knows_ranges and not is_changed:
             start = int(asked[1])
             if start >= len(data):
                 return self._answer(416)
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        self.end_headers()
+        if start:
+            part = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            self.send_header("Content-Range", part if server.content_range is None else server.content_range)
+        if etag:
+            self.send_header("ETag", etag)
         data = data[start:]
-        if server.breaks and self.path.endswith(".zip"):
+        self.send_header("Content-Length", str(len(data) if server.announced is None else server.announced))
+        self.end_headers()
+        self._send(data)
+        return None
+
+    def _send(self, data: bytes) -> None:
+        server = self.server
+        if server.drips_after is not None:
+            self.wfile.write(data[: server.drips_after])
+            self._drip(data[server.drips_after :])
+        elif server.breaks and self.path.endswith(".zip"):
             server.breaks -= 1
             self.wfile.write(data[: server.break_after])
             self.close_connection = True
@@ -81,10 +120,17 @@ class _Handler(BaseHTTPRequestHandler):
             server.released.wait(30)
         else:
             self.wfile.write(data)
-        return None
 
-    def _answer(self, status: int) -> None:
+    def _drip(self, data: bytes) -> None:
+        for i in range(len(data)):
+            self.wfile.write(data[i : i + 1])
+            if self.server.released.wait(DRIP_S):
+                return
+
+    def _answer(self, status: int, **headers: str) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import resource
 import shutil
+import subprocess
+import sys
 import threading
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -24,13 +30,15 @@ from tests.volseg.registry.tiny_registry import (
     tree,
 )
 from volseg.errors import UserError
-from volseg.registry import client
+from volseg.registry import bundle_zip as bundle_zip_module
+from volseg.registry import client, location
 from volseg.registry.client import download, find, verify
 from volseg.registry.index import INDEX
 from volseg.registry.location import BLOCK_BYTES, StoredLocation
 from volseg.registry.manifest import MANIFEST, Change
 
 PAYLOAD = 300_000
+LARGE = bytes(range(250)) * 100
 
 
 def released(version="0.1.0", payload=0):
@@ -372,6 +380,80 @@ def test_server_that_is_given_up_leaves_nothing_in_place_and_is_asked_again_late
     assert installed(bundle_dir) == released(payload=PAYLOAD)
 
 
+def test_zip_that_changes_between_two_parts(registry, server, bundle_dir):
+    """Without an ETag the SHA-256 tells."""
+    release(registry, payload=PAYLOAD)
+    name = f"{NAME}_v0.1.0.zip"
+    data = (registry / name).read_bytes()
+    server.breaks, server.break_after = 1, 100_000
+    server.changes[f"/{name}"] = (bytes(len(data)), "")
+    refused(server.url, bundle_dir, rf"{name}: does not have the SHA-256 that the index lists")
+    server.changes.clear()
+    download(NAME, server.url, bundle_dir)
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+@pytest.mark.parametrize("announced", [1000, 2 * PAYLOAD])
+def test_answer_that_announces_another_length(registry, server, bundle_dir, monkeypatch, announced):
+    monkeypatch.setattr(location, "ATTEMPTS", 1)
+    entry = release(registry, payload=PAYLOAD)
+    index = (registry / INDEX).read_bytes()
+    (registry / INDEX).write_bytes(index.ljust(announced))  # right for the index
+    server.announced = announced
+    if announced < entry.size:
+        refused(server.url, bundle_dir, rf"zip: broke off after 1000 of {entry.size} bytes; run the same command again")
+    else:
+        refused(server.url, bundle_dir, r"zip: cannot be reached: IncompleteRead")
+    server.announced = None
+    download(NAME, server.url, bundle_dir)
+    assert installed(bundle_dir) == released(payload=PAYLOAD)
+
+
+@pytest.mark.parametrize("limit", [100_000, 320_000])
+def test_disk_that_is_full(registry, bundle_dir, limit):
+    """The system refuses to write more than the limit: in the middle of the zip, or of the bundle put in place."""
+    files = bundle_files(payload=PAYLOAD) | {"models/big.pt": bytes(2 * PAYLOAD)} if limit > PAYLOAD else None
+    files = files or bundle_files(payload=PAYLOAD)
+    publish(registry, entry_of(bundle_zip(registry / f"{NAME}_v0.1.0.zip", files)))
+    bundle_dir.mkdir()
+    if limit > PAYLOAD:
+        shutil.copy(registry / f"{NAME}_v0.1.0.zip", part(bundle_dir))
+    command = [sys.executable, "-m", "volseg", "download", NAME, "--registry", registry, "--bundle_dir", bundle_dir]
+    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    failed = subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=limited)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert (
+        failed.stderr
+        == f"error: {bundle_dir}: cannot be written: File too large; check the free space and permissions\n"
+    )
+    assert {path.name for path in bundle_dir.iterdir()} == {f".{NAME}.lock", part(bundle_dir).name}
+    subprocess.run(command, check=True, capture_output=True)
+    assert (bundle_dir / NAME / "models/model.pt").read_bytes() == files["models/model.pt"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+def test_error_of_the_disk_in_the_middle_of_a_file(registry, bundle_dir, monkeypatch, code):
+    release(registry, "0.1.0", payload=PAYLOAD)
+    download(NAME, registry, bundle_dir)
+    release(registry, "0.2.0", payload=PAYLOAD)
+    before = installed(bundle_dir)
+    blocks = bundle_zip_module._blocks
+
+    def failing(archive, name, path):
+        yield from blocks(archive, name, path)
+        if name.endswith("README.md"):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(bundle_zip_module, "_blocks", failing)
+    with pytest.raises(UserError, match=rf"bundles: cannot be written: {os.strerror(code)}; check the free space"):
+        download(NAME, registry, bundle_dir)
+    part(bundle_dir, "0.2.0").rename(bundle_dir.parent / "part")
+    assert installed(bundle_dir) == before
+    monkeypatch.undo()
+    download(NAME, registry, bundle_dir)
+    assert installed(bundle_dir) == released("0.2.0", payload=PAYLOAD)
+
+
 @pytest.mark.usefixtures("two_versions")
 def test_broken_download_of_another_version_is_removed(registry, bundle_dir):
     bundle_dir.mkdir()
@@ -446,6 +528,94 @@ def test_downloads_of_different_bundles_do_not_wait_for_each_other(registry, ser
         assert not done.is_set()
         server.stalls_after = None
         server.released.set()
+
+
+# what is published elsewhere
+
+
+def with_large_file(registry, url, digest=None, path="models/large.pt", version="0.1.0"):
+    digest = digest or hashlib.sha256(LARGE).hexdigest()
+    text = f"large_files:\n  - path: {path}\n    url: {url}\n    hash_type: sha256\n    hash_val: {digest}\n"
+    files = bundle_files(version) | {"large_files.yml": text.encode()}
+    publish(registry, entry_of(bundle_zip(registry / f"{NAME}_v{version}.zip", files, version)))
+
+
+@pytest.fixture
+def large(registry, server):
+    (registry / "large.pt").write_bytes(LARGE)
+    with_large_file(registry, f"{server.url}/large.pt")
+    return registry / "large.pt"
+
+
+@pytest.mark.usefixtures("large")
+def test_large_file_is_downloaded_and_verified(registry, bundle_dir):
+    folder = download(NAME, registry, bundle_dir)
+    assert installed(bundle_dir)["models/large.pt"] == LARGE
+    assert verify(folder)[1] == []
+    (folder / "models/large.pt").write_bytes(bytes(len(LARGE)))
+    assert verify(folder)[1] == [Change("models/large.pt", "changed")]
+    (folder / "models/large.pt").unlink()
+    assert verify(folder)[1] == [Change("models/large.pt", "missing")]
+    (folder / "large_files.yml").write_text("large_files: []")
+    assert verify(folder)[1] == [Change("large_files.yml", "changed")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("changed", "large.pt: does not have the SHA-256 that large_files.yml lists"),
+        ("longer", "large.pt: does not have the SHA-256 that large_files.yml lists"),
+        ("shorter", "large.pt: does not have the SHA-256 that large_files.yml lists"),
+        ("missing", "large.pt: not found, although large_files.yml lists it; report"),
+        ("breaks", "large.pt: cannot be reached: IncompleteRead"),
+        ("redirect", "large.pt: redirects from http to ftp"),
+    ],
+)
+def test_large_file_that_does_not_come(registry, server, bundle_dir, large, monkeypatch, fault, message):
+    monkeypatch.setattr(location, "ATTEMPTS", 1)
+    if fault == "redirect":
+        server.redirects["/large.pt"] = "ftp://127.0.0.1/large.pt"
+    elif fault == "breaks":
+        server.announced = len(LARGE) + 1
+    elif fault == "missing":
+        large.unlink()
+    else:
+        large.write_bytes({"changed": bytes(len(LARGE)), "longer": LARGE + b"x", "shorter": LARGE[:-1]}[fault])
+    refused(registry, bundle_dir, message)
+    large.write_bytes(LARGE)
+    server.redirects.clear()
+    server.announced = None
+    download(NAME, registry, bundle_dir)
+    assert installed(bundle_dir)["models/large.pt"] == LARGE
+
+
+@pytest.mark.usefixtures("large")
+def test_large_file_goes_on_where_it_broke_in_an_earlier_run(registry, server, bundle_dir, monkeypatch):
+    monkeypatch.setattr(location, "ATTEMPTS", 1)
+    server.announced = len(LARGE) + 1
+    refused(registry, bundle_dir, "IncompleteRead")
+    server.announced = None
+    left = bundle_dir / f".{NAME}_v0.1.0.{hashlib.sha256(LARGE).hexdigest()}.part"
+    assert left.read_bytes() == LARGE[:BLOCK_BYTES]
+    download(NAME, registry, bundle_dir)
+    assert server.ranges("/large.pt") == [None, f"bytes={BLOCK_BYTES}-"]
+    assert installed(bundle_dir)["models/large.pt"] == LARGE
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"path": "../evil"}, "the path '../evil' is not portable"),
+        ({"path": "output/x"}, "the path 'output/x' is reserved"),
+        ({"url": "ftp://example.org/x"}, "models/large.pt has url 'ftp://example.org/x'"),
+        ({"digest": "ab" * 16}, "hash_val 'abababababababababababababababab', which is no SHA-256"),
+    ],
+)
+def test_list_of_large_files_that_is_refused(registry, bundle_dir, entry, message):
+    with_large_file(registry, **({"url": "http://127.0.0.1/x"} | entry))
+    refused(
+        registry, bundle_dir, rf"zip, large_files.yml: not a list of large files .*: .*{message}; pack the bundle again"
+    )
 
 
 # what is verified

@@ -7,7 +7,9 @@ import os
 import socket
 
 import pytest
+import requests
 
+from tests.volseg.registry.misbehaving_server import DRIP_S
 from volseg.errors import UserError
 from volseg.registry import location as module
 from volseg.registry.location import ATTEMPTS, BLOCK_BYTES, locate
@@ -140,6 +142,86 @@ def test_range_that_is_refused_from_the_beginning_ends(server, file):
     server.status[file] = 416
     with pytest.raises(UserError, match=r"was refused: 416"):
         list(locate(server.url).blocks("a.zip", 10))
+
+
+@pytest.mark.parametrize("dripped", ["body", "headers"])
+def test_server_that_drips_is_cut_off(server, file, monkeypatch, dripped):
+    """Every byte comes within the time limit of a read, but a block of them does not."""
+    monkeypatch.setattr(module, "TIMEOUT_S", 6 * DRIP_S)
+    monkeypatch.setattr(module, "ATTEMPTS", 2)
+    server.drips_after, server.drips_headers = 0, dripped == "headers"
+    with pytest.raises(UserError, match=r"a\.zip: cannot be reached: fewer than 16384 bytes came in 0\.\d+ s; check"):
+        locate(server.url).read("a.zip")
+    server.drips_after, server.drips_headers = None, False
+    assert locate(server.url).read("a.zip") == DATA
+
+
+def test_server_that_drips_for_a_while_is_asked_for_the_rest(server, file, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_S", 6 * DRIP_S)
+    server.drips_after = len(DATA) // 2
+    assert locate(server.url).read("a.zip") == DATA
+    assert server.ranges(file)[1] == f"bytes={len(DATA) // 2 // BLOCK_BYTES * BLOCK_BYTES}-"
+
+
+@pytest.mark.parametrize("content_range", ["", "bytes 0-99/512000", "bytes 1001-511999/512000", "items 1000-1/2"])
+def test_wrong_part_is_not_taken_for_the_rest(server, file, content_range):
+    server.content_range = content_range
+    blocks = list(locate(server.url).blocks("a.zip", 1000))
+    assert blocks[0][0] == 0
+    assert b"".join(block for _, block in blocks) == DATA
+    assert server.ranges(file) == ["bytes=1000-", None]
+
+
+def test_part_in_place_of_the_whole_is_refused(server, file):
+    """As a server may do to which a proxy passes on a range of its own."""
+    location = locate(server.url)
+    location.session.headers["Range"] = "bytes=1000-"
+    with pytest.raises(UserError, match=r"a\.zip: sends the part 'bytes 1000-511999/512000' of a file asked for whole"):
+        location.read("a.zip")
+
+
+@pytest.mark.parametrize("heeds_if_range", [True, False])
+@pytest.mark.parametrize("etags", [('"1"', '"2"'), ('W/"1"', 'W/"2"'), ('"1"', "")])
+def test_file_that_changes_between_two_parts_is_begun_anew(server, file, heeds_if_range, etags):
+    new = bytes(reversed(DATA))
+    server.breaks, server.break_after = 1, 100_000
+    server.etag, server.heeds_if_range = etags[0], heeds_if_range
+    server.changes[file] = (new, etags[1])
+    assert locate(server.url).read("a.zip") == new
+
+
+def test_file_that_stays_goes_on_where_it_broke(server, file):
+    server.breaks, server.break_after = 1, 100_000
+    server.etag = '"1"'
+    assert locate(server.url).read("a.zip") == DATA
+    assert server.ranges(file) == [None, f"bytes={100_000 // BLOCK_BYTES * BLOCK_BYTES}-"]
+
+
+def test_redirect_on_the_same_server_is_followed(server, file):
+    server.redirects["/b.zip"] = file
+    assert locate(server.url).read("b.zip") == DATA
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.zip", "file:///etc/passwd", "data:,x"])
+def test_redirect_to_another_scheme_is_refused(server, file, target):
+    server.redirects[file] = target
+    scheme = target.partition(":")[0]
+    with pytest.raises(UserError, match=rf"a\.zip: redirects from http to {scheme}, '{target}', which is not followed"):
+        locate(server.url).read("a.zip")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("scheme", "target", "is_safe"), [("http", "https", True), ("https", "http", False)])
+def test_redirect_to_encryption_is_followed_but_not_back(scheme, target, is_safe):
+    answer = requests.Response()
+    answer.status_code, answer.url = 302, f"{scheme}://example.org/a"
+    answer.headers["Location"] = f"{target}://example.org/b"
+    session = locate("http://example.org").session
+    if is_safe:
+        assert session.get_redirect_target(answer) == "https://example.org/b"
+    else:
+        with pytest.raises(UserError, match=r"redirects from https to http"):
+            session.get_redirect_target(answer)
 
 
 def test_port_that_nobody_listens_on():
