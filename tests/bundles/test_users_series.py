@@ -44,10 +44,10 @@ def without(files: Files, *missing: int) -> Path:
     return folder
 
 
-def truncated(files: Files, k: int) -> Path:
+def truncated(files: Files, k: int, of: int = 2) -> Path:
     folder = series(files)
     content = file_of(folder, k).read_bytes()
-    file_of(folder, k).write_bytes(content[: len(content) // 2])
+    file_of(folder, k).write_bytes(content[: len(content) // of])
     return folder
 
 
@@ -100,6 +100,8 @@ SITUATIONS = [
     Situation("times of slices differ", lambda f: series(f, AcquisitionTime=lambda k: f"1200{k:02}"), "right",
               bundles=PROSTATE),
     Situation("turns of the gantry", lambda f: series(f, AcquisitionNumber=lambda k: k // 4), "right", bundles=LUNG),
+    Situation("a negative SpacingBetweenSlices", lambda f: series(f, SpacingBetweenSlices=lambda k: -1.0), "right",
+              bundles=PROSTATE),
     Situation("an enhanced file", enhanced, "right", bundles=LUNG),
     Situation("an enhanced file in a folder", partial(enhanced, in_folder=True), "right", bundles=PROSTATE),
     Situation("a slice copied", copied, "warning", ("twice with the same content",)),
@@ -130,6 +132,10 @@ SITUATIONS = [
     Situation("the first file truncated", lambda f: truncated(f, 0), "refused", (".dcm", "truncated"), PROSTATE),
     Situation("the last file truncated", lambda f: truncated(f, f.voxels.shape[2] - 1), "refused",
               (".dcm", "truncated"), LUNG),
+    Situation("the last file lost its content", lambda f: truncated(f, 0, of=10**9), "refused",
+              (".dcm", "damaged, got 0 bytes"), PROSTATE),
+    Situation("no distance of pixels", lambda f: series(f, PixelSpacing=lambda k: None), "refused",
+              (".dcm: PixelSpacing must be two lengths > 0, got None",), LUNG),
     Situation("a screenshot in the series", partial(edited, ImagePositionPatient=None, name="x.dcm"), "refused",
               ("x.dcm", "no ImagePositionPatient"), LUNG),
     Situation("distances that change", lambda f: changing(f, lambda k: k + 3 * max(0, k - 8)), "refused",

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import mmap
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from volseg.errors import UserError
 if TYPE_CHECKING:  # a run on other formats does without the package
     from pydicom import Dataset
 
-__all__ = ["check_multi_frame", "is_scout", "is_slice", "regular_slices"]
+__all__ = ["Series", "check_multi_frame", "is_scout", "is_slice", "regular_slices"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ ROUNDING_MM = 0.06
 JITTER = 0.05  # of the spacing
 SAME_POSITION_MM = 1e-3
 SAME_DIRECTION = 1e-3  # of a direction cosine
+RIGHT_ANGLES = 0.01  # what headers may round of a direction's length and of the cosine between two
+SAME_SPACING = 1e-3  # of the distance of pixels
 TILT = 0.01  # sideways per step forwards: 0.6 degrees
 # what tells several volumes under one series UID apart: tag and what it is called
 SPLITTERS = {
@@ -48,8 +51,18 @@ SPLITTERS = {
 UNIQUE = ("EchoTime", "DiffusionBValue", "TemporalPositionIdentifier")
 OVERLAP = 0.7  # of the slice thickness: slices of two acquisitions that lie closer were not taken as one volume
 DERIVED = ("SEG", "RTDOSE")  # modalities of what lies on a scan
-# at byte 128 of every DICOM file
+# at byte 128 of every DICOM file but those of old archives, which begin with an element of group 2 or 8
 MAGIC = b"DICM"
+FIRST_ELEMENT = re.compile(rb"[\x02\x08]\0[\0-\x20]\0")
+# what is read of a header, to see that it can be
+NUMBERS = (
+    "AcquisitionNumber", "BitsAllocated", "BitsStored", "Columns", "DiffusionBValue", "EchoTime", "HighBit",
+    "ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames", "PixelRepresentation", "PixelSpacing",
+    "RescaleIntercept", "RescaleSlope", "Rows", "SamplesPerPixel", "SliceThickness", "TemporalPositionIdentifier",
+)  # fmt: skip
+# what the grey values of a stored number depend on
+SCALE = ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsAllocated", "BitsStored")
+TO_RAS = np.array([-1, -1, 1])
 SEQUENCE_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 
@@ -64,30 +77,48 @@ class _File:
 class _Slice(_File):
     position: np.ndarray  # (3,), mm
     directions: np.ndarray  # (6,): of a row, of a column
+    spacing: np.ndarray  # (2,): of rows, of columns, mm
 
     @property
     def normal(self) -> np.ndarray:
         return np.cross(self.directions[:3], self.directions[3:])
 
 
-def regular_slices(folder: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Series:
+    """One volume in DICOM.
+
+    Attributes:
+        paths: of its slices along their normal, or of the one file that holds all.
+        affine: (4, 4), voxel (column, row, slice) to RAS in mm.
+        is_mixed: whether slices differ in how grey values are stored, so that no integer type holds all.
+    """
+
+    paths: list[Path]
+    affine: np.ndarray
+    is_mixed: bool = False
+
+
+def regular_slices(folder: Path) -> Series:
     """The slices of the one volume in a folder, in order along their normal.
 
     Localizers, screenshots and slices of another orientation are left out, and of slices that were exported twice one
-    is used; the log says so. Files that are not DICOM are passed over.
+    is used; the log says so. Files that are neither DICOM nor named like the slices are passed over.
 
     Raises:
         UserError: the slices are not one volume at equal distances, at right angles and whole.
     """
-    files = [found for path in sorted(folder.iterdir()) if (found := _read(path)) is not None]
+    found = {path: _read(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    files = _images(found)
     if not files:
         raise UserError(f"{folder}: no DICOM slices found. Give a folder with one DICOM series.")
     files = _without_other_series(folder, files)
     for file in files:
         _check_content(file)
-    if len(files) == 1 and int(files[0].header.get("NumberOfFrames") or 1) > 1:
-        check_multi_frame(files[0].path)
-        return [files[0].path]
+    if several := [f for f in files if int(f.header.get("NumberOfFrames") or 1) > 1]:
+        if len(files) > 1:
+            raise UserError(f"{folder}: {several[0].path.name} holds a volume, got {len(files)} files. Give it alone.")
+        return Series([files[0].path], _frames_grid(files[0]))
     slices = [_Slice(f.path, f.header, f.pixels_at, *_geometry(f.path, f.header)) for f in files]
     slices = _without_localizers(folder, slices)
     sizes = {(s.header.get("Rows"), s.header.get("Columns")) for s in slices}
@@ -95,34 +126,52 @@ def regular_slices(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: slices of different sizes, {sorted(sizes, key=str)}. Keep one volume.")
     slices = _without_doubles(folder, slices)
     slices = _in_order(slices)
+    if (frames := len({s.header.get("FrameOfReferenceUID") for s in slices})) > 1:
+        logger.warning("%s: positions of slices refer to %d frames of reference, taken as one", folder, frames)
     if len(slices) > 1:
         _check_one_volume(folder, slices)
         _check_distances(folder, slices)
-    return [s.path for s in slices]
+    scales = {tuple(str(s.header.get(keyword)) for keyword in SCALE) for s in slices}
+    return Series([s.path for s in slices], _grid(folder, slices), len(scales) > 1)
 
 
-def check_multi_frame(path: Path) -> None:
+def check_multi_frame(path: Path) -> np.ndarray | None:
     """See that the frames of an enhanced DICOM file are one regular volume; other files pass.
+
+    Returns:
+        (4, 4), voxel (column, row, frame) to RAS in mm; None for other files.
 
     Raises:
         UserError: frames without positions, not at equal distances, or without grey values.
     """
-    pydicom = optional_module("pydicom")
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True)
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError):
-        return  # the reader says what is wrong with it
-    _check_grey(path, header)
-    count = int(header.get("NumberOfFrames") or 1)
-    if count == 1:
-        return
+    found = _read(path)
+    if found is None or "Rows" not in found.header:  # the reader says what is wrong with it
+        return None
+    _check_content(found)
+    return _frames_grid(found) if int(found.header.get("NumberOfFrames") or 1) > 1 else None
+
+
+def _frames_grid(file: _File) -> np.ndarray:
+    path, header = file.path, file.header
+    count = int(header.NumberOfFrames)
     shared = _first(header, "SharedFunctionalGroupsSequence")
-    slices = []
-    for frame in header.get("PerFrameFunctionalGroupsSequence") or [None] * count:
-        place = _first(frame, "PlanePositionSequence") or _first(shared, "PlanePositionSequence")
-        plane = _first(frame, "PlaneOrientationSequence") or _first(shared, "PlaneOrientationSequence")
-        position, directions = _geometry(path, {**_values(place), **_values(plane)})
-        slices.append(_Slice(path, header, 0, position, directions))
+    frames = header.get("PerFrameFunctionalGroupsSequence") or [None] * count
+    if len(frames) != count:
+        raise UserError(f"{path}: {count} frames, got places of {len(frames)}. Export it again.")
+    slices, scales = [], set()
+    for frame in frames:
+        place, plane, measures, scale = (
+            _values(_first(frame, keyword) or _first(shared, keyword))
+            for keyword in (
+                "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
+                "PixelValueTransformationSequence",
+            )
+        )  # fmt: skip
+        slices.append(_Slice(path, header, 0, *_geometry(path, {**place, **plane, **measures})))
+        scales.add((scale.get("RescaleSlope"), scale.get("RescaleIntercept")))
+    if len(scales) > 1:
+        raise UserError(f"{path}: frames must have one RescaleSlope and RescaleIntercept, got {len(scales)} pairs. "
+                        "Export it as one file per slice.")  # fmt: skip
     if any(np.abs(s.directions - slices[0].directions).max() > SAME_DIRECTION for s in slices):
         raise UserError(f"{path}: frames of different orientations. Export one volume.")
     along = np.array([s.position @ slices[0].normal for s in slices])
@@ -132,16 +181,35 @@ def check_multi_frame(path: Path) -> None:
     if steps.min() < 0 < steps.max():  # readers take them as they are stored
         raise UserError(f"{path}: frames must be stored in the order of their positions, got another; export them so")
     _check_distances(path, _in_order(slices))
+    return _grid(path, slices)
+
+
+def _grid(name: Path, slices: Sequence[_Slice]) -> np.ndarray:
+    """The affine (4, 4) of regular slices in the order of their voxels, RAS in mm.
+
+    Raises:
+        UserError: the distance of pixels changes.
+    """
+    first, last = slices[0], slices[-1]
+    if any((np.abs(s.spacing / first.spacing - 1) > SAME_SPACING).any() for s in slices):
+        raise UserError(f"{name}: slices must have one PixelSpacing, got several. Resample them to one.")
+    rows, columns = first.directions.reshape(2, 3)
+    along = float((last.position - first.position) @ first.normal) / max(1, len(slices) - 1)
+    affine = np.eye(4)
+    affine[:3] = np.stack(
+        [rows * first.spacing[1], columns * first.spacing[0], first.normal * (along or 1.0), first.position], axis=1
+    ) * TO_RAS[:, None]  # fmt: skip
+    return affine
 
 
 def is_slice(path: Path) -> bool:
     """Whether a file is an image in DICOM, and no result on one, judged by its header."""
     with path.open("rb") as file:
-        if file.read(128 + len(MAGIC))[128:] != MAGIC:
+        if not _begins_like_dicom(file.read(128 + len(MAGIC))):
             return False
     pydicom = optional_module("pydicom")
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Modality"])
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Modality"], force=True)
         return "Rows" in header and header.get("Modality") not in DERIVED
     except (OSError, ValueError, KeyError, NotImplementedError, EOFError):
         return True  # damaged, which is said when it is read
@@ -151,38 +219,79 @@ def is_scout(paths: Sequence[Path]) -> bool:
     """Whether a few DICOM files are localizers or screenshots: no frames of a volume."""
     pydicom = optional_module("pydicom")
     try:
-        headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths if is_slice(path)]
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError, NotImplementedError, EOFError):
+        headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths if is_slice(path)]
+    except (OSError, ValueError, KeyError, NotImplementedError, EOFError):
         return False
     return all(int(header.get("NumberOfFrames") or 1) == 1 for header in headers)
 
 
+def _begins_like_dicom(start: bytes) -> bool:
+    return start[128:] == MAGIC or FIRST_ELEMENT.match(start) is not None
+
+
 def _read(path: Path) -> _File | None:
-    """A slice's header, or None for what is no image in DICOM."""
-    if not path.is_file() or path.name.startswith("."):
+    """A file's header, or None for what is not DICOM."""
+    if not path.is_file():
         return None
+    with path.open("rb") as file:
+        if not _begins_like_dicom(file.read(128 + len(MAGIC))):
+            return None
     pydicom = optional_module("pydicom")
     try:
         with path.open("rb") as file:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            pixels_at = file.tell()
-    except pydicom.errors.InvalidDicomError:
-        return None
-    except (OSError, ValueError, KeyError, NotImplementedError, EOFError) as error:
-        raise UserError(f"{path}: damaged DICOM header ({error}). Copy it again.") from error
-    if "Rows" not in header:  # DICOMDIR, reports, presentation states
-        return None
-    return _File(path, header, pixels_at)
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            for keyword in NUMBERS:  # pydicom decodes them when asked
+                header.get(keyword)
+            return _File(path, header, file.tell())
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: damaged DICOM header ({reason}). Copy it again.") from error
 
 
-def _geometry(path: Path, header: Any) -> tuple[np.ndarray, np.ndarray]:
+def _images(found: Mapping[Path, _File | None]) -> list[_File]:
+    """The files of a folder that are images.
+
+    Reports and the like are none; a file of the name or class of the slices has to be one, or a slice may be lost.
+    """
+    images = [file for file in found.values() if file is not None and "Rows" in file.header]
+    kinds, classes = {_kind_of_name(file.path) for file in images}, {_class(file) for file in images}
+    for path, file in found.items():
+        if path.is_dir() or file in images:
+            continue
+        if _class(file) in classes if file and _class(file) else _kind_of_name(path) in kinds:
+            size = path.stat().st_size if path.exists() else 0
+            raise UserError(f"{path}: damaged, got {size} bytes without a DICOM image. Copy it again, or remove it.")
+    return images
+
+
+def _kind_of_name(path: Path) -> str:
+    """What names of slices share: their suffix, or what is left without their numbers."""
+    return path.suffix.lower() if path.suffix[1:].isalpha() else re.sub(r"\d+(\.\d+)*", "0", path.name)
+
+
+def _class(file: _File) -> Any:
+    return file.header.get("SOPClassUID") or file.header.file_meta.get("MediaStorageSOPClassUID")
+
+
+def _geometry(path: Path, header: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Position, directions and spacing of a slice."""
     position, directions = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
     if not position or not directions or len(position) != 3 or len(directions) != 6:
         raise UserError(
             f"{path}: no ImagePositionPatient or ImageOrientationPatient, so the slice has no place in space. "
             "Export it with its geometry."
         )
-    return np.array(position, float), np.array(directions, float)
+    cosines = np.array(directions, float)
+    products = cosines.reshape(2, 3) @ cosines.reshape(2, 3).T
+    if not np.isfinite([*position]).all() or not np.abs(products - np.eye(2)).max() <= RIGHT_ANGLES:
+        raise UserError(
+            f"{path}: ImageOrientationPatient must be two directions at right angles and ImagePositionPatient finite, "
+            f"got {list(directions)} and {list(position)}. Export it with its geometry."
+        )
+    spacing = header.get("PixelSpacing")
+    if not spacing or len(spacing) != 2 or not all(0 < length < np.inf for length in spacing):
+        raise UserError(f"{path}: PixelSpacing must be two lengths > 0, got {spacing}. Export it with its geometry.")
+    return np.array(position, float), cosines, np.array(spacing, float)
 
 
 def _check_grey(path: Path, header: Dataset) -> None:
@@ -191,6 +300,13 @@ def _check_grey(path: Path, header: Dataset) -> None:
     photometric = header.get("PhotometricInterpretation") or "MONOCHROME2"
     if photometric != "MONOCHROME2":
         raise UserError(f"{path} must hold grey values as MONOCHROME2, got {photometric}; export it so")
+    if header.get("RescaleSlope", 1) == 0 or header.get("ModalityLUTSequence"):
+        raise UserError(f"{path} must have a RescaleSlope that is not 0, and no table in its place; export it so")
+    if "HighBit" in header and header.HighBit != header.get("BitsStored", 0) - 1:
+        raise UserError(
+            f"{path} must have a HighBit one below BitsStored, got {header.HighBit} and {header.get('BitsStored')}; "
+            "export it so"
+        )
 
 
 def _check_content(file: _File) -> None:
@@ -198,6 +314,10 @@ def _check_content(file: _File) -> None:
     _check_grey(path, header)
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
     size = path.stat().st_size
+    if syntax is not None and not syntax.is_transfer_syntax:
+        raise UserError(f"{path} must have a transfer syntax of the standard, got {syntax}; export it as uncompressed")
+    if "Columns" not in header:
+        raise UserError(f"{path}: truncated DICOM header, {size} bytes. Copy it again.")
     if syntax is not None and syntax.is_encapsulated:
         with path.open("rb") as stored, mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as content:
             is_complete = content.find(SEQUENCE_END, pixels_at) >= 0
@@ -206,7 +326,7 @@ def _check_content(file: _File) -> None:
     else:
         samples = int(header.get("SamplesPerPixel") or 1) * int(header.get("NumberOfFrames") or 1)
         bits = header.Rows * header.Columns * samples * int(header.get("BitsAllocated") or 16)
-        element_header = 8 if syntax is not None and syntax.is_implicit_VR else 12
+        element_header = 8 if header.original_encoding[0] else 12
         is_complete = size >= pixels_at + element_header + bits // 8
     if not is_complete:
         raise UserError(f"{path}: truncated DICOM file, {size} bytes. Copy it again.")

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import itk
 import nibabel as nib
 import numpy as np
 import torch
@@ -85,16 +86,20 @@ def load_volume(path: str | Path) -> MetaTensor:
 
 def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Real numbers ``(X, Y, Z)`` and what MONAI's readers say of them."""
-    slices = [str(name) for name in regular_slices(path)] if path.is_dir() else []
+    series = regular_slices(path) if path.is_dir() else None
+    affine = series.affine if series else None
+    slices = [str(name) for name in series.paths] if series else []
     is_nifti = path.name.lower().endswith((*NIFTI_SUFFIXES, ".img"))
     if not slices and not path.name.lower().endswith(VOLUME_SUFFIXES):
-        check_multi_frame(path)
+        affine = check_multi_frame(path)
     with readable(path, READ_ERRORS):
         reader: ImageReader
         image: Any
         if slices:  # proven regular, so ITK has nothing to warn of
             reader = ITKReader()
-            image = quiet_itk().imread(slices if len(slices) > 1 else slices[0])
+            # else ITK brings all slices to the integers of the first
+            pixel_type = itk.F if series and series.is_mixed else None
+            image = quiet_itk().imread(slices if len(slices) > 1 else slices[0], pixel_type)
         elif is_nifti:
             reader = _NiftiReader()
             image = reader.read(str(path))
@@ -108,6 +113,8 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         voxels, meta = reader.get_data(image)
         if slices:
             meta["slices"] = "\0".join(slices)  # as text, which collates in batches of different volumes
+        if affine is not None:  # ITK turns slices around where SpacingBetweenSlices is negative
+            meta["affine"] = meta["original_affine"] = affine
     if voxels.dtype.fields:
         voxels = _grey(path, voxels)
     if voxels.ndim == 4 and voxels.shape[-1] == 1:

@@ -104,6 +104,19 @@ def test_dicom_series_with_its_distance_of_slices_and_its_units(tmp_path):
     assert volume.meta["filename_or_obj"] == str(tmp_path / "series")
 
 
+def test_slices_with_scales_of_their_own(tmp_path):
+    """As of PET and some MRI: the integers that fit one slice do not fit the others."""
+    folder = write_series(tmp_path / "series", np.full((3, 4, 5), 100, np.int16))
+    for k, path in enumerate(sorted(folder.iterdir(), reverse=True)):
+        dataset = pydicom.dcmread(path)
+        dataset.RescaleSlope, dataset.RescaleIntercept = [(1, 0), (0.3, 2), (40, 0), (1.5, -3), (2, 0)][k]
+        dataset.SpacingBetweenSlices = -2.5
+        dataset.save_as(path)
+    volume = load_volume(folder)
+    np.testing.assert_allclose(volume[0, 0, 0], [2248, 676.4, 89920, 3369, 4496], rtol=1e-6)
+    np.testing.assert_allclose(volume.affine, expected_affine(), atol=1e-4)
+
+
 def test_scale_slope_of_nifti(tmp_path):
     image = nib.Nifti1Image(VOXELS, expected_affine())
     image.header.set_slope_inter(2, -24)
