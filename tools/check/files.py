@@ -16,13 +16,9 @@ import torch
 from tools import REPOSITORY
 from tools.check.allowed import LOGGING_ARGUMENTS, LOGGING_CLASSES, LOGGING_KEYS
 from tools.check.bundle import Bundle, Finding, names, read_text, shown
-<<<<<<< HEAD
 from tools.markdown import linked_files
-||||||| e81e2a3
-=======
 from volseg.errors import UserError
 from volseg.registry.large_files import LARGE_FILES, large_files
->>>>>>> trust
 
 REQUIRED_FILES = ("LICENSE", "docs/data_license.txt", "configs/logging.conf")
 WEIGHTS = "models/model.pt"
