@@ -54,6 +54,7 @@ VNET = {
     "bias_correction": False,
     "local_contrast_mm": None,
     "mirror": False,
+    "mask_threshold": 0.5,
 }
 RES_UNET = {
     "voxel_size_nm": [30, 32, 32],

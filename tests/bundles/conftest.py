@@ -193,6 +193,7 @@ SMALL = {
             "bias_correction": False,
             "local_contrast_mm": None,
             "mirror": False,
+            "mask_threshold": 0.5,
         },
         arguments={"channels": [2, 4, 4, 8, 8]},
     ),

@@ -207,7 +207,7 @@ def test_real_oblique_mri_keeps_its_geometry(infer, labels_on_the_grid_of):
 
 @needs_real_mri
 def test_real_anatomy_is_learnt_and_segmented_back(run, monai_bundle, configs, tmp_path):
-    """One PROMISE12 case, by a V-Net of a quarter of the width on a coarse grid: Dice 0.959 after 96 iterations."""
+    """One PROMISE12 case, by a V-Net of a quarter of the width on a coarse grid, in 160 iterations."""
     dataset, files = tmp_path / "dataset", {kind: f"{kind}.nii.gz" for kind in ("image", "label")}
     dataset.mkdir()
     affine = np.diag([0.9, 0.9, 2.2, 1])  # the file holds no spacing
@@ -219,8 +219,8 @@ def test_real_anatomy_is_learnt_and_segmented_back(run, monai_bundle, configs, t
     narrow = ("--network_def#channels", "[4, 8, 16, 32, 64]", "--device", "cpu")
     run(
         "train train_practical", "--dataset_dir", dataset, *narrow, "--batch_size", 1, "--num_workers", 0,
-        "--spacing_mm", "[2.4, 2.4, 2.2]", "--spatial_size", "[48, 48, 32]", "--max_epochs", 24, "--val_interval", 24,
-        "--deformation_probability", 0, "--histogram_probability", 0, "--mirror_probability", 0,
+        "--spacing_mm", "[2.4, 2.4, 2.2]", "--spatial_size", "[48, 48, 32]", "--max_epochs", 40, "--val_interval", 40,
+        "--train#random_transforms", "[]", "--mirror_probability", 0,
     )  # fmt: skip
     process = monai_bundle(
         "run", "--config_file", configs / "inference.json", "--input", dataset / "image.nii.gz", *narrow,
