@@ -57,7 +57,7 @@ results: install
 	$(BIN)/python -m tools results vnet_prostate
 	$(BIN)/python -m tools results vnet_prostate --overlay train_practical
 	$(BIN)/python -m tools results resunet_mitoem
-	$(BIN)/python -m tools results resunet_mitoem --overlay finetune
+	$(BIN)/python -m tools results resunet_mitoem --overlay train_second_stage
 	$(BIN)/python -m tools results resunet_mitoem --overlay train_h
 	$(BIN)/python -m monai.bundle run --config_file bundles/resunet_mitoem/configs/train_interpolation.json
 	$(BIN)/python -m tools restoration

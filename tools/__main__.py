@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
+from tools.faults import faults
 from tools.label.command import label
 from tools.pack import pack
 from tools.painted_ct import painted_ct
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "augmentations": augmentations,
     "bench": bench,
     "check": check,
+    "faults": faults,
     "label": label,
     "pack": pack,
     "painted_ct": painted_ct,

@@ -43,7 +43,7 @@ RECIPES: dict[str, tuple[list[str], dict[str, Any]]] = {
 def promise12_subset(cases: str, training: bool = True) -> None:
     """Score the released weights on patients, train on 13 of them, and write ``docs/results/promise12_subset.json``.
 
-    A recipe that was trained and scored before is not trained again; the others begin anew.
+    A recipe that was trained before is not trained again; the others begin anew.
 
     Args:
         cases: folder of PROMISE12 cases as ``trainNN_image.nii.gz`` and ``trainNN_label.nii.gz``.
@@ -109,9 +109,13 @@ def _train_recipes(pairs: Mapping[str, Mapping[str, str]], scratch: Path) -> dic
     recipes: dict[str, Any] = {"splits": splits, "machine": describe_machine()}
     for name, (configs, overrides) in RECIPES.items():
         folder = scratch / name.replace(" ", "_")
-        if not (folder / "recipe.json").is_file():
+        training = folder / "training.json"
+        if not training.is_file():
             _train_recipe(folder, configs, overrides, data)
-        recipes[name] = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        score = {"dataset_dir": data, "output_dir": folder / "scores", "weights": folder / "train" / "model.pt"}
+        run_bundle(BUNDLE, ["train", "evaluate"], score)
+        dice = _spread(list(_dice(folder / "scores").values()))
+        recipes[name] = {**json.loads(training.read_text(encoding="utf-8")), "dice": dice}
     tested = {number: value for number, value in _dice(scratch / "released").items() if number in splits["test"]}
     recipes["released weights"] = {"dice": _spread(list(tested.values()))}
     floor = {number: value for number, value in _dice(folder / "scores" / "floor").items() if number in splits["test"]}
@@ -120,18 +124,13 @@ def _train_recipes(pairs: Mapping[str, Mapping[str, str]], scratch: Path) -> dic
 
 
 def _train_recipe(folder: Path, configs: Sequence[str], overrides: Mapping[str, Any], data: Path) -> None:
+    """Train anew in a folder, and note how in its ``training.json``."""
     shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
     given = {**overrides, "dataset_dir": data, "output_dir": folder / "train", "ckpt_dir": folder / "models"}
     run_bundle(BUNDLE, configs, given)
-    seconds = time.perf_counter() - started
-    score = {"dataset_dir": data, "output_dir": folder / "scores", "weights": folder / "train" / "model.pt"}
-    run_bundle(BUNDLE, ["train", "evaluate"], score)
-    dice = _spread(list(_dice(folder / "scores").values()))
-    write_json(
-        folder / "recipe.json",
-        {"configs": list(configs), "overrides": dict(overrides), "seconds": round(seconds), "dice": dice},
-    )
+    seconds = round(time.perf_counter() - started)
+    write_json(folder / "training.json", {"configs": list(configs), "overrides": dict(overrides), "seconds": seconds})
 
 
 def _dice(folder: Path) -> dict[str, float]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools import REPOSITORY
-from tools.bundle_run import run_bundle
+from tools.bundle_run import describe_machine, run_bundle
+from volseg.data.ome_zarr import create_ome_zarr
 from volseg.data.open_volume import open_chunked_volume
 from volseg.data.semantic_mask import number_components
 from volseg.instances.average_precision import ALL_SIZES, average_precision_of_table
@@ -23,34 +27,44 @@ from volseg.storage.files import write_json
 __all__ = ["real_em"]
 
 VOXEL_SIZE_NM = [24, 10, 10]
-# configs and weights by name
+BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
+# configs of inference and of fine-tuning, and weights, by name
 NETWORKS = {
-    "Res-UNet-R": (["inference"], "model.pt"),
-    "Res-UNet-H": (["inference", "inference_h"], "model_h.pt"),
+    "Res-UNet-R": (["inference"], ["train", "finetune"], "model.pt"),
+    "Res-UNet-H": (["inference", "inference_h"], ["train", "train_h", "finetune"], "model_h.pt"),
 }
 
 
-def real_em(images: str, masks: str) -> None:
-    """Segment sections with the weights of ``resunet_mitoem`` and write ``docs/results/real_em.json`` of the bundle.
+def real_em(images: str, masks: str, fine_tuning: bool = True) -> None:
+    """Score ``resunet_mitoem`` on real sections and write ``docs/results/real_em.json`` of the bundle.
+
+    The released weights segment all sections. Then they go on learning from the first half of the sections, validated
+    on a quarter of each, and segment the second half, as the released ones do for comparison.
 
     Args:
         images: folder of sections, such as ``images`` of CDeep3M's ``mito_testsample``: voxels of 24x10x10 nm.
         masks: folder of masks of mitochondria (``labels``), above 0 inside; their connected components are the truth.
+        fine_tuning: ``False`` keeps what the results say of it.
     """
-    root = REPOSITORY / "bundles" / "resunet_mitoem"
-    truth = number_components(open_chunked_volume(masks)[:])
-    networks = {}
-    for name, (configs, weights) in NETWORKS.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            options = {"voxel_size_nm": VOXEL_SIZE_NM, "output_dir": scratch, "preview": False}
-            run_bundle(root, configs, {"input": Path(images).resolve(), **options})
-            [case] = json.loads((Path(scratch) / "statistics.json").read_text(encoding="utf-8"))
-            networks[name] = {
-                "weights_sha256": hashlib.sha256((root / "models" / weights).read_bytes()).hexdigest(),
-                **_scores(open_chunked_volume(Path(scratch) / case["instances"])[:], truth),
+    file = BUNDLE / "docs" / "results" / "real_em.json"
+    mask = open_chunked_volume(masks)[:] > 0
+    truth = number_components(mask)
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        networks = {
+            name: {
+                "weights_sha256": hashlib.sha256((BUNDLE / "models" / weights).read_bytes()).hexdigest(),
+                **_segment(inference, {"input": Path(images).resolve()}, truth, scratch / name),
             }
+            for name, (inference, _, weights) in NETWORKS.items()
+        }
+        fine_tuned = (
+            _fine_tune(open_chunked_volume(images)[:], mask, scratch)
+            if fine_tuning
+            else json.loads(file.read_text(encoding="utf-8")).get("fine_tuning")
+        )
     write_json(
-        root / "docs" / "results" / "real_em.json",
+        file,
         {
             "command": f"python -m tools real_em {Path(images).name} {Path(masks).name}",
             "shape": list(truth.shape),
@@ -59,8 +73,58 @@ def real_em(images: str, masks: str) -> None:
             "true_instances": int(truth.max()),
             "grey_threshold_dice": _best_threshold_dice(open_chunked_volume(images)[:], truth > 0),
             "networks": networks,
+            "fine_tuning": fine_tuned,
         },
     )
+
+
+def _segment(configs: Sequence[str], overrides: Mapping[str, Any], truth: NDArray[Any], output: Path) -> dict[str, Any]:
+    """Scores of what inference by the default command finds."""
+    options = {"voxel_size_nm": VOXEL_SIZE_NM, "output_dir": output, "preview": False}
+    run_bundle(BUNDLE, configs, {**overrides, **options})
+    [case] = json.loads((output / "statistics.json").read_text(encoding="utf-8"))
+    return _scores(open_chunked_volume(output / case["instances"])[:], truth)
+
+
+def _fine_tune(image: NDArray[Any], mask: NDArray[np.bool_], scratch: Path) -> dict[str, Any]:
+    """Train on the first half of sections (D, H, W), and score on the second one."""
+    half, quarter = len(image) // 2, image.shape[2] * 3 // 4
+    own = scratch / "own"
+    parts = {
+        "training": np.s_[:half, :, :quarter],
+        "validation": np.s_[:half, :, quarter:],
+        "test": np.s_[half:],
+    }
+    pairs = []
+    for split, part in parts.items():
+        for kind, voxels in (("image", image[part]), ("label", mask[part].astype(np.uint8))):
+            with create_ome_zarr(own / f"{split}_{kind}.ome.zarr", voxels.shape, np.uint8, VOXEL_SIZE_NM) as array:
+                array[:] = voxels
+        pairs.append({"image": f"{split}_image.ome.zarr", "label": f"{split}_label.ome.zarr", "split": split})
+    write_json(own / "pairs.json", pairs)
+    dataset = {"source": "volumes", "input_dir": own, "dataset_dir": scratch / "data", "label_components": True}
+    run_bundle(BUNDLE, ["prepare_data"], dataset)
+    truth, test = number_components(mask[half:]), {"input": own / "test_image.ome.zarr"}
+    networks = {}
+    for name, (inference, training, weights) in NETWORKS.items():
+        folder = scratch / f"{name} fine-tuned"
+        shutil.copytree(BUNDLE / "models", folder / "models")
+        started = time.perf_counter()
+        given = {"dataset_dir": scratch / "data", "output_dir": folder / "train", "ckpt_dir": folder / "models"}
+        run_bundle(BUNDLE, training, given)
+        networks[name] = {
+            "seconds": round(time.perf_counter() - started),
+            "released": _segment(inference, test, truth, folder / "before"),
+            "fine_tuned": _segment(
+                inference, {**test, "weights": folder / "models" / weights}, truth, folder / "after"
+            ),
+        }
+    return {
+        "training_sections": half,
+        "test_sections": len(image) - half,
+        "machine": describe_machine(),
+        "networks": networks,
+    }
 
 
 def _scores(found: NDArray[Any], truth: NDArray[Any]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def results(bundle: str = "pdvnet_lung", overlay: str | Sequence[str] = ()) -> N
 
     Args:
         bundle: name of a folder under ``bundles``.
-        overlay: a config to lay over ``train.json``, such as ``train_practical``, or several, ``train_h,finetune``;
-            their results carry the name, ``phantom_practical.json``.
+        overlay: a config to lay over ``train.json``, such as ``train_practical``, or several,
+            ``train_h,train_second_stage``; their results carry the name, ``phantom_practical.json``.
     """
     root = REPOSITORY / "bundles" / bundle
     if not (root / "configs" / "evaluate.json").is_file():

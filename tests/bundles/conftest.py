@@ -165,6 +165,7 @@ class Small:
 
 EM_DECODING = {
     "voxel_size_nm": [30, 32, 32],
+    "boundary_half_width": 2,
     "decoding": "connected_components",
     "mask_threshold": 0.9,
     "boundary_threshold": 0.8,
@@ -191,6 +192,7 @@ SMALL = {
             "norm": None,
             "bias_correction": False,
             "local_contrast_mm": None,
+            "mirror": False,
         },
         arguments={"channels": [2, 4, 4, 8, 8]},
     ),

@@ -310,7 +310,7 @@ def overrides(bundle) -> dict[str, list[str]]:
         sources = ("mitoem", "volumes")
         common["inference"] = common["inference+inference_trt"] = window
         common |= {name: [*common[name], *window] for name in ("train", "train+evaluate")}
-        overlays = ("finetune", "train_h", "train_h+finetune")
+        overlays = ("train_second_stage", "train_h", "train_h+train_second_stage")
         own = {f"train+{overlay}": common["train"] for overlay in overlays}
         own["inference+inference_h"] = window
         own["train+train_varied"] = [

@@ -87,7 +87,7 @@ def test_an_override_of_an_id_wins(name):
 
 def test_the_second_stage_of_the_multi_scale_training():
     keys = ("spatial_size", "margin_pixels", "max_epochs", "val_interval", "learning_rate", "batch_size")
-    parsers = [parser_of("resunet_mitoem", "finetune", dataset_dir=given) for given in ("somewhere", "")]
+    parsers = [parser_of("resunet_mitoem", "train_second_stage", dataset_dir=given) for given in ("somewhere", "")]
     assert [[parser.get_parsed_content(key) for key in keys] for parser in parsers] == [
         [[26, 320, 320], 144, 50, 2, 1e-4, 2],
         [[6, 80, 80], 16, 6, 1, 3e-4, 4],

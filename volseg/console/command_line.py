@@ -28,8 +28,11 @@ __all__ = ["find_user_error", "prepare", "unknown_overrides"]
 
 # a UserError of a data loading worker, as it appears in the error of the main process
 WORKER_ERROR = re.compile(rf"{re.escape(UserError.__module__)}\.{UserError.__qualname__}: (.*)")
-# what PyTorch says when the system gives it no memory
-NO_MEMORY = re.compile("can't allocate memory: you tried to allocate (.*?)\\.")
+# what PyTorch, its oneDNN and Python say when the system gives them no memory
+NO_MEMORY = re.compile(
+    r"can't allocate memory: you tried to allocate (.*?)\.|could not (?:create|execute) a primitive"
+    "|can't start new thread"
+)
 OPTION = re.compile("--|-[a-zA-Z]")
 # these begin an expression, a reference and a macro of MONAI's configs
 CONFIG_SIGNS = ("$", "@", "%")
@@ -106,7 +109,7 @@ def find_user_error(error: BaseException | None) -> str | None:
             return str(error)
         refused = NO_MEMORY.search(str(error))
         if refused or isinstance(error, MemoryError | torch.OutOfMemoryError):
-            size = refused[1] if refused else " ".join(str(error).split())
+            size = (refused and refused[1]) or " ".join(str(error).split())
             return f"not enough memory ({size}); use a smaller volume, batch_size or spatial_size"
         error = error.__cause__ or error.__context__
     return None

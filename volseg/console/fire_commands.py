@@ -44,6 +44,9 @@ def run(commands: Mapping[str, Callable[..., None]], name: str) -> None:
     except BrokenPipeError:  # from `| head`; Python would complain again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except OSError as error:  # the disk, not a mistake
+        print(f"error: {one_line(f'{error.filename}: {error.strerror}' if error.filename else error)}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def one_line(text: object) -> str:

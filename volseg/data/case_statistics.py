@@ -13,7 +13,7 @@ from typing import Any
 
 from volseg.data.volume_reader import volume_name
 from volseg.errors import UserError
-from volseg.storage.files import write_json
+from volseg.storage.files import remove_leftovers, write_json
 
 __all__ = ["RESULT_KEYS", "STATISTICS_NAME", "CaseStatistics", "file_state"]
 
@@ -42,11 +42,12 @@ class CaseStatistics:
         self.entries: dict[str, dict[str, Any]] = {}
 
     def read(self) -> None:
-        """Take up the entries of earlier runs.
+        """Take up the entries of earlier runs, and remove what killed ones left unfinished.
 
         Raises:
             UserError: the file is there and holds something else.
         """
+        remove_leftovers(self.path.parent, below=False)
         if not self.path.is_file():
             return
         try:
@@ -58,9 +59,8 @@ class CaseStatistics:
             ) from error
 
     def add(self, image: str, entry: Mapping[str, Any]) -> None:
-        """Write the entry of an image."""
-        self.entries.pop(image, None)
-        self.entries[image] = {"image": image, **entry}
+        """Write the entry of an image; entries are in the order of images, whichever was segmented last."""
+        self.entries = dict(sorted({**self.entries, image: {"image": image, **entry}}.items()))
         write_json(self.path, list(self.entries.values()))
 
     def note_failure(self, image: str, reason: str) -> None:

@@ -19,7 +19,7 @@ from volseg.data.blank import read_with_blank
 from volseg.data.open_volume import ChunkedVolume
 from volseg.errors import UserError
 
-__all__ = ["ResampledVolume", "network_shape", "resampled", "source_region", "taps"]
+__all__ = ["NearestVolume", "ResampledVolume", "nearest_voxels", "network_shape", "resampled", "source_region", "taps"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,37 @@ class ResampledVolume(ChunkedVolume):
         tissue = resampled(~blank, *grids)
         total = resampled(np.where(blank, voxels.dtype.type(0), voxels), *grids)
         return np.where(tissue < 0.5, np.float32(np.nan), total / np.maximum(tissue, 0.5))
+
+
+class NearestVolume(ChunkedVolume):
+    """Instance ids on another grid: of each voxel's centre, the id that lies there.
+
+    Args:
+        source: the volume.
+        shape: (D, H, W) of the grid.
+    """
+
+    def __init__(self, source: ChunkedVolume, shape: Sequence[int]) -> None:
+        chunks = [max(1, chunk * n // old) for chunk, n, old in zip(source.chunks, shape, source.shape, strict=True)]
+        super().__init__(source.path, shape, source.dtype, chunks, file_path=source.file_path)
+        self._source = source
+
+    def _open(self) -> None:
+        """The source opens itself."""
+
+    def _read(self, block: Region) -> NDArray[Any]:
+        indices = [nearest_voxels(*axis) for axis in zip(self._source.shape, self.shape, block, strict=True)]
+        if not all(index.size for index in indices):
+            return np.empty([index.size for index in indices], self.dtype)
+        first = [int(index[0]) for index in indices]
+        z, y, x = (slice(start, int(index[-1]) + 1) for start, index in zip(first, indices, strict=True))
+        return self._source[z, y, x][np.ix_(*(i - start for i, start in zip(indices, first, strict=True)))]
+
+
+def nearest_voxels(size: int, new_size: int, along: slice | None = None) -> NDArray[np.intp]:
+    """Of new voxels, all or a slice of them, the old ones (N,) that their centres lie in."""
+    new = np.arange(new_size) if along is None else np.arange(along.start, along.stop)
+    return (2 * new + 1) * size // (2 * new_size)
 
 
 def source_region(shape: Sequence[int], new_shape: Sequence[int], region: Region) -> Region:

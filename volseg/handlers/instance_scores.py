@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 
 from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
-from volseg.handlers.instance_results import free_case_name
+from volseg.handlers.instance_results import free_case_name, voxel_warnings
 from volseg.instances.average_precision import (
     ALL_SIZES,
     NO_TRUTH,
@@ -50,6 +50,8 @@ class InstanceScores:
         size_ranges: ``(low, high]`` in voxels by name.
         min_size: true instances with fewer voxels count as background.
         matching_thresholds: IoUs of the one-to-one matching, from 0.5 to 1.
+        voxel_size_nm: of the images (z, y, x), in place of what files say.
+        trained_voxel_size_nm, resample: see :func:`volseg.handlers.instance_results.voxel_warnings`.
         weights: path of what is scored, for the page.
         pictures: whether the page shows the best, the median and the worst case, whose images are read again.
 
@@ -64,6 +66,9 @@ class InstanceScores:
         size_ranges: Mapping[str, Sequence[float]] | None = None,
         min_size: int = 0,
         matching_thresholds: Sequence[float] = (0.5, 0.75),
+        voxel_size_nm: Sequence[float] | None = None,
+        trained_voxel_size_nm: Sequence[float] | None = None,
+        resample: bool = False,
         weights: str | None = None,
         pictures: bool = False,
     ) -> None:
@@ -71,6 +76,9 @@ class InstanceScores:
         ranges = SIZE_RANGES if size_ranges is None else size_ranges
         self.size_ranges = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
         self.min_size = min_size
+        self.voxel_size_nm = voxel_size_nm
+        self.trained_voxel_size_nm = trained_voxel_size_nm
+        self.resample = resample
         self.weights = weights
         self.drawer = _drawer if pictures else None
         self.matching_thresholds = tuple(matching_thresholds)
@@ -91,7 +99,11 @@ class InstanceScores:
         output: Any = engine.state.output
         for item in output:
             prediction, truth = (np.asarray(item[key].cpu())[0] for key in ("pred", "label"))
-            self.add(item["image"].meta["filename_or_obj"], prediction, truth)
+            meta = item["image"].meta
+            path, size_nm = meta["filename_or_obj"], self.voxel_size_nm or meta.get("voxel_size_nm")
+            for warning in voxel_warnings(size_nm, self.trained_voxel_size_nm, self.resample):
+                logger.warning("%s: %s", path, warning)
+            self.add(path, prediction, truth)
 
     def add(self, path: str, prediction: np.ndarray, truth: np.ndarray) -> None:
         """Score one case, given its image's path and its instance ids ``(D, H, W)``."""

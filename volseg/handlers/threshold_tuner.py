@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from numpy.typing import NDArray
 
+from volseg.data.resampling import nearest_voxels
 from volseg.errors import UserError
 from volseg.instances.decoding import PAPER, Decoding
 from volseg.instances.threshold_sweep import (
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 class ThresholdTuner:
     """Collect mask and boundary probabilities of all cases, then decode and score them with all thresholds.
+
+    Cases that were resampled for the network are scored on its grid.
 
     Writes ``thresholds.csv``, one row per combination, ``thresholds.png``, AP-75 over the thresholds, and
     ``thresholds.json``, the best combination; it is also logged as arguments for the other configs. Probabilities are
@@ -80,7 +84,7 @@ class ThresholdTuner:
             # truncated as in the released code, so that bytes and thresholds mean what decode_instances says;
             # one channel at a time, because the product takes 4 bytes per voxel
             mask, boundary = (np.asarray((channel * 255).to(torch.uint8).cpu()) for channel in item["pred"])
-            self.cases.append((mask, boundary, np.asarray(item["label"].cpu())[0]))
+            self.cases.append((mask, boundary, _on_grid(np.asarray(item["label"].cpu())[0], mask.shape)))
 
     def _start(self, engine: Engine) -> None:
         self.cases.clear()
@@ -111,3 +115,10 @@ class ThresholdTuner:
         arguments = " ".join(f"--{name} {value:g}" for name, value in found.items())
         logger.info("best AP-75 %.3f with --decoding %s %s", best.ap75, self.options["decoding"].method, arguments)
         logger.info("table and picture in %s", self.output_dir)
+
+
+def _on_grid(truth: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    """True ids ``(D, H, W)`` on the grid that the network saw: those of the nearest voxels."""
+    if truth.shape == tuple(shape):
+        return truth
+    return truth[np.ix_(*map(nearest_voxels, truth.shape, shape))]

@@ -64,9 +64,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 shutil.rmtree(staging, ignore_errors=True)
 
 
-def remove_leftovers(folder: str | Path) -> None:
-    """Remove the unfinished files that killed processes left in a folder and the folders below."""
-    for staging in _abandoned(Path(folder), f"**/.*{FILE_STAGING}"):
+def remove_leftovers(folder: str | Path, below: bool = True) -> None:
+    """Remove the unfinished files that killed processes left in a folder and, if told, in the folders below."""
+    for staging in _abandoned(Path(folder), f"{'**/' if below else ''}.*{FILE_STAGING}"):
         shutil.rmtree(staging, ignore_errors=True)
 
 

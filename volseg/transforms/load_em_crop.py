@@ -14,7 +14,8 @@ from monai.transforms import MapTransform, Randomizable
 from monai.utils import ensure_tuple
 
 from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
-from volseg.transforms.load_em_volume import check_one_shape, to_ids, to_tensor
+from volseg.data.resampling import ResampledVolume
+from volseg.transforms.load_em_volume import check_one_shape, on_network_grid, to_ids, to_tensor
 
 __all__ = ["RandLoadImageCropd"]
 
@@ -33,6 +34,8 @@ class RandLoadImageCropd(Randomizable, MapTransform):
             ``MetaTensor`` ``(1, *spatial_size)``.
         spatial_size: of the crop, (D, H, W).
         label_keys: entries among ``keys`` that hold instance ids; they become int32, or int64 for larger ids.
+        network_voxel_size_nm: volumes of another voxel size are brought to this one (z, y, x) before; images become
+            float32 there, ids are those of the nearest voxels. Meta data ``network_shape`` says the new shape.
 
     Raises:
         UserError: a file cannot be read, a label does not hold integers, or shapes differ.
@@ -43,11 +46,13 @@ class RandLoadImageCropd(Randomizable, MapTransform):
         keys: KeysCollection,
         spatial_size: Sequence[int],
         label_keys: KeysCollection = (),
+        network_voxel_size_nm: Sequence[float] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spatial_size = tuple(spatial_size)
         self.label_keys = set(ensure_tuple(label_keys))
+        self.network_voxel_size_nm = network_voxel_size_nm
         self.starts = [0, 0, 0]
         self._volumes: OrderedDict[str, ChunkedVolume] = OrderedDict()
 
@@ -59,7 +64,7 @@ class RandLoadImageCropd(Randomizable, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        volumes = {key: self._open(str(d[key])) for key in self.key_iterator(d)}
+        volumes = {key: self._open(str(d[key]), key in self.label_keys) for key in self.key_iterator(d)}
         check_one_shape({str(d[key]): volume.shape for key, volume in volumes.items()})
         if not volumes:
             return d
@@ -71,12 +76,15 @@ class RandLoadImageCropd(Randomizable, MapTransform):
             if any(missing):
                 crop = np.pad(crop, [(n // 2, n - n // 2) for n in missing], mode="reflect")
             tensor = to_ids(crop, str(d[key])) if key in self.label_keys else to_tensor(crop)
-            d[key] = MetaTensor(tensor[None], meta={"filename_or_obj": str(d[key])})
+            meta: dict[str, Any] = {"filename_or_obj": str(d[key])}
+            if isinstance(volume, ResampledVolume):
+                meta["network_shape"] = volume.shape
+            d[key] = MetaTensor(tensor[None], meta=meta)
         return d
 
-    def _open(self, path: str) -> ChunkedVolume:
+    def _open(self, path: str, is_label: bool) -> ChunkedVolume:
         if path not in self._volumes:
-            self._volumes[path] = open_chunked_volume(path)
+            self._volumes[path] = on_network_grid(open_chunked_volume(path), self.network_voxel_size_nm, is_label)
         self._volumes.move_to_end(path)
         if len(self._volumes) > OPEN_VOLUMES:
             self._volumes.popitem(last=False)

@@ -64,18 +64,19 @@ class ScaleGreyValuesd(MapTransform):
             if path is None:
                 grey_range = _range_of_voxels(voxels[0][~blank])
             else:
-                grey_range = self._range_of_file(str(path), voxels[0], bool(image.meta.get("is_resampled")))
+                shape = voxels.shape[1:] if image.meta.get("is_resampled") else image.meta.get("network_shape")
+                grey_range = self._range_of_file(str(path), voxels[0], shape)
             values = grey_range(voxels)
             values[0][torch.from_numpy(blank)] = self.blank
             d[key] = MetaTensor(values.to(image.device), meta=image.meta, applied_operations=image.applied_operations)
         return d
 
-    def _range_of_file(self, path: str, voxels: NDArray[Any], is_resampled: bool) -> GreyRange:
+    def _range_of_file(self, path: str, voxels: NDArray[Any], network_shape: Sequence[int] | None) -> GreyRange:
         """Found once: a training reads thousands of crops of a file. What has been read whole is not read again."""
         if path not in self._ranges:
             volume = open_chunked_volume(path)
-            if is_resampled:
-                volume = ResampledVolume(volume, voxels.shape)
+            if network_shape is not None:
+                volume = ResampledVolume(volume, network_shape)
             found = self._ranges[path] = find_grey_range(volume, voxels if voxels.shape == volume.shape else None)
             logger.debug("%s: grey values from %g to %g become 0 to 1", path, found.low, found.high)
         return self._ranges[path]

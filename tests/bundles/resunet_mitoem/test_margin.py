@@ -14,7 +14,9 @@ CONFIGS = Path(__file__).resolve().parents[3] / "bundles" / "resunet_mitoem" / "
 
 
 @pytest.mark.parametrize(
-    ("names", "block"), [(["train"], (256, 256)), (["train", "finetune"], (320, 320))], ids=["stage 1", "stage 2"]
+    ("names", "block"),
+    [(["train"], (256, 256)), (["train", "train_second_stage"], (320, 320))],
+    ids=["stage 1", "stage 2"],
 )
 def test_crops_have_the_margin_that_the_transforms_need(names, block, tmp_path):
     parser = ConfigParser()

@@ -13,7 +13,7 @@ import pytest
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "resunet_mitoem"
 RESULTS = BUNDLE / "docs" / "results"
-NAMES = ("phantom", "phantom_finetune", "phantom_h")
+NAMES = ("phantom", "phantom_second_stage", "phantom_h")
 WEIGHTS = {"phantom": "model.pt", "phantom_h": "model_h.pt"}
 
 

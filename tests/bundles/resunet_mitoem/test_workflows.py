@@ -345,6 +345,11 @@ def test_evaluation_of_another_voxel_size_is_on_the_grid_of_the_labels(run, data
     assert (float(row["ap75"]), float(row["foreground_dice"])) == (1, 1)
     assert "6x80x112 to 6x40x56 voxels" in process.stderr
 
+    process = run("evaluate", "--dataset_dir", source.parent, "--resample", False)
+    assert "resampling is off: use --resample True" in process.stderr
+    run("tune", "--dataset_dir", source.parent, "--split", "test", "--mask_thresholds", "[0.9]")
+    assert json.loads((tmp_path / "out" / "thresholds.json").read_text())["ap75"] == 1
+
 
 @pytest.mark.usefixtures("installed")
 def test_tuning_finds_thresholds_that_segment_without_errors(run, tmp_path):
@@ -362,20 +367,20 @@ SHORT = ("--spatial_size", "[4, 32, 48]", "--epoch_iterations", 2, "--margin_pix
 
 def test_second_stage_leaves_weights_that_are_not_beaten(run, installed, bright, tmp_path):
     # from weights without an error, at a rate that ruins them
-    run("finetune", *SHORT, "--max_epochs", 2, "--learning_rate", 0.5)
+    run("train_second_stage", *SHORT, "--max_epochs", 2, "--learning_rate", 0.5)
     assert is_same(state(installed), state(bright))
     assert not is_same(state(tmp_path / "out" / "checkpoint_completed.pt")["objects"]["network"], state(bright))
 
 
 def test_second_stage_starts_from_the_installed_weights(run, bright, tmp_path):
-    run("finetune", *SHORT, "--max_epochs", 1, "--learning_rate", 0, "--weights", bright)
+    run("train_second_stage", *SHORT, "--max_epochs", 1, "--learning_rate", 0, "--weights", bright)
     completed = state(tmp_path / "out" / "checkpoint_completed.pt")
     assert is_same(completed["objects"]["network"], state(bright))
     assert completed["objects"]["best_weights"]["best_metric"] == 1
 
 
 def test_resumed_second_stage_keeps_the_best_of_the_epochs_before(run, installed, bundle, tmp_path):
-    arguments = ("finetune", *SHORT, "--max_epochs", 2, "--learning_rate", 0)
+    arguments = ("train_second_stage", *SHORT, "--max_epochs", 2, "--learning_rate", 0)
     run(*arguments)
     # as if it had been killed after a first epoch better than any other
     better, out = bundle.untrained(), tmp_path / "out"
@@ -385,6 +390,22 @@ def test_resumed_second_stage_keeps_the_best_of_the_epochs_before(run, installed
     torch.save(checkpoint, out / "checkpoint.pt")
     assert "continuing after epoch 1" in run(*arguments).stderr
     assert is_same(state(installed), better.state_dict())
+
+
+def test_fine_tuning_is_at_the_voxel_size_that_the_weights_learnt(run, installed, bright, dataset, tmp_path):
+    (tmp_path / "finer").mkdir()
+    source, truth = write_finer(tmp_path / "finer" / "a.ome.zarr", SIZE_NM[0])
+    with create_ome_zarr_label(source, "mitochondria", np.uint8) as voxels:
+        voxels[:] = truth
+    shutil.copy(dataset / "dataset.json", source.parent)
+    size = ("--phantom#spatial_size", "[4, 999, 999]", "--max_epochs", 1)  # the weights say another one
+    process = run("finetune", *SHORT[2:], *size, "--learning_rate", 0, "--dataset_dir", source.parent)
+    assert process.stderr.count("6x80x112 to 6x40x56 voxels") >= 2  # training and validation
+    completed = state(tmp_path / "out" / "checkpoint_completed.pt")
+    assert is_same(completed["objects"]["network"], state(bright))
+    assert completed["objects"]["best_weights"]["best_metric"] == 1
+    run("finetune", *SHORT[2:], *size, "--learning_rate", 0.5, "--dataset_dir", source.parent)
+    assert is_same(state(installed), state(bright))
 
 
 def test_two_decoders_train_and_find_what_one_finds(run, infer, bundle, configs, brightness_weights, tmp_path):
@@ -428,7 +449,7 @@ print(json.dumps([{n: get(n) for n in names}, type(get("optimizer")).__name__, g
     ("names", "size", "epochs", "decay", "factors"),
     [
         ("train", [32, 256, 256], 100, 0, [1, 1, 1]),
-        ("train finetune", [26, 320, 320], 50, 0, [1, 1, 1]),
+        ("train train_second_stage", [26, 320, 320], 50, 0, [1, 1, 1]),
         ("train train_released", [32, 256, 256], 1000, 1e-4, [0.001, 0.011, 1]),
     ],
 )

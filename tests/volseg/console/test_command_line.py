@@ -103,6 +103,8 @@ def test_memory_that_the_system_does_not_give():
     assert find_user_error(error) == "not enough memory (800 bytes); use a smaller volume, batch_size or spatial_size"
     wrapped = RuntimeError("applying transform")
     wrapped.__cause__ = MemoryError("Unable to allocate 1. TiB")
+    said = "could not create a primitive"
+    assert str(find_user_error(RuntimeError(said))).startswith(f"not enough memory ({said});")
     assert "not enough memory (Unable to allocate 1. TiB)" in str(find_user_error(wrapped))
 
 

@@ -11,7 +11,7 @@ import pytest
 from volseg.data import resampling
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.data.open_volume import open_chunked_volume
-from volseg.data.resampling import ResampledVolume, network_shape, resampled, source_region
+from volseg.data.resampling import NearestVolume, ResampledVolume, network_shape, resampled, source_region
 from volseg.errors import UserError
 
 SHAPE, NEW_SHAPE = (5, 12, 9), (7, 5, 9)
@@ -53,6 +53,16 @@ def test_a_region_is_what_it_is_in_the_whole():
         source = source_region(SHAPE, NEW_SHAPE, region)
         starts = [along.start for along in source]
         np.testing.assert_array_equal(resampled(voxels[source], starts, SHAPE, NEW_SHAPE, region), whole[region])
+
+
+def test_ids_are_those_where_the_centres_of_new_voxels_lie(tmp_path):
+    ids = np.arange(2 * 3 * 5, dtype=np.uint32).reshape(2, 3, 5) + 70_000
+    with create_ome_zarr(tmp_path / "a.ome.zarr", ids.shape, np.uint32, (30, 8, 8)) as written:
+        written[:] = ids
+    nearest = NearestVolume(open_chunked_volume(tmp_path / "a.ome.zarr"), (4, 3, 2))
+    np.testing.assert_array_equal(nearest[:], ids[[0, 0, 1, 1]][:, :, [1, 3]])
+    np.testing.assert_array_equal(nearest[1:3, 2:3, 1:2], ids[[0, 1], 2:3, 3:4])
+    assert nearest[2:2].shape == (0, 3, 2)
 
 
 def test_blank_voxels_are_no_part_of_means(tmp_path, monkeypatch):

@@ -168,9 +168,9 @@ def test_inputs_of_one_name_do_not_overwrite_each_other(tmp_path):
     ]
     run(tmp_path / "out", [(path, labels(1 + i, 20 + i)) for i, path in enumerate(cases)], preview=False)
     names = ["im_instances", "im_2_instances", "im_2_2_instances.h5", "two_instances.h5", "two_2_instances.h5"]
-    assert [(case["image"], case["instances"]) for case in statistics(tmp_path / "out")] == list(
-        zip(cases, names, strict=True)
-    )
+    found = {case["image"]: case["instances"] for case in statistics(tmp_path / "out")}
+    assert found == dict(zip(cases, names, strict=True))
+    assert list(found) == sorted(cases)
     for i, name in enumerate(names):
         np.testing.assert_array_equal(open_chunked_volume(tmp_path / "out" / name)[:], labels(1 + i, 20 + i))
     assert len(list((tmp_path / "out").glob("*.csv"))) == 5

@@ -81,6 +81,13 @@ def test_watershed_has_a_third_threshold(tmp_path, caplog):
     assert len((tmp_path / "thresholds.csv").read_text().splitlines()) == 1 + 8
 
 
+def test_truth_of_a_resampled_case_is_taken_from_the_nearest_voxels(tmp_path):
+    (fine,) = case()
+    fine["label"] = MetaTensor(fine["label"].repeat_interleave(3, 1).repeat_interleave(2, 3))
+    [(_, _, truth)] = run(tmp_path, [[fine]]).cases
+    np.testing.assert_array_equal(truth, case()[0]["label"][0])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probabilities_are_kept_as_truncated_bytes(tmp_path, dtype):
     (item,) = case()

@@ -27,7 +27,7 @@ from volseg.phantoms.prostate_mri.varied import draw_varied_anatomy, draw_varied
 GENERATION = 1
 """Increased whenever a seed gives a different phantom, so that existing data sets are made again."""
 
-VARIED_GENERATION = 2
+VARIED_GENERATION = 4
 """The same of :func:`varied_prostate_mri`."""
 
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPS", "LPI", "RAI", "PLS", "ALI", "SPL")

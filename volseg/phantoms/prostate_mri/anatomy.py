@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from volseg.phantoms.geometry import Blob, Floats, Triple, smooth_max, triple
 
+Pair = tuple[float, float]
+
 SPARE_MM = 7.0
 """Margin around the gland's smooth shape, for irregularity and for slices without gland."""
 
@@ -50,8 +52,14 @@ class Anatomy:
     bladder_wall: float
     obturator: float = 14.0  # thickness of the muscles along the walls of the pelvis
     levator: float = 3.6  # thickness of the sling
+    sling_gap: float = 5.0  # from the gland's sides to the middle of the sling
+    hollow: float | None = None  # brightness inside the sling around the apex, where it is not fat
+    sheath: tuple[tuple[float, float], tuple[float, float]] | None = (
+        None  # thickness and brightness of tissue around apex and base
+    )
     nodularity: float = 1.0  # how far nodules differ from the transition zone around them
     aspect: float = 1.0  # depth of the rectum over its width
+    vesicles: Pair = (1.0, 0.82)  # size of the seminal vesicles, and the height at which they begin
     lobe: Blob | None = None  # a part of the gland that grows into the bladder
     apron: Blob | None = None  # of the bladder's muscle and veins in front of the gland
     balloon: tuple[Blob, ...] = ()  # of an endorectal coil, in painting order
@@ -73,7 +81,8 @@ class Anatomy:
         r = np.interp(t, (-1.6, -1.05, -0.5, 0.3, 1.5), (10, 11.5, 0.75 * radius, radius, 0.9 * radius))
         _, y = self.axis(np.clip(z, -self.half[2], 0.7 * self.half[2]))
         back = np.sqrt(np.clip(1 - 0.8 * np.clip(t, -2, 0.6) ** 2, 0.1, 1)) * self.half[1] * (1 - 0.4 * self.bend)
-        y = y - back - r - 2.5 - 7 * np.clip(t - 0.7, 0, 2)
+        size, low = self.vesicles  # in front of the rectum
+        y = y - back - r - 2.5 - 7 * size * size * np.clip(t - (low - 0.12), 0, 2)
         return (sway * np.sin(0.9 * t)).astype(np.float32), y.astype(np.float32), r.astype(np.float32)
 
 

@@ -40,13 +40,19 @@ def _paint_floor(p: Canvas, a: Anatomy) -> None:
     _, middle = a.axis(z)
     _, back, radius = a.rectum_at(z)
     heights = (-1.8, -1.25, -0.9, -0.5, 0.0, 0.6)
-    width = _table(t, heights, (12, 14, 0.5 * w + 6, 0.85 * w + 5, w + 5, max(w + 8, a.canal - 2)))
+    gap = a.sling_gap
+    width = _table(
+        t, heights, (7 + gap, 9 + gap, 0.5 * w + 1 + gap, 0.85 * w + gap, w + gap, max(w + 3 + gap, a.canal - 2))
+    )
     front = middle + _table(t, heights, (-2, 4, 0.4 * d, 0.6 * d, 0.7 * d, 0.9 * d))
     rear = back - radius - 3
     along = y - (front + rear) / 2
     # in front, both sides continue to the pubis
     along = np.where(along > 0, np.float32(0.6) * along, along) / ((front - rear) / 2)
-    sling = np.abs((np.hypot(x / width, along) - 1) * width) - np.float32(a.levator / 2)
+    inside = (np.hypot(x / width, along) - 1) * width
+    if a.hollow is not None:
+        paint_over(p.image, np.maximum(inside, (t + np.float32(0.3)) * np.float32(h)), a.hollow, p.soft)
+    sling = np.abs(inside) - np.float32(a.levator / 2)
     sling = np.maximum(np.maximum(sling, (t - np.float32(0.6)) * np.float32(h)), y - np.float32(a.pubis + 2))
     paint_over(p.image, sling + np.float32(0.4) * p.uneven, 1.15 * muscle, p.soft)
 
@@ -82,6 +88,11 @@ def _paint_gland(p: Canvas, a: Anatomy, nodules: list[Blob], anywhere: list[Blob
     x, y, z = p.x[box[0]], p.y[:, box[1]], p.z[:, :, box[2]]
     gland, zone = (np.full(p.image.shape, 99, np.float32) for _ in range(2))
     gland[box], zone[box] = gland_and_zone(a, x, y, z)
+    if a.sheath is not None:
+        t = z / np.float32(a.half[2])
+        for side, (thickness, value) in zip((-1, 1), a.sheath, strict=True):
+            around = gland[box] - np.float32(thickness) * np.clip(side * t, 0, 1) + np.float32(0.5) * uneven
+            paint_over(image, around, value, p.soft)
     septa = np.sin(0.8 * x + uneven) * np.sin(0.9 * y - uneven) * np.sin(0.5 * z + uneven)
     paint_over(image, gland[box], tissue["peripheral"] * (1 + 0.15 * septa), p.soft)
     paint_over(image, zone[box], tissue["stroma"], p.soft)  # the surgical capsule

@@ -55,13 +55,14 @@ def shapes_around_gland(a: Anatomy, rng: np.random.Generator) -> list[Blob]:
         start = np.array(a.point(w * reach * np.cos(angle), d * reach * np.sin(angle), t * h))
         value = tissue["vein"] if rng.random() < 0.55 else 0.15
         out.append(tube(start, start + rng.normal(0, (3, 3, 7)), rng.uniform(0.8, 2.2), value))
-    size = rng.uniform(5, 8.5)
+    size = rng.uniform(5, 8.5) * a.vesicles[0]
     for side in (-1, 1):
-        start = np.array(a.point(side * 5, -0.55 * d, 0.82 * h))
+        start = np.array(a.point(side * 5, -0.55 * d, a.vesicles[1] * h))
         out.append(tube(start, start + np.array((0, -2, 14)), 2.6, 0.3 * tissue["vesicle"], rim=tissue["stroma"]))
         for along in np.linspace(0, 1, 9):  # coiled tubes with dark walls
-            step = np.array((side * (3 + 27 * along), -3 - 5 * along, 5 + 9 * along))
+            step = np.array((side * (3 + 27 * along), (-3 - 5 * along) * a.vesicles[0], 5 + 9 * along))
             axes = size * rng.uniform((0.7, 0.5, 0.8), (1.1, 0.8, 1.3)) * (1 - 0.3 * along)
+            axes[1] *= max(1.0, a.vesicles[0])
             value, angle = tissue["vesicle"] * rng.uniform(0.6, 1.1), float(rng.uniform(-60, 60))
             centre = start + step + rng.normal(0, 1.5, 3)
             out.append(blob(centre, axes, value, angle, tissue["stroma"] + 0.1, 1.0))

@@ -34,12 +34,12 @@ _TISSUES = {
 
 def draw_varied_anatomy(rng: np.random.Generator) -> Anatomy:
     """One patient; glands of about 12 to 320 ml."""
-    base, coil = draw_anatomy(rng), rng.random() < 0.3
+    base, coil = draw_anatomy(rng), rng.random() < 0.4
     log_volume = float(np.clip(rng.normal(0, 0.7), -1.35, 1.8))
     extent = np.array([50.0, 41.0, 48.0]) * np.exp(np.array([0.3, 0.36, 0.3]) * log_volume)
     extent *= np.exp(np.clip(rng.normal(0, (0.08, 0.1, 0.13)), -0.25, 0.25))
     if coil:
-        extent *= (1.06, 0.85, 1.05)
+        extent *= (1.06, rng.uniform(0.62, 0.95), 1.05)
     w, d, h = half = triple(np.minimum(extent, (98, 90, 76)) / 2)
     growth = float(np.clip(0.5 + 0.4 * log_volume + rng.normal(0, 0.35), 0, 1.25))
     zone = np.array([(rng.normal(0, 0.04), 0.2, 0.12), (0.6, 0.58, 0.66)])
@@ -57,7 +57,7 @@ def draw_varied_anatomy(rng: np.random.Generator) -> Anatomy:
     a = replace(
         base, half=half, lean=lean, coil=coil, zone=zone, bladder=bladder, tissue=tissue,
         bend=float(rng.uniform(0.15, 0.5) if coil else rng.uniform(-0.05, 0.35)),
-        taper=rng.uniform(0.0, 0.3),
+        taper=rng.uniform(0.0, 0.4),
         canal=w + rng.uniform(3, 14),
         obturator=rng.uniform(12, 26),
         levator=rng.uniform(2, 9),
@@ -77,7 +77,30 @@ def draw_varied_anatomy(rng: np.random.Generator) -> Anatomy:
         axes = np.array(half) * rng.uniform((0.5, 0.3, 0.5), (1.05, 0.6, 1.05))
         value = rng.uniform(min(tissue["muscle"], tissue["vein"]), max(tissue["muscle"], tissue["vein"]))
         a = replace(a, apron=blob(centre, axes, float(value), 0, tissue["muscle"], float(rng.uniform(0, 2))))
-    return replace(a, balloon=_balloon(a, rng)) if coil else a
+    if coil:
+        a = replace(a, balloon=_balloon(a, rng))
+    return _draw_surroundings(a, rng)
+
+
+def _draw_surroundings(a: Anatomy, rng: np.random.Generator) -> Anatomy:
+    """What surrounds the gland: the sling, seminal vesicles, and at apex and base often no fat that sets it off."""
+    muscle, fat, vein = (a.tissue[name] for name in ("muscle", "fat", "vein"))
+
+    def between(one: float, other: float) -> float:
+        return float(one + rng.random() * (other - one))
+
+    a = replace(a, sling_gap=a.levator / 2 + between(0, 4))
+    half_fat = (muscle + fat) / 2
+    a = replace(a, vesicles=(between(0.8, 2.2), between(0.35, 0.85)))
+    if rng.random() < 0.5:  # vesicles as bright as the gland
+        like_gland = between(a.tissue["transition"], a.tissue["peripheral"]) * between(0.8, 1.2)
+        a = replace(a, tissue=a.tissue | {"vesicle": like_gland})
+    if rng.random() < 0.75:
+        a = replace(a, hollow=between(muscle, half_fat))
+    if rng.random() < 0.75:
+        apex, base = (between(0, 5), between(muscle, half_fat)), (between(0, 6), between(muscle, vein))
+        a = replace(a, sheath=(apex, base))
+    return a
 
 
 def _draw_tissue(rng: np.random.Generator) -> dict[str, float]:
