@@ -68,6 +68,7 @@ def promise12_subset(cases: str, training: bool = True) -> None:
             "command": "python -m tools promise12_subset CASES",
             "weights": json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")),
             "weights_sha256": sha256(weights),
+            "eval_metrics": {"promise12_subset_mean_dice": round(released["all"]["mean"], 3)},
             "dice": released,
             "floor_dice": floor,
             "recipes": recipes,

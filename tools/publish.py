@@ -9,11 +9,10 @@ import hashlib
 import json
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from tools.hub_card import HUB_CARD, flat_metrics, hub_card
 from tools.registry_store import PAGE, RegistryStore, registry_page
 from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
@@ -40,8 +39,8 @@ def publish(zip: str, registry: str, sign: str = "", layout: str = "folder", bas
         registry: folder, created if absent, or the URL of a storage that fsspec can write to, such as ``s3://bucket/path``.
         sign: PEM file of a private elliptic curve key; signatures are put beside the zip and the index.
         layout: ``folder``; ``github`` for a tree whose ``release`` becomes the assets of a release and whose ``models``
-            is committed under the release's tag; ``huggingface`` for a folder of unpacked bundles, which
-            MONAI's ``push_to_hf_hub`` uploads one by one.
+            is committed under the release's tag; ``huggingface`` for a folder of unpacked bundles, each with
+            a ``README.md`` for the Hub, and the program that uploads it.
         base_url: where the zips can be downloaded, such as ``https://github.com/OWNER/REPO/releases/download/TAG``;
             without it the index lists them relative to itself.
     """
@@ -112,7 +111,7 @@ def _describe(path: Path, folder: Path, base_url: str) -> tuple[Entry, bytes]:
     try:
         metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
         version, title, task = (str(metadata[key]) for key in ("version", "name", "task"))
-        metrics = dict(_flat(metadata.get("eval_metrics", {})))
+        metrics = dict(flat_metrics(metadata.get("eval_metrics", {})))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: configs/metadata.json is unusable: {error!r}; pack the bundle again") from error
     if version != release.version:
@@ -136,15 +135,6 @@ def _describe(path: Path, folder: Path, base_url: str) -> tuple[Entry, bytes]:
         picture=f"{release.key}.png" if picture else "",
     )
     return entry, picture
-
-
-def _flat(metrics: Mapping[str, Any], parents: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
-    """Metrics, possibly grouped, by the names of group and metric."""
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, (*parents, name))
-        else:
-            yield " ".join((*parents, name)), float(value)
 
 
 def _sha1(path: Path) -> str:
@@ -181,11 +171,14 @@ def _unpack_for_hub(path: Path, folder: Path) -> None:
             "move it away or give another --registry"
         )
     with writing(target), replacement(target) as new:
-        _unpack(path, new)
-    # without delete_patterns, files of the previous version would stay
+        entry, _ = _describe(path, new, "")
+        (new / HUB_CARD).write_text(hub_card(new, entry), encoding="utf-8")
+    repository = f"OWNER/{release.name}"
+    # MONAI's push_to_hf_hub would write its own README.md; without delete_patterns, files of the previous version stay
     program = (
-        f"from monai.bundle import push_to_hf_hub; push_to_hf_hub('OWNER/{release.name}', {release.name!r}, "
-        f"{str(folder)!r}, version={release.version!r}, delete_patterns='*')"
+        f"from huggingface_hub import HfApi; hub = HfApi(); hub.create_repo({repository!r}, private=True, "
+        f"exist_ok=True); hub.upload_folder(repo_id={repository!r}, folder_path={str(target)!r}, delete_patterns='*'); "
+        f"hub.create_tag({repository!r}, tag={release.version!r}, exist_ok=True)"
     )
     print(f"{target}: {release.key}. Upload it with")
     print(f"python -c {shlex.quote(program)}")

@@ -31,6 +31,9 @@ class Repository:
         commit = self.branches.get(revision) or self.tags.get(revision) or revision
         return commit if commit in self.commits else None
 
+    def files(self, revision: str) -> dict[str, bytes]:
+        return self.commits[self.resolve(revision) or ""]
+
 
 @dataclass
 class Hub:

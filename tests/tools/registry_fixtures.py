@@ -40,6 +40,7 @@ def bundle_contents(name: str, version: str, **metadata: object) -> dict[str, by
     return {
         "LICENSE": b"Text.",
         "configs/metadata.json": json.dumps(metadata).encode(),
+        "docs/README.md": b"# The card\n",
         "docs/figures/phantom.png": png(),
         "models/model.pt": f"weights of {version}".encode(),
     }

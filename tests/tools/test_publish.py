@@ -456,17 +456,19 @@ class TestHuggingface:
         old = bundle_contents("lung_lobes", "0.1.0") | {"docs/old.md": b"Old."}
         publish(str(write_zip(tmp_path, "lung_lobes", "0.1.0", old)), str(registry), layout="huggingface")
         assert (registry / "lung_lobes" / "docs" / "old.md").exists()
-        (registry / "lung_lobes" / "README.md").write_text("written by push_to_hf_hub")
         new = bundle_contents("lung_lobes", "0.2.0")
         publish(str(write_zip(tmp_path, "lung_lobes", "0.2.0", new)), str(registry), layout="huggingface")
         files = files_of(registry / "lung_lobes")
         assert files.pop("manifest.json")
+        assert files.pop("README.md")
         assert files == new
         assert shlex.split(capsys.readouterr().out.splitlines()[-1]) == [
             "python",
             "-c",
-            "from monai.bundle import push_to_hf_hub; push_to_hf_hub('OWNER/lung_lobes', 'lung_lobes', "
-            f"'{registry}', version='0.2.0', delete_patterns='*')",
+            "from huggingface_hub import HfApi; hub = HfApi(); "
+            "hub.create_repo('OWNER/lung_lobes', private=True, exist_ok=True); "
+            f"hub.upload_folder(repo_id='OWNER/lung_lobes', folder_path='{registry}/lung_lobes', delete_patterns='*'); "
+            "hub.create_tag('OWNER/lung_lobes', tag='0.2.0', exist_ok=True)",
         ]
 
     @pytest.mark.parametrize("file", ["lung_lobes/configs/train.json", "lung_lobes/models/model.pt"])

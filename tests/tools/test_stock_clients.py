@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shlex
 import subprocess
@@ -17,14 +19,19 @@ import monai.bundle
 import pytest
 import requests
 import torch
+from huggingface_hub import ModelCard
 
+from tests.tools.conftest import METADATA
 from tests.tools.hub_server import Hub, HubHandler
 from tests.tools.registry_fixtures import (
     files_of,
+    png,
     served,
     served_folder,
     write_zip,
 )
+from tools.markdown import linked_files
+from tools.pack import CARD
 from tools.publish import publish
 from volseg.registry import download, verify
 
@@ -151,6 +158,13 @@ class TestGithub:
 class TestHuggingface:
     def test_what_is_pushed_comes_back_as_it_was_released(self, contents, tmp_path, capsys):
         """The program that publish shows, for two versions, then MONAI's download; the Hub is on loopback."""
+        card = b"**Tags:** CT, lung\nlobes.\n![A](figures/a.png) [results](results/test_set.json)\n\n" + contents[CARD]
+        contents = contents | {CARD: card, "docs/figures/a.png": png()}
+        results = json.loads(contents["docs/results/test_set.json"])
+        results["weights_sha256"] = hashlib.sha256(contents["models/model.pt"]).hexdigest()
+        others = {"eval_metrics": results["eval_metrics"], "weights_sha256": "0" * 64}
+        contents |= {"docs/results/test_set.json": json.dumps(results).encode()}
+        contents |= {"docs/results/other_weights.json": json.dumps(others).encode()}
         programs = []
         for version, files in [("0.9.0", contents | {"docs/old.md": b"Old."}), ("0.10.0", contents)]:
             published(files, tmp_path / version, version, layout="huggingface")
@@ -174,5 +188,14 @@ class TestHuggingface:
         for version in ("0.9.0", "0.10.0"):
             assert installed_version(tmp_path / "installed" / version) == version
         newest = tmp_path / "installed" / "0.10.0" / NAME
-        assert (newest / "README.md").read_text().startswith("---\ntags:")
         assert not (newest / "docs" / "old.md").exists()
+        shown = ModelCard.load(newest / "README.md")
+        assert (shown.data.license, shown.data.library_name) == ("cc-by-4.0", "monai")
+        assert shown.data.tags == ["monai", "CT", "lung lobes"]
+        assert shown.data.model_name == METADATA["name"]
+        measures = {measure.metric_type: measure for measure in shown.data.eval_results}
+        assert {name: m.metric_value for name, m in measures.items()} == {"mean_dice": 0.5, "per_lobe upper": 0.25}
+        assert {m.dataset_name for m in measures.values()} == {"test_set, see docs/results/test_set.json"}
+        linked = linked_files(shown.text, "README.md")
+        assert linked == ["docs/figures/a.png", "docs/results/test_set.json"]
+        assert [path for path in linked if path not in hub.repositories[f"owner/{NAME}"].files("0.10.0")] == []
