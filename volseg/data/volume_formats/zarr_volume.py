@@ -145,12 +145,13 @@ def _axis_names(array: Any) -> Sequence[str]:
 
 def _placement(multiscale: dict[str, Any], axes: StoredAxes) -> tuple[VoxelSize | None, VoxelSize | None]:
     """Voxel size and origin (z, y, x) in nm: the transformations of level 0, then those of all levels."""
-    scale, origin, kinds = [1.0] * axes.ndim, [0.0] * axes.ndim, set()
-    for transformation in (
+    scale, origin = [1.0] * axes.ndim, [0.0] * axes.ndim
+    transformations = [
         *multiscale["datasets"][0].get("coordinateTransformations", ()),
         *multiscale.get("coordinateTransformations", ()),
-    ):
-        kinds.add(transformation.get("type"))
+    ]
+    kinds = {transformation.get("type") for transformation in transformations}
+    for transformation in transformations:
         if transformation.get("type") == "scale":
             scale = [a * b for a, b in zip(scale, transformation["scale"], strict=True)]
             origin = [a * b for a, b in zip(origin, transformation["scale"], strict=True)]
