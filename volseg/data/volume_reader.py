@@ -173,7 +173,7 @@ def _check_text_header(path: Path) -> None:
     Raises:
         UserError: no spacing, or another unit than mm.
     """
-    with path.open("rb") as file:
+    with readable(path, (OSError,)), path.open("rb") as file:
         header = HEADER_END.split(file.read(LONGEST_HEADER), 1)[0]
     if not header.startswith(b"NRRD") and b"DimSize" not in header:  # no header, which ITK says
         return
@@ -223,13 +223,17 @@ class _NiftiReader(NibabelReader):
             if not distance_mm <= SAME_PLACE * nib.affines.voxel_sizes(image.affine).min():
                 logger.warning("%s: sform and qform place voxels up to %.1f mm apart; the sform is taken", data,
                                distance_mm)  # fmt: skip
+                qform[:3] *= _mm_per_unit(image)
                 self.qform = qform.tolist(), code, int(image.header["sform_code"])
 
     def _get_affine(self, img: Any) -> np.ndarray:
         affine = np.array(img.affine, float)
-        if "xyzt_units" in img.header:
-            affine[:3] *= MM_PER_UNIT.get(int(img.header["xyzt_units"]) & 7, 1.0)
+        affine[:3] *= _mm_per_unit(img)
         return affine
+
+
+def _mm_per_unit(image: Any) -> float:
+    return MM_PER_UNIT.get(int(image.header["xyzt_units"]) & 7, 1.0) if "xyzt_units" in image.header else 1.0
 
 
 def _open_nifti(path: Path) -> Any:
