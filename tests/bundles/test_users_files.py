@@ -97,6 +97,13 @@ def big_endian(files: Files) -> Path:
     return files.folder / "ct.nii"
 
 
+def with_qform(files: Files) -> Path:
+    image = nib.Nifti1Image(files.voxels, files.affine)
+    image.set_qform(np.diag([2, 3, 4, 1]), code=1)
+    nib.save(image, files.folder / "ct.nii")
+    return files.folder / "ct.nii"
+
+
 def pipe(files: Files) -> Path:
     os.mkfifo(files.folder / "ct.nii.gz")
     return files.folder / "ct.nii.gz"
@@ -151,6 +158,14 @@ SITUATIONS = [
     Situation("stale pixdim beside a sform", partial(with_header, pixdim=1), "right", bundles=LUNG),
     Situation(
         "no sform, no qform", partial(with_header, sform_code=0, qform_code=0), "warning", ("codes are 0",), PROSTATE
+    ),
+    Situation("a qform of another place", with_qform, "warning", ("sform and qform", "mm apart"), LUNG),
+    Situation(
+        "micrometres that are millimetres",
+        partial(with_header, xyzt_units=3),
+        "refused",
+        ("ct.nii", "smaller than any scan"),
+        PROSTATE,
     ),
     Situation("zero sform", partial(with_header, srow_x=0, srow_y=0, srow_z=0), "refused", ("not invertible",), LUNG),
     Situation("NaN in the sform", partial(with_header, srow_y=np.nan), "refused", ("not invertible",), PROSTATE),

@@ -204,11 +204,11 @@ def _grid(name: Path, slices: Sequence[_Slice]) -> np.ndarray:
 
 def is_slice(path: Path) -> bool:
     """Whether a file is an image in DICOM, and no result on one, judged by its header."""
-    with path.open("rb") as file:
-        if not _begins_like_dicom(file.read(128 + len(MAGIC))):
-            return False
     pydicom = optional_module("pydicom")
     try:
+        with path.open("rb") as file:
+            if not _begins_like_dicom(file.read(128 + len(MAGIC))):
+                return False
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Modality"], force=True)
         return "Rows" in header and header.get("Modality") not in DERIVED
     except (OSError, ValueError, KeyError, NotImplementedError, EOFError):
@@ -233,12 +233,12 @@ def _read(path: Path) -> _File | None:
     """A file's header, or None for what is not DICOM."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
-        if not _begins_like_dicom(file.read(128 + len(MAGIC))):
-            return None
     pydicom = optional_module("pydicom")
     try:
         with path.open("rb") as file:
+            if not _begins_like_dicom(file.read(128 + len(MAGIC))):
+                return None
+            file.seek(0)
             header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
             for keyword in NUMBERS:  # pydicom decodes them when asked
                 header.get(keyword)

@@ -59,7 +59,7 @@ def find_volumes(source: str | Path) -> list[Path]:
         labels.update(listed_labels(folder))
         count += len(files)
         found += [path for path in files if path.name.lower().endswith(VOLUME_SUFFIXES)]
-        others = [path for path in files if not path.name.lower().endswith(VOLUME_SUFFIXES)]
+        others = [path for path in files if not path.name.lower().endswith(VOLUME_SUFFIXES) and path.is_file()]
         if any(is_slice(path) for path in others):
             series[folder] = others
     volumes = sorted([*_without_labels(path for path in found if path not in labels), *_without_scouts(series)])
@@ -71,9 +71,12 @@ def find_volumes(source: str | Path) -> list[Path]:
 
 
 def _folders(source: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Every folder once, with its files; hidden ones are left out, links are followed."""
+    """Every folder once, with its files; hidden ones are left out, links are followed.
+
+    Links to nothing and pipes are among the files: reading them says what they are.
+    """
     seen = set()
-    for name, subfolders, names in os.walk(source, followlinks=True):
+    for name, subfolders, names in os.walk(source, onerror=_warn_of_folder, followlinks=True):
         folder = Path(name)
         subfolders[:] = sorted(subfolder for subfolder in subfolders if not subfolder.startswith("."))
         if folder.resolve() in seen:
@@ -81,7 +84,11 @@ def _folders(source: Path) -> Iterator[tuple[Path, list[Path]]]:
             continue
         seen.add(folder.resolve())
         files = [folder / file for file in sorted(names) if not file.startswith(".")]
-        yield folder, [path for path in files if path.is_file()]
+        yield folder, files
+
+
+def _warn_of_folder(error: OSError) -> None:
+    logger.warning("%s: left out, cannot be listed (%s)", error.filename, error.strerror)
 
 
 def listed_labels(folder: Path) -> Iterable[Path]:

@@ -109,7 +109,20 @@ def open_nifti(path: Path) -> Any:
         UserError: it cannot be read.
     """
     with readable(path, _NIFTI_ERRORS):
-        return nib.load(path)
+        image = nib.load(path)
+    check_voxels_follow_header(path, image)
+    return image
+
+
+def check_voxels_follow_header(path: Path, image: Any) -> None:
+    """See that nibabel does not take the header of a single file for its first voxels.
+
+    Raises:
+        UserError: the header says that voxels begin inside it.
+    """
+    first = image.header.single_vox_offset if getattr(image.header, "is_single", False) else 0
+    if image.dataobj.offset < first:
+        raise UserError(f"{path}: vox_offset must be >= {first}, got {image.dataobj.offset}; repair the header")
 
 
 def read_nifti(path: Path) -> tuple[NDArray[Any], VoxelGrid]:

@@ -79,6 +79,7 @@ class ResampledVolume(ChunkedVolume):
     def __init__(self, source: ChunkedVolume, shape: Sequence[int], voxels: Any = None) -> None:
         chunks = [max(1, chunk * n // old) for chunk, n, old in zip(source.chunks, shape, source.shape, strict=True)]
         super().__init__(source.path, shape, np.float32, chunks, file_path=source.file_path)
+        self.source, self.is_colored = source, source.is_colored
         self.is_inverted, self.not_grey = source.is_inverted, source.not_grey
         self._source: Any = source if voxels is None else voxels
 

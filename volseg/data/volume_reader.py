@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import math
+import re
 import zlib
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +26,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
-from volseg.data.dicom_series import check_multi_frame, regular_slices
-from volseg.data.image_file import itk_pixel_type, quiet_itk, readable
+from volseg.data.dicom_series import Series, check_multi_frame, is_slice, regular_slices
+from volseg.data.image_file import check_voxels_follow_header, itk_pixel_type, quiet_itk, readable, unreadable
 from volseg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -32,11 +35,21 @@ logger = logging.getLogger(__name__)
 __all__ = ["VOLUME_SUFFIXES", "load_volume", "volume_name"]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii", ".hdr")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 MM_PER_UNIT = {1: 1e3, 3: 1e-3}  # NIfTI's codes of metres and micrometres
+SHEAR = 0.01  # of the cosine between two axes: 0.6 degrees
+# what a header says where it gives spacings, directions, and units other than mm
+SAYS_SPACING = re.compile(rb"^(space directions|spacings|ElementSpacing|ElementSize) *[:=]", re.MULTILINE)
+SAYS_DIRECTION = re.compile(rb"^(space directions|TransformMatrix|Rotation|Orientation) *[:=]", re.MULTILINE)
+SAYS_UNITS = re.compile(rb"^space units:(.*)$", re.MULTILINE)
+MILLIMETRES = {b"", b"mm", b"millimeter", b"millimeters"}
+HEADER_END = re.compile(rb"\r?\n\r?\n|^ElementDataFile", re.MULTILINE)
+LONGEST_HEADER = 2**16
 DICOM_SUFFIX = ".dcm"
 # voxels per copy along the first and last axis: with 512 along the other one, 1 MB of a CT
 BLOCK = 32
+SAME_PLACE = 0.5  # of a voxel: sform and qform are rounded
 # bytes decompressed at a time, and the most bytes that one compressed byte can yield
 PIECE = 2**20
 DEFLATE_RATIO = 1032
@@ -70,13 +83,20 @@ def load_volume(path: str | Path) -> MetaTensor:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder. Check the path.")
+        to = f", a link to {path.readlink()}" if path.is_symlink() else ""
+        raise UserError(f"{path}: no such file or folder{to}. Check the path.")
     if not path.is_dir() and not path.is_file():
         raise UserError(f"{path} must be a file or folder, got a device or pipe; copy its content to a file first")
     voxels, meta = _read(path)
     affine = np.asarray(meta["affine"])
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError(f"{path}: the affine is not invertible: {affine.tolist()}; repair the header")
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if (cosine := np.abs(np.triu(axes.T @ axes, 1)).max()) > SHEAR:
+        raise UserError(
+            f"{path}: axes must be at right angles, got {np.degrees(np.arccos(cosine)):.1f} degrees, as of a tilted "
+            "gantry; resample it to a right-angled grid"
+        )
     # like MONAI's LoadImage, without trying all of MONAI's readers
     volume = MetaTensor.ensure_torch_and_prune_meta(_in_c_order(voxels)[None], meta)  # (1, X, Y, Z)
     volume.meta["filename_or_obj"] = str(path)
@@ -86,12 +106,9 @@ def load_volume(path: str | Path) -> MetaTensor:
 
 def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Real numbers ``(X, Y, Z)`` and what MONAI's readers say of them."""
-    series = regular_slices(path) if path.is_dir() else None
-    affine = series.affine if series else None
+    series, affine = _dicom_grid(path)
     slices = [str(name) for name in series.paths] if series else []
     is_nifti = path.name.lower().endswith((*NIFTI_SUFFIXES, ".img"))
-    if not slices and not path.name.lower().endswith(VOLUME_SUFFIXES):
-        affine = check_multi_frame(path)
     with readable(path, READ_ERRORS):
         reader: ImageReader
         image: Any
@@ -111,13 +128,15 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         if path.name.lower().endswith(".nii.gz") and image.file_map["image"].filename and find_spec("isal"):
             image = _decompressed(path, image)
         voxels, meta = reader.get_data(image)
+        qform = reader.qform if isinstance(reader, _NiftiReader) else None
+        meta["qform"] = json.dumps(qform)  # as text, as below
         if slices:
             meta["slices"] = "\0".join(slices)  # as text, which collates in batches of different volumes
         if affine is not None:  # ITK turns slices around where SpacingBetweenSlices is negative
             meta["affine"] = meta["original_affine"] = affine
     if voxels.dtype.fields:
         voxels = _grey(path, voxels)
-    if voxels.ndim == 4 and voxels.shape[-1] == 1:
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3 or not voxels.size:
         received = "x".join(str(n) for n in voxels.shape)
@@ -125,6 +144,46 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     if voxels.dtype.kind not in "biuf":
         raise UserError(f"{path} must hold real numbers, got {voxels.dtype}; export its magnitude")
     return voxels, meta
+
+
+def _dicom_grid(path: Path) -> tuple[Series | None, np.ndarray | None]:
+    """The series in a folder, and the affine that DICOM's headers give; None for other formats.
+
+    Raises:
+        UserError: a header says that the file or folder is no volume, or not where its voxels are.
+    """
+    name = path.name.lower()
+    if path.is_dir():
+        with readable(path, (OSError,)):
+            series = regular_slices(path)
+        return series, series.affine
+    if name.endswith(ITK_SUFFIXES):
+        _check_text_header(path)
+    elif not name.endswith((*NIFTI_SUFFIXES, ".img")):
+        affine = check_multi_frame(path)
+        if affine is None and not is_slice(path):  # ITK reads pictures, too, at 1 mm
+            raise unreadable(path, ValueError("no header of NIfTI, NRRD, MHD/MHA or DICOM found"))
+        return None, affine
+    return None, None
+
+
+def _check_text_header(path: Path) -> None:
+    """See that the header of NRRD or MHD/MHA says what ITK would take as 1 mm along the patient's axes.
+
+    Raises:
+        UserError: no spacing, or another unit than mm.
+    """
+    with readable(path, (OSError,)), path.open("rb") as file:
+        header = HEADER_END.split(file.read(LONGEST_HEADER), 1)[0]
+    if not header.startswith(b"NRRD") and b"DimSize" not in header:  # no header, which ITK says
+        return
+    if not SAYS_SPACING.search(header):
+        raise UserError(f"{path}: spacing is not in the header; repair it")
+    units = set(re.findall(rb'"([^"]*)"', said[1])) if (said := SAYS_UNITS.search(header)) else set()
+    if others := units - MILLIMETRES:
+        raise UserError(f"{path}: space units must be mm, got {others.pop().decode('latin-1')}; convert it")
+    if not SAYS_DIRECTION.search(header):
+        logger.warning("%s: the header has no directions, so left and right cannot be known", path)
 
 
 class _NiftiReader(NibabelReader):
@@ -135,6 +194,7 @@ class _NiftiReader(NibabelReader):
 
     def read(self, data: Any, **kwargs: Any) -> Any:
         self.filenames = (data,)
+        self.qform: tuple[list[list[float]], int, int] | None = None
         image = _open_nifti(Path(data))
         # none in the Analyze format
         codes = {code: int(image.header[code]) for code in ("sform_code", "qform_code") if code in image.header}
@@ -149,24 +209,48 @@ class _NiftiReader(NibabelReader):
                 "the spacing of the header is the geometry",
                 data,
             )
+            self.qform = [], 0, 0
+        elif codes.get("sform_code") and codes["qform_code"]:
+            self._compare_qform(data, image)
         return image
+
+    def _compare_qform(self, data: Any, image: Any) -> None:
+        """Keep a qform that says something else than the sform: other programs go by it."""
+        with suppress(ValueError, HeaderDataError):  # it says nothing
+            qform, code = image.get_qform(), int(image.header["qform_code"])
+            corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]], [1], indexing="ij")).reshape(4, -1)
+            distance_mm = np.linalg.norm(((qform - image.affine) @ corners)[:3], axis=0).max()
+            if not distance_mm <= SAME_PLACE * nib.affines.voxel_sizes(image.affine).min():
+                logger.warning("%s: sform and qform place voxels up to %.1f mm apart; the sform is taken", data,
+                               distance_mm)  # fmt: skip
+                qform[:3] *= _mm_per_unit(image)
+                self.qform = qform.tolist(), code, int(image.header["sform_code"])
 
     def _get_affine(self, img: Any) -> np.ndarray:
         affine = np.array(img.affine, float)
-        if "xyzt_units" in img.header:
-            affine[:3] *= MM_PER_UNIT.get(int(img.header["xyzt_units"]) & 7, 1.0)
+        affine[:3] *= _mm_per_unit(img)
         return affine
+
+
+def _mm_per_unit(image: Any) -> float:
+    return MM_PER_UNIT.get(int(image.header["xyzt_units"]) & 7, 1.0) if "xyzt_units" in image.header else 1.0
 
 
 def _open_nifti(path: Path) -> Any:
     """Open a NIfTI file with nibabel, compressed or not, whatever its name says."""
     with path.open("rb") as file:
         is_compressed = file.read(len(GZIP)) == GZIP
-    if is_compressed == path.name.lower().endswith(".gz"):
-        return nib.load(path)
-    content = gzip.decompress(path.read_bytes()) if is_compressed else path.read_bytes()
-    is_nifti_2 = NIFTI_2_HEADER in (int.from_bytes(content[:4], order) for order in ("little", "big"))
-    return (nib.Nifti2Image if is_nifti_2 else nib.Nifti1Image).from_bytes(content)
+    # nibabel knows suffixes in small letters or in capitals
+    is_named_well = path.name.endswith(tuple(name for suffix in (*NIFTI_SUFFIXES, ".img", ".img.gz", ".hdr.gz")
+                                             for name in (suffix, suffix.upper())))  # fmt: skip
+    if is_named_well and is_compressed == path.name.lower().endswith(".gz"):
+        image = nib.load(path)
+    else:
+        content = gzip.decompress(path.read_bytes()) if is_compressed else path.read_bytes()
+        is_nifti_2 = NIFTI_2_HEADER in (int.from_bytes(content[:4], order) for order in ("little", "big"))
+        image = (nib.Nifti2Image if is_nifti_2 else nib.Nifti1Image).from_bytes(content)
+    check_voxels_follow_header(path, image)
+    return image
 
 
 def _grey(path: Path, voxels: np.ndarray) -> np.ndarray:

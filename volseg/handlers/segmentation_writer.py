@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -136,7 +137,8 @@ class SaveImageSegmentations:
         name = segmentation.removesuffix(self.statistics.ending)
         statistics = self.measure(voxels, labels, affine)
         legend = statistics.pop("legend")
-        write_segmentation(self.output_dir / segmentation, labels, affine, self.names)
+        qform = json.loads(image.meta.get("qform", "null"))
+        write_segmentation(self.output_dir / segmentation, labels, affine, self.names, qform)
         files = {"segmentation": segmentation, **self._write_other_formats(name, labels, affine)}
         for key in RESULT_KEYS:  # no file of an earlier run may be taken for this result
             if key not in files and (outdated := self.statistics.entries.get(path, {}).get(key)):

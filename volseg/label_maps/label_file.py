@@ -50,7 +50,13 @@ def round_labels(label: NDArray[Any], name: str = "label") -> NDArray[Any]:
     return rounded.astype(np.int32)
 
 
-def write_segmentation(path: str | Path, labels: np.ndarray, affine: np.ndarray, names: Mapping[int, str]) -> None:
+def write_segmentation(
+    path: str | Path,
+    labels: np.ndarray,
+    affine: np.ndarray,
+    names: Mapping[int, str],
+    qform: tuple[Any, int, int] | None = None,
+) -> None:
     """Write a label map ``(X, Y, Z)`` as uint8 NIfTI, whole or not at all.
 
     Args:
@@ -58,12 +64,19 @@ def write_segmentation(path: str | Path, labels: np.ndarray, affine: np.ndarray,
         labels: label map.
         affine: voxel to RAS in mm.
         names: names of the labels; they go into the header's comment extension as JSON.
+        qform: of an image whose qform says something else than its affine, so that programs that go by either see the
+            labels on it: matrix, code, and code of its sform; codes of 0 for an image with neither.
     """
     image = nib.Nifti1Image(labels.astype(np.uint8), affine)
     image.header.set_slope_inter(1, 0)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner", strip_shears=True)
+    if qform is not None and qform[1]:
+        image.set_qform(np.array(qform[0]), code=qform[1])
+        image.header["sform_code"] = qform[2]
+    elif qform is not None and np.allclose(image.header.get_base_affine(), affine):
+        image.header["sform_code"] = image.header["qform_code"] = 0
     comment = json.dumps({"labels": {str(value): name for value, name in names.items()}})
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", comment.encode()))
     with atomic_path(path) as temporary:

@@ -19,8 +19,8 @@ __all__ = ["CheckLabelsd", "CheckVolumed"]
 
 logger = logging.getLogger(__name__)
 
-# longer than any patient
-LONGEST_MM = 3000.0
+# longer than any patient, and shorter than any scan of one
+LONGEST_MM, SHORTEST_MM = 3000.0, 10.0
 
 
 class CheckVolumed(EachEntryd):
@@ -65,9 +65,10 @@ class CheckVolumed(EachEntryd):
                 "give the folder of the whole series, not one file of it"
             )
         extent_mm = np.array(entry.shape[1:]) * nib.affines.voxel_sizes(affine)
-        if extent_mm.max() > LONGEST_MM:
-            size = " x ".join(f"{length:.0f}" for length in extent_mm)
-            raise UserError(f"{name}: {size} mm is larger than any patient; repair the spacing in the header")
+        if not SHORTEST_MM <= extent_mm.max() <= LONGEST_MM:
+            size = " x ".join(f"{length:.3g}" for length in extent_mm)
+            than = "larger than any patient" if extent_mm.max() > LONGEST_MM else "smaller than any scan of a patient"
+            raise UserError(f"{name}: {size} mm is {than}; repair the spacing in the header")
         finite = entry.isfinite()
         if not finite.all():
             lowest = float(entry[finite].min()) if finite.any() else 0.0

@@ -15,6 +15,7 @@ from volseg.data.open_volume import open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
+from volseg.data.volume_formats.section_volume import find_sections
 from volseg.data.volume_formats.voxel_size import VoxelSize
 from volseg.data.volume_formats.zarr_volume import ZARR_METADATA_FILES
 from volseg.errors import UserError
@@ -57,7 +58,7 @@ def find_em_volumes(source: str) -> list[Path]:
         one path a volume, sorted.
 
     Raises:
-        UserError: no such file or folder.
+        UserError: no such file or folder, or more sections than volumes.
     """
     path = Path(source)
     # file.h5:dataset is no path itself
@@ -69,7 +70,15 @@ def find_em_volumes(source: str) -> list[Path]:
         return [path]
     results = set(listed_labels(path))
     volumes = [p for p in path.iterdir() if p.name.lower().endswith(_VOLUME_SUFFIXES) and not p.name.startswith(".")]
-    return sorted(set(volumes) - results) or [path]
+    volumes = sorted(set(volumes) - results)
+    if volumes and (sections := sorted(set(find_sections(path)) - results)):
+        if len(sections) > len(volumes):
+            raise UserError(
+                f"{source}: must hold sections or volumes, got {len(sections)} sections ({sections[0].name}, ...) "
+                f"beside {volumes[0].name}; give the one or the other a folder of its own"
+            )
+        logger.warning("%s: %d image(s) beside volumes left out, such as %s", source, len(sections), sections[0].name)
+    return volumes or [path]
 
 
 _PHANTOMS = PhantomSet(

@@ -20,6 +20,7 @@ from volseg.blockwise.grey_range import GreyRange
 from volseg.data.blank import find_blank
 from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.resampling import ResampledVolume
+from volseg.data.volume_formats.tiff_stack import grey_from_ids
 from volseg.errors import UserError
 from volseg.inferers.sliding_window import BLANK_GREY
 
@@ -103,6 +104,9 @@ def find_grey_range(volume: ChunkedVolume, voxels: NDArray[Any] | None = None) -
     """
     if volume.not_grey:
         raise UserError(f"{volume.path}: {volume.not_grey}")
+    if volume.is_colored:
+        original = volume.source if isinstance(volume, ResampledVolume) else volume
+        grey_from_ids(volume.path, _sample(original, None).astype(np.uint32))
     low, high = tissue_range(_sample(volume, voxels))
     return GreyRange(*((high, low) if volume.is_inverted else (low, high)), finds_blank=True)
 

@@ -91,6 +91,13 @@ def test_a_zarr_folder_is_one_volume(tmp_path, metadata):
     assert find_em_volumes(str(folder)) == [folder]
 
 
+def test_sections_are_not_passed_over_for_their_labels(tmp_path):
+    folder = save_sections(tmp_path / "sections")
+    (folder / "labels.h5").touch()
+    with pytest.raises(UserError, match=r"sections: must hold sections or volumes, got \d+ sections .* labels\.h5"):
+        find_em_volumes(str(folder))
+
+
 def test_a_folder_of_volumes(tmp_path):
     names = ["B.NII.GZ", "a.h5", "b.nii", "c.ome.zarr", "d.zarr", "e.hdf5"]
     for name in [*names, ".hidden.h5", "._a.h5", "notes.txt", "section.png"]:

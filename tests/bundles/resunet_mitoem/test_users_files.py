@@ -133,13 +133,18 @@ def nifti(convert: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path, np.nda
     return write
 
 
-def mrc(mode: int, dtype: str, order: str = "<", n_bytes: int | None = None) -> Callable[[Path, np.ndarray], Path]:
+def mrc(
+    mode: int, dtype: str, order: str = "<", n_bytes: int | None = None, plus: int = 0, says_range: bool = True
+) -> Callable[[Path, np.ndarray], Path]:
     def write(folder: Path, voxels: np.ndarray) -> Path:
+        voxels = voxels + plus
         header = bytearray(1024)
         size = voxels.shape[::-1]
         struct.pack_into(f"{order}10i", header, 0, *size, mode, 0, 0, 0, *size)
         struct.pack_into(f"{order}3f", header, 40, *(n * edge for n, edge in zip(size, (80, 80, 300), strict=True)))
         struct.pack_into(f"{order}3i", header, 64, 1, 2, 3)
+        if says_range:
+            struct.pack_into(f"{order}2f", header, 76, voxels.min(), voxels.max())
         struct.pack_into(f"{order}i", header, 92, 16)  # an extended header
         header[212:214] = b"\x11\x11" if order == ">" else b"\x44\x44"
         content = bytes(header) + bytes(16) + voxels.astype(f"{order}{dtype}").tobytes()
@@ -208,6 +213,12 @@ ROWS = [
     Row("one section of 16 bits", BITS_16, "refused", ("im0005.png", "uint16", "uint8", "im0000.png")),
     Row("all sections RGB", sections(lambda z, s: Image.fromarray(np.stack([s] * 3, -1))), "right"),
     Row(
+        "all sections in colour",
+        sections(lambda z, s: Image.fromarray(np.stack([s, s, 255 - s], -1))),
+        "refused",
+        ("im", "one scale of grey values, got colours"),
+    ),
+    Row(
         "planar RGB",
         tiff(lambda v: np.stack([v] * 3, 1), photometric="rgb", planarconfig="separate"),
         "right",
@@ -266,6 +277,8 @@ ROWS = [
     Row("bioformats2raw", ome_zarr(images=("0",)), "right", size_nm=SIZE_NM),
     Row("bioformats2raw of two", ome_zarr(images=("0", "1")), "refused", ("a.ome.zarr", "got 2 (0, 1)", "/0")),
     Row("MRC of bytes", mrc(0, "i1"), "right", size_nm=SIZE_NM),
+    Row("MRC of unsigned bytes", mrc(0, "u1", plus=100), "right"),
+    Row("MRC that does not say its range", mrc(0, "i1", says_range=False), "warning", ("taken as signed",)),
     Row("MRC of int16", mrc(1, "i2"), "right", size_nm=SIZE_NM),
     Row("MRC of float32, big-endian", mrc(2, "f4", ">"), "right", size_nm=SIZE_NM),
     Row("MRC of uint16", mrc(6, "u2"), "right", size_nm=SIZE_NM),

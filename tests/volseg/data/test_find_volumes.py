@@ -10,7 +10,7 @@ import pytest
 
 from tests.volseg.data.test_dicom_series import write_slice
 from volseg.data.find_volumes import find_volumes
-from volseg.data.volume_reader import volume_name
+from volseg.data.volume_reader import load_volume, volume_name
 from volseg.errors import UserError
 
 
@@ -83,6 +83,16 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "in" / "link").symlink_to(image.parent)
     (tmp_path / "in" / "self").symlink_to(tmp_path / "in")
     assert find_volumes(tmp_path / "in") == [tmp_path / "in" / "link" / "a.nii.gz"]
+
+
+def test_what_cannot_be_read_is_no_less_an_input(tmp_path):
+    """Else a link of which the target was moved would leave a batch in silence."""
+    (tmp_path / "b.nii").symlink_to("moved.nii")
+    os.mkfifo(tmp_path / "c.nii.gz")
+    os.mkfifo(tmp_path / "d")
+    assert find_volumes(tmp_path) == [tmp_path / "b.nii", tmp_path / "c.nii.gz"]
+    with pytest.raises(UserError, match=r"b\.nii: no such file or folder, a link to moved\.nii"):
+        load_volume(tmp_path / "b.nii")
 
 
 def test_nothing_to_find(tmp_path):

@@ -425,6 +425,7 @@ def test_nifti_without_a_unit_has_no_voxel_size(tmp_path: Path):
         {"resolution": [30, 0, 8]},
         {"resolution": "fine"},
         {"resolution": [30, 8]},
+        {"resolution": [30, 8, 8], "units": ["nm", "nm"]},
         {"resolution": [3, 2, 1], "units": "s"},
     ],
 )
@@ -663,6 +664,63 @@ def test_a_codec_that_is_not_installed_is_told(tmp_path: Path, monkeypatch):
     Image.fromarray(VOXELS[0]).save(tmp_path / "a.tif", compression="tiff_lzw")
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     one_line(tmp_path / "a.tif", "pip install imagecodecs")
+
+
+@pytest.mark.parametrize(
+    "steps", [[], [{"type": "affine", "affine": []}], [{"type": "translation", "translation": [1, 2, 3]}]]
+)
+def test_an_ome_zarr_without_a_scale_does_not_say_its_size(steps: list, tmp_path: Path):
+    path = ome_zarr_05(tmp_path)
+    group = zarr.open_group(path, mode="a")
+    ome = group.attrs.asdict()["ome"]
+    ome["multiscales"][0].pop("coordinateTransformations", None)
+    ome["multiscales"][0]["datasets"][0]["coordinateTransformations"] = steps
+    group.attrs["ome"] = ome
+    volume = open_chunked_volume(path)
+    assert (volume.voxel_size_nm, volume.origin_nm) == (None, None)
+
+
+def test_axis_tags_that_do_not_hold_are_told(tmp_path: Path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("main", data=VOXELS).attrs["axistags"] = "[1]"
+    one_line(tmp_path / "a.h5", "a.h5")
+
+
+def test_a_link_names_its_data_set(tmp_path: Path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw"], file["other"], file["main"] = VOXELS, VOXELS, h5py.SoftLink("/raw")
+    np.testing.assert_array_equal(open_chunked_volume(tmp_path / "a.h5:main")[:], VOXELS)
+
+
+def mrc(folder: Path, cell: float = 80.0, sections_per_volume: int = 4, space_group: int = 1) -> Path:
+    header = bytearray(1024)
+    size = VOXELS.shape[::-1]
+    struct.pack_into("<10i", header, 0, *size, 6, 0, 0, 0, *size[:2], sections_per_volume)
+    struct.pack_into("<3f", header, 40, *(cell * n for n in (*size[:2], sections_per_volume)))
+    struct.pack_into("<4i3f", header, 64, 1, 2, 3, 0, 0, 0, 0)
+    struct.pack_into("<i", header, 88, space_group)
+    (folder / "a.mrc").write_bytes(bytes(header) + VOXELS.tobytes())
+    return folder / "a.mrc"
+
+
+def test_mrc_of_one_angstrom_per_voxel_does_not_say_its_size(tmp_path: Path):
+    assert open_chunked_volume(mrc(tmp_path)).voxel_size_nm == pytest.approx((8, 8, 8))
+    assert open_chunked_volume(mrc(tmp_path, cell=1)).voxel_size_nm is None
+
+
+def test_stacks_of_volumes_in_mrc_are_told(tmp_path: Path):
+    one_line(mrc(tmp_path, sections_per_volume=2, space_group=401), "a.mrc", "must hold one volume, got 2")
+
+
+def test_tiff_with_its_sections_last_is_told(tmp_path: Path):
+    tifffile.imwrite(tmp_path / "a.tif", VOXELS.transpose(1, 2, 0).copy(), metadata={"axes": "YXZ"})
+    one_line(tmp_path / "a.tif", "stored as ZYX, got YXZ")
+
+
+def test_pictures_of_results_are_no_sections(tmp_path: Path):
+    folder = section_folder(tmp_path)
+    Image.fromarray(VOXELS[0]).save(folder / "im_preview.png")
+    np.testing.assert_array_equal(open_chunked_volume(folder)[:], VOXELS)
 
 
 # Files of the challenge

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import itk
@@ -17,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from volseg.data.volume_reader import load_volume, volume_name
 from volseg.errors import UserError
+from volseg.label_maps.label_file import write_segmentation
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
 JPEG_2000 = REAL / "totalsegmentator" / "example_ct_dicom"
@@ -92,8 +94,9 @@ def test_every_format_gives_the_same_volume(tmp_path, name):
     assert volume.meta["filename_or_obj"] == str(path)
 
 
-def test_suffix_in_capitals(tmp_path):
-    path = write(tmp_path / "a.nii.gz").rename(tmp_path / "A.NII.GZ")
+@pytest.mark.parametrize("name", ["A.NII.GZ", "a.NII.gz"])
+def test_suffix_in_capitals(tmp_path, name):
+    path = write(tmp_path / "a.nii.gz").rename(tmp_path / name)
     np.testing.assert_array_equal(load_volume(path)[0], VOXELS)
 
 
@@ -158,6 +161,7 @@ def test_header_of_more_than_the_file_can_hold(tmp_path):
     pytest.importorskip("isal")
     header = nib.load(write(tmp_path / "a.nii")).header
     header["dim"][1:4] = 30000
+    header["vox_offset"] = 352
     path = tmp_path / "b.nii.gz"
     path.write_bytes(gzip.compress(header.binaryblock + bytes(1000)))
     with pytest.raises(UserError, match=r"b\.nii\.gz: .*damaged or truncated: .* more than the file can hold"):
@@ -188,8 +192,9 @@ def test_fourth_axis(tmp_path, name):
         load_volume(tmp_path / name)
 
 
-def test_fourth_axis_of_one(tmp_path):
-    nib.save(nib.Nifti1Image(VOXELS[..., None], expected_affine()), tmp_path / "a.nii.gz")
+@pytest.mark.parametrize("count", [1, 2])
+def test_further_axes_of_one(tmp_path, count):
+    nib.save(nib.Nifti1Image(VOXELS.reshape(*VOXELS.shape, *[1] * count), expected_affine()), tmp_path / "a.nii.gz")
     volume = load_volume(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(volume[0], VOXELS)
     np.testing.assert_allclose(volume.affine, expected_affine(), atol=1e-5)
@@ -225,6 +230,8 @@ def test_file_that_is_no_volume(tmp_path):
         (tmp_path / name).write_text("no volume")
         with pytest.raises(UserError, match=rf"{name}: cannot be read"):
             load_volume(tmp_path / name)
+    with pytest.raises(UserError, match=r"a\.tif: cannot be read, .*: no header of NIfTI, NRRD, MHD/MHA or DICOM"):
+        load_volume(write(tmp_path / "a.tif"))
 
 
 def test_missing_path(tmp_path):
@@ -272,6 +279,72 @@ def test_a_valid_sform_is_the_geometry_whatever_stands_beside_it(tmp_path):
 def test_units_of_nifti_become_millimetres(tmp_path, units, factor):
     affine = load_volume(nifti(tmp_path / "a.nii", 1, 0, units)).affine
     np.testing.assert_allclose(affine[:3], factor * expected_affine()[:3], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sform_code", "qform_code"), [(2, 1), (1, 1), (0, 0)])
+def test_labels_lie_on_images_in_programs_that_go_by_the_qform(tmp_path, caplog, sform_code, qform_code):
+    path = nifti(tmp_path / "a.nii", sform_code, qform_code)
+    image = load_volume(path)
+    if qform_code:
+        assert "a.nii: sform and qform place voxels up to " in caplog.text
+        assert " mm apart; the sform is taken" in caplog.text
+    write_segmentation(tmp_path / "b.nii.gz", VOXELS > 0, image.affine.numpy(), {}, json.loads(image.meta["qform"]))
+    np.testing.assert_allclose(nib.load(tmp_path / "b.nii.gz").affine, nib.load(path).affine, atol=1e-4)
+    by_itk = [itk.imread(str(tmp_path / name)) for name in ("a.nii", "b.nii.gz")]
+    for of in ("GetOrigin", "GetSpacing"):
+        np.testing.assert_allclose(*[list(getattr(one, of)()) for one in by_itk], atol=1e-4)
+    np.testing.assert_allclose(*[itk.array_from_matrix(one.GetDirection()) for one in by_itk], atol=1e-4)
+
+
+def test_sheared_axes_are_refused_as_a_tilted_gantry_is(tmp_path):
+    affine = expected_affine()
+    affine[:3, 2] += 0.1 * affine[:3, 1]
+    nib.save(nib.Nifti1Image(VOXELS, affine), tmp_path / "a.nii")
+    with pytest.raises(UserError, match=r"a\.nii: axes must be at right angles, got 86\.6 degrees"):
+        load_volume(tmp_path / "a.nii")
+
+
+def test_voxels_that_begin_in_the_header(tmp_path):
+    path = write(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[108:112] = bytes(4)  # vox_offset
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.nii: vox_offset must be >= 352, got 0"):
+        load_volume(path)
+
+
+def without_lines(path: Path, *starts: bytes) -> Path:
+    """Take lines out of the header of NRRD or MHA."""
+    content = path.read_bytes()
+    for start in starts:
+        at = content.index(start)
+        content = content[:at] + content[content.index(b"\n", at) + 1 :]
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [("a.nrrd", [b"space:", b"space directions", b"space origin"]), ("a.mha", [b"ElementSpacing"])],
+)
+def test_headers_without_spacing_are_refused(tmp_path, name, lines):
+    with pytest.raises(UserError, match="spacing is not in the header"):
+        load_volume(without_lines(write(tmp_path / name), *lines))
+
+
+def test_headers_without_directions_are_warned_of(tmp_path, caplog):
+    load_volume(without_lines(write(tmp_path / "a.mha"), b"TransformMatrix"))
+    assert "a.mha: the header has no directions, so left and right cannot be known" in caplog.text
+
+
+def test_other_units_than_millimetres_in_nrrd(tmp_path):
+    path = write(tmp_path / "a.nrrd")
+    units = b'space units: "mm" "um" "mm"\nencoding:'
+    path.write_bytes(path.read_bytes().replace(b"encoding:", units))
+    with pytest.raises(UserError, match=r"a\.nrrd: space units must be mm, got um"):
+        load_volume(path)
+    path.write_bytes(path.read_bytes().replace(b'"um"', b'"mm"'))
+    np.testing.assert_array_equal(load_volume(path)[0], VOXELS)
 
 
 def test_a_header_without_orientation_is_warned_of(tmp_path, caplog):

@@ -97,6 +97,7 @@ class ChunkedVolume(ABC):
         voxel_size_nm: (z, y, x), or None where the file does not say.
         origin_nm: where the first voxel lies (z, y, x), or None where the file does not say.
         is_inverted: whether larger values are darker, as images; ids are taken as they are.
+        is_colored: whether voxels are colours, R * 65536 + G * 256 + B: ids or, as images, shades of grey.
         not_grey: why the voxels are no grey values on one scale, and what to do; empty if they are.
 
     Raises:
@@ -130,7 +131,7 @@ class ChunkedVolume(ABC):
         self.chunks = (depth, height, width)
         self.voxel_size_nm = voxel_size_nm
         self.origin_nm: VoxelSize | None = None
-        self.is_inverted = False
+        self.is_inverted = self.is_colored = False
         self.not_grey = ""
         self._opened: tuple[int, Any] | None = None
 

@@ -29,7 +29,7 @@ class Hdf5Volume(ChunkedVolume):
         UserError: the file cannot be read, lacks the data set, or has several and none is named.
     """
 
-    _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
+    _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
     def __init__(self, file_path: Path, dataset: str | None = None) -> None:
         with readable(file_path, self._READ_ERRORS), optional_module("h5py").File(file_path, "r") as file:
@@ -55,6 +55,7 @@ def _axis_names(stored: Any) -> list[str]:
 
 
 def _chosen(path: Path, file: Any, name: str | None) -> str:
+    name = name and name.strip("/")
     shapes: dict[str, tuple[int, ...]] = {}
     file.visititems(lambda found, item: shapes.update({found: item.shape}) if hasattr(item, "shape") else None)
     volumes = [found for found, shape in shapes.items() if shape and len(shape) == 3]
@@ -62,7 +63,8 @@ def _chosen(path: Path, file: Any, name: str | None) -> str:
         volumes = [found for found, shape in shapes.items() if shape and len(shape) > 3 > sum(n > 1 for n in shape) - 1]
     if name is None and len(volumes) == 1:
         return volumes[0]
-    if name is not None and (name := name.strip("/")) in shapes:
+    # a link is not visited
+    if name is not None and (name in shapes or hasattr(file.get(name), "shape")):
         return name
     what = "must hold one 3-D data set" if name is None else f"no data set {name!r}"
     found = f"{len(volumes)} 3-D data sets" + (f" ({', '.join(volumes)})" if volumes else "")

@@ -18,9 +18,10 @@ from volseg.data.volume_formats.section_file import SECTION_SUFFIXES, read_secti
 from volseg.data.volume_formats.tiff_stack import grey_from_ids
 from volseg.errors import UserError
 
-__all__ = ["SectionVolume", "open_section_folder", "open_section_index"]
+__all__ = ["SectionVolume", "find_sections", "open_section_folder", "open_section_index"]
 
 _TILE_PLACES = ("{row}", "{column}")
+PREVIEW_ENDING = "_preview.png"
 
 
 class SectionVolume(ChunkedVolume):
@@ -68,6 +69,7 @@ class SectionVolume(ChunkedVolume):
         dtype = np.dtype(np.uint8) if self._has_grey_in_colors else np.result_type(*dtypes)
         super().__init__(path, (len(files), *plane), dtype, (1, *self._tile_size))
         self.not_grey = "" if self._has_grey_in_colors else why_not_grey(found)
+        self.is_colored = all(kind == "RGB" for _, kind in found.values())
         self.is_inverted = all(kind == "inverted grey values" for _, kind in found.values())
         self._n_cached = max(1, cache_bytes // (self.dtype.itemsize * self._tile_size[0] * self._tile_size[1]))
 
@@ -126,13 +128,19 @@ def open_section_folder(path: Path, cache_bytes: int) -> SectionVolume:
         UserError: there are no sections or several file types, the names are not numbered alike, a number is missing or
             used twice, or :class:`SectionVolume` refuses the files.
     """
-    files = [p for p in path.iterdir() if p.suffix.lower() in SECTION_SUFFIXES and not p.name.startswith(".")]
+    files = find_sections(path)
     if not files:
         raise UserError(f"{path}: no sections found, got a folder without {', '.join(SECTION_SUFFIXES)} files")
     suffixes = sorted({file.suffix for file in files})
     if len(suffixes) > 1:
         raise UserError(f"{path}: sections must have one file type, got {', '.join(suffixes)}; keep one type")
     return SectionVolume(path, [[file] for file in _in_order(path, files)], cache_bytes)
+
+
+def find_sections(folder: Path) -> list[Path]:
+    """The section files of a folder: images but hidden ones and the pictures of results."""
+    images = (path for path in folder.iterdir() if path.suffix.lower() in SECTION_SUFFIXES)
+    return [path for path in images if not path.name.startswith(".") and not path.name.endswith(PREVIEW_ENDING)]
 
 
 def _in_order(folder: Path, files: list[Path]) -> list[Path]:

@@ -55,10 +55,7 @@ def grey_from_ids(path: Path, ids: NDArray[np.uint32]) -> NDArray[np.uint8]:
     """
     grey = (ids & 255).astype(np.uint8)
     if (ids != grey * np.uint32(0x010101)).any():
-        raise UserError(
-            f"{path}: sections must have one scale of grey values, got colours among sections of 8 bits; convert it "
-            "to grey values"
-        )
+        raise UserError(f"{path}: sections must have one scale of grey values, got colours; convert it to grey values")
     return grey
 
 
@@ -109,6 +106,8 @@ class TiffPages:
         elif axes == "SYX":  # samples that are no colours
             axes = "ZYX"
         positions = [*find_axes(path, shape, axes).positions]
+        if positions != sorted(positions):
+            raise UserError(f"{path}: axes must be stored as ZYX, got {axes}; write the file again")
         shape = [shape[position] for position in positions]
         if len(shape) == 2:
             shape.insert(0, 1)
@@ -213,7 +212,7 @@ class TiffStack(ChunkedVolume):
         pages = TiffPages(path)
         super().__init__(path, pages.shape, pages.dtype, (1, *pages.shape[1:]), pages.voxel_size_nm)
         self._n_cached = max(1, cache_bytes // (self.dtype.itemsize * self.shape[1] * self.shape[2]))
-        self.is_inverted = pages.kind == "inverted grey values"
+        self.is_inverted, self.is_colored = pages.kind == "inverted grey values", pages.kind == "RGB"
         self.not_grey = why_not_grey({path: (self.dtype, pages.kind)})
         pages.close()
 

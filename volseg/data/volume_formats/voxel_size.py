@@ -105,7 +105,7 @@ def voxel_size_from_attributes(attributes: Mapping[str, Any], axes: StoredAxes) 
     """
     for key, default_unit in (("element_size_um", "um"), ("voxel_size", "nm"), ("resolution", "nm")):
         if key in attributes:
-            units = default_unit if key == "element_size_um" else attributes.get("units", default_unit)
-            sizes = axes.of_spatial(np.ravel(attributes[key]).tolist())
-            return voxel_size_in_nm(sizes, axes.of_spatial(np.broadcast_to(np.ravel(units), 3).tolist()))
+            stored = default_unit if key == "element_size_um" else attributes.get("units", default_unit)
+            sizes, units = axes.of_spatial(np.ravel(attributes[key]).tolist()), np.ravel(stored).tolist()
+            return voxel_size_in_nm(sizes, axes.of_spatial(units * 3 if len(units) == 1 else units))
     return None

@@ -23,6 +23,8 @@ CHUNKS_WRITTEN = "chunks_written"
 """Attribute of a finished array: the number of chunks in its store, as those of zeros alone are left out."""
 
 
+# of OME-Zarr's transformations; with another one the size of voxels is not known
+KNOWN_STEPS = {"scale", "translation", "identity"}
 ZARR_METADATA_FILES = ("zarr.json", ".zarray", ".zgroup")
 # Zarr does not validate its JSON metadata, and its codecs raise RuntimeError
 ZARR_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError,
@@ -144,10 +146,12 @@ def _axis_names(array: Any) -> Sequence[str]:
 def _placement(multiscale: dict[str, Any], axes: StoredAxes) -> tuple[VoxelSize | None, VoxelSize | None]:
     """Voxel size and origin (z, y, x) in nm: the transformations of level 0, then those of all levels."""
     scale, origin = [1.0] * axes.ndim, [0.0] * axes.ndim
-    for transformation in (
+    transformations = [
         *multiscale["datasets"][0].get("coordinateTransformations", ()),
         *multiscale.get("coordinateTransformations", ()),
-    ):
+    ]
+    kinds = {transformation.get("type") for transformation in transformations}
+    for transformation in transformations:
         if transformation.get("type") == "scale":
             scale = [a * b for a, b in zip(scale, transformation["scale"], strict=True)]
             origin = [a * b for a, b in zip(origin, transformation["scale"], strict=True)]
@@ -155,7 +159,7 @@ def _placement(multiscale: dict[str, Any], axes: StoredAxes) -> tuple[VoxelSize 
             origin = [a + b for a, b in zip(origin, transformation["translation"], strict=True)]
     units = axes.of([axis.get("unit") for axis in multiscale["axes"]])
     size_nm = voxel_size_in_nm(axes.of(scale), units)
-    if size_nm is None:
+    if size_nm is None or "scale" not in kinds or not kinds <= KNOWN_STEPS:
         return None, None
     z, y, x = (at * (nm_per_unit(unit) or 1.0) for at, unit in zip(axes.of(origin), units, strict=True))
     return size_nm, (z, y, x)
