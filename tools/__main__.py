@@ -9,6 +9,7 @@ from tools.audit import audit
 from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
+from tools.fuzz.command import fuzz
 from tools.label.command import label
 from tools.pack import pack
 from tools.painted_ct import painted_ct
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "augmentations": augmentations,
     "bench": bench,
     "check": check,
+    "fuzz": fuzz,
     "label": label,
     "pack": pack,
     "painted_ct": painted_ct,
