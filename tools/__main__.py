@@ -10,6 +10,7 @@ from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
 from tools.faults import faults
+from tools.fuzz.command import fuzz
 from tools.label.command import label
 from tools.pack import pack
 from tools.painted_ct import painted_ct
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "check": check,
     "faults": faults,
+    "fuzz": fuzz,
     "label": label,
     "pack": pack,
     "painted_ct": painted_ct,

@@ -71,7 +71,9 @@ def bill_of_materials(manifest: Manifest) -> bytes:
     Versions are those of the manifest and of the lock. What a build of PyTorch for GPUs needs besides is not listed.
     """
     lock = read_lock()
-    versions = {canonicalize_name(name): version for name, version in manifest.required_packages.items()}
+    versions: dict[str, str] = {
+        canonicalize_name(name): version for name, version in manifest.required_packages.items()
+    }
     edges = {name: _required(name, lock) for name in versions}
     while reached := {name for names in edges.values() for name in names} - edges.keys():
         edges |= {name: _required(name, lock) for name in reached}
