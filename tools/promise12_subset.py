@@ -35,7 +35,6 @@ NARROW = {"channels": [8, 16, 32, 48, 96]}
 RECIPES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "the paper's": (["train"], {**SAME, **NARROW}),
     "practical": (["train", "train_practical"], {**SAME, **NARROW}),
-    "practical, full width": (["train", "train_practical"], SAME),
     "fine-tuning": (["train", "train_practical", "finetune"], LENGTH),
 }
 
