@@ -52,6 +52,9 @@ DERIVED = ("SEG", "RTDOSE")  # modalities of what lies on a scan
 MAGIC = b"DICM"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
+# of damaged files, besides those of pydicom
+READ_ERRORS = (OSError, ValueError, KeyError, NotImplementedError, EOFError)
+
 
 @dataclass(frozen=True)
 class _File:
@@ -110,7 +113,7 @@ def check_multi_frame(path: Path) -> None:
     pydicom = optional_module("pydicom")
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError):
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, OSError, ValueError):
         return  # the reader says what is wrong with it
     _check_grey(path, header)
     count = int(header.get("NumberOfFrames") or 1)
@@ -143,7 +146,7 @@ def is_slice(path: Path) -> bool:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Modality"])
         return "Rows" in header and header.get("Modality") not in DERIVED
-    except (OSError, ValueError, KeyError, NotImplementedError, EOFError):
+    except (pydicom.errors.BytesLengthException, *READ_ERRORS):
         return True  # damaged, which is said when it is read
 
 
@@ -152,7 +155,7 @@ def is_scout(paths: Sequence[Path]) -> bool:
     pydicom = optional_module("pydicom")
     try:
         headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths if is_slice(path)]
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError, NotImplementedError, EOFError):
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, *READ_ERRORS):
         return False
     return all(int(header.get("NumberOfFrames") or 1) == 1 for header in headers)
 
@@ -168,7 +171,7 @@ def _read(path: Path) -> _File | None:
             pixels_at = file.tell()
     except pydicom.errors.InvalidDicomError:
         return None
-    except (OSError, ValueError, KeyError, NotImplementedError, EOFError) as error:
+    except (pydicom.errors.BytesLengthException, *READ_ERRORS) as error:
         raise UserError(f"{path}: damaged DICOM header ({error}). Copy it again.") from error
     if "Rows" not in header:  # DICOMDIR, reports, presentation states
         return None

@@ -52,6 +52,7 @@ READ_ERRORS = (
     zlib.error,
     RuntimeError,
     ValueError,
+    TypeError,  # ITK's wrapping, of a header that is no UTF-8
 )
 
 
