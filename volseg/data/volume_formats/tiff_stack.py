@@ -90,7 +90,8 @@ class TiffPages:
     def _check_chain(self) -> None:
         """Refuse pages that refer back to earlier ones, which tifffile would read for ever."""
         file, layout = self._file, self._file.tiff
-        offset, seen = file.pages.first.offset, set()
+        seen: set[int] = set()
+        offset = file.pages.first.offset
         while offset:
             if offset in seen:
                 raise UserError(f"{self._path}: damaged, its pages refer to each other in a circle; copy it again")
