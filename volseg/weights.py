@@ -99,7 +99,7 @@ def _check_digest(path: str | Path, content: bytes) -> None:
     record = Path(path).with_suffix(".json")
     try:
         recorded = json.loads(record.read_text(encoding="utf-8")).get(RECORDED_SHA256) if record.is_file() else None
-    except (ValueError, AttributeError) as error:  # not JSON, not an object
+    except (ValueError, AttributeError, RecursionError) as error:  # not JSON, not an object
         raise UserError(f"{record}: is no record of {path}: {error}; delete it or train again") from error
     found = hashlib.sha256(content).hexdigest()
     if recorded not in (None, found):
@@ -131,6 +131,12 @@ def recorded_values(
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
         return {key: values[key] for key in defaults}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, a missing key, not an object
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # not JSON, a missing key, not an object
         keys = ", ".join(defaults)
         raise UserError(f"{record} must hold {keys}, got {error!r}; delete it or train again") from error

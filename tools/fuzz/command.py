@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import itk
 
@@ -53,7 +53,9 @@ def fuzz(
     if only and only not in SUBJECTS:
         raise UserError(f"only must be one of {', '.join(SUBJECTS)}, got {only}")
     path = Path(results)
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"minutes": 0.0, "formats": {}}
+    content: dict[str, Any] = {"minutes": 0.0, "formats": {}}
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
     before, start = content["minutes"], time.monotonic()
     with TemporaryDirectory() as temporary:
         valid = valid_files(Path(temporary), [only] if only else list(SUBJECTS))

@@ -65,6 +65,9 @@ SCALE = ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsAllocat
 TO_RAS = np.array([-1, -1, 1])
 SEQUENCE_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
+# of damaged files, besides those of pydicom
+READ_ERRORS = (OSError, ValueError, KeyError, NotImplementedError, EOFError)
+
 
 @dataclass(frozen=True)
 class _File:
@@ -211,7 +214,7 @@ def is_slice(path: Path) -> bool:
                 return False
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Modality"], force=True)
         return "Rows" in header and header.get("Modality") not in DERIVED
-    except (OSError, ValueError, KeyError, NotImplementedError, EOFError):
+    except (pydicom.errors.BytesLengthException, *READ_ERRORS):
         return True  # damaged, which is said when it is read
 
 
@@ -220,7 +223,7 @@ def is_scout(paths: Sequence[Path]) -> bool:
     pydicom = optional_module("pydicom")
     try:
         headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths if is_slice(path)]
-    except (OSError, ValueError, KeyError, NotImplementedError, EOFError):
+    except (pydicom.errors.BytesLengthException, *READ_ERRORS):
         return False
     return all(int(header.get("NumberOfFrames") or 1) == 1 for header in headers)
 
@@ -243,7 +246,7 @@ def _read(path: Path) -> _File | None:
             for keyword in NUMBERS:  # pydicom decodes them when asked
                 header.get(keyword)
             return _File(path, header, file.tell())
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, EOFError) as error:
+    except (pydicom.errors.BytesLengthException, TypeError, *READ_ERRORS) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: damaged DICOM header ({reason}). Copy it again.") from error
 

@@ -118,7 +118,7 @@ def _without_labels(paths: Iterable[Path]) -> Iterator[Path]:
 def _read_list(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # absent, or somebody else's
+    except (OSError, ValueError, RecursionError):  # absent, or somebody else's
         return None
 
 

@@ -20,6 +20,8 @@ import itk
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from volseg.errors import UserError
@@ -27,7 +29,10 @@ from volseg.errors import UserError
 # Grid corners of label and image may differ by this fraction of the smallest voxel edge: headers are rounded to about
 # six digits, while a label of another image is off by whole voxels.
 _TOLERANCE_VOXELS = 0.1
-_NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+NRRD = b"NRRD"
+# the directions of three axes take 250
+NRRD_FIELD_BYTES = 400
+NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def open_nifti(path: Path) -> Any:
     Raises:
         UserError: it cannot be read.
     """
-    with readable(path, _NIFTI_ERRORS):
+    with readable(path, NIFTI_ERRORS):
         image = nib.load(path)
     check_voxels_follow_header(path, image)
     return image
@@ -132,7 +137,7 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], VoxelGrid]:
         UserError: it cannot be read.
     """
     image = open_nifti(path)
-    with readable(path, _NIFTI_ERRORS):
+    with readable(path, NIFTI_ERRORS):
         voxels = np.asanyarray(image.dataobj)
     return voxels, VoxelGrid(voxels.shape, image.affine)
 
@@ -144,7 +149,7 @@ def nifti_channel(path: Path, channel: int) -> Any:
         UserError: it cannot be read.
     """
     image = open_nifti(path)
-    with readable(path, _NIFTI_ERRORS):
+    with readable(path, NIFTI_ERRORS):
         return image.slicer[..., channel]
 
 
@@ -207,8 +212,30 @@ def read_metaimage_grid(path: Path) -> VoxelGrid:
     )
 
 
+def check_nrrd_header(path: Path) -> None:
+    """Refuse fields of an NRRD header so long that ITK's library ends the process when it reports them.
+
+    Raises:
+        UserError: a field is longer than any valid one.
+    """
+    with path.open("rb") as file:
+        if file.read(len(NRRD)) != NRRD:
+            return
+        file.readline()
+        while line := file.readline(NRRD_FIELD_BYTES + 1).rstrip(b"\r\n"):
+            is_text = line.startswith(b"#") or b":=" in line
+            if len(line) > NRRD_FIELD_BYTES and not is_text:
+                raise UserError(
+                    f"{path}: cannot be read, damaged or truncated: a header field of more than {NRRD_FIELD_BYTES} "
+                    f"bytes, {line[:20]!r}...; copy the file again"
+                )
+            while is_text and len(line) > NRRD_FIELD_BYTES:
+                line = file.readline(NRRD_FIELD_BYTES + 1).rstrip(b"\r\n")
+
+
 def _read_header(path: Path) -> Any:
     """Return ITK's reader of a file after reading its header."""
+    check_nrrd_header(path)
     reader = quiet_itk().ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     with readable(path, (RuntimeError,)):
         if reader is None:

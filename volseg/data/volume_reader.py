@@ -66,6 +66,7 @@ READ_ERRORS = (
     zlib.error,
     RuntimeError,
     ValueError,
+    TypeError,  # ITK's wrapping, of a header that is no UTF-8
 )
 
 

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
-from volseg.data.image_file import open_nifti, readable
+from volseg.data.image_file import NIFTI_ERRORS, open_nifti, readable
 from volseg.data.volume_formats.base import Block, ChunkedVolume
 from volseg.data.volume_formats.voxel_size import voxel_size_in_nm
 from volseg.errors import UserError
@@ -37,7 +35,7 @@ class NiftiVolume(ChunkedVolume):
         UserError: the file cannot be read or does not hold one volume.
     """
 
-    _READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+    _READ_ERRORS = NIFTI_ERRORS
 
     def __init__(self, path: Path) -> None:
         image = open_nifti(path)

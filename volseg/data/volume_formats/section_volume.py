@@ -188,7 +188,7 @@ def open_section_index(path: Path, cache_bytes: int) -> SectionVolume:
     """
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON, got {error}; write the index again") from error
     images = index.get("image") if isinstance(index, dict) else None
     if not (isinstance(images, list) and images and all(isinstance(name, str) for name in images)):

@@ -8,7 +8,7 @@ import zlib
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
@@ -30,6 +30,7 @@ from volseg.errors import UserError
 __all__ = ["TIFF_SUFFIXES", "TiffPages", "TiffStack", "grey_from_ids", "ids_from_colors"]
 
 TIFF_SUFFIXES = (".tif", ".tiff")
+BYTE_ORDERS: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 # imagecodecs raises its own kind of RuntimeError
 TIFF_ERRORS = (OSError, RuntimeError, ValueError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
@@ -75,12 +76,27 @@ class TiffPages:
         self._path = path
         with readable(path, TIFF_ERRORS), ExitStack() as stack:
             self._file = stack.enter_context(optional_module("tifffile").TiffFile(path))
+            self._check_chain()
             self._inspect()
             stack.pop_all()  # leave the file open
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _check_chain(self) -> None:
+        """Refuse pages that refer back to earlier ones, which tifffile would read for ever."""
+        file, layout = self._file, self._file.tiff
+        seen: set[int] = set()
+        offset = file.pages.first.offset
+        while offset:
+            if offset in seen:
+                raise UserError(f"{self._path}: damaged, its pages refer to each other in a circle; copy it again")
+            seen.add(offset)
+            file.filehandle.seek(offset)
+            n_tags = int.from_bytes(file.filehandle.read(layout.tagnosize), BYTE_ORDERS[layout.byteorder])
+            file.filehandle.seek(offset + layout.tagnosize + n_tags * layout.tagsize)
+            offset = int.from_bytes(file.filehandle.read(layout.offsetsize), BYTE_ORDERS[layout.byteorder])
 
     def _inspect(self) -> None:
         path, file = self._path, self._file
