@@ -18,7 +18,7 @@ from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
 from volseg.weights import recorded_values
 
-NRRD = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 2 3 4\nencoding: raw\n%s\n\n" + bytes(48)
+NRRD = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 2 3 4\nspacings: 1 2 3\nencoding: raw\n%s\n\n" + bytes(48)
 
 
 @pytest.mark.parametrize("field", [b"encodin" + b"g" * 1000, b"space directions: (0.5,0," + b'{"a":' * 10_000])
