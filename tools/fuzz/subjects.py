@@ -107,7 +107,7 @@ def _ome_zarr(folder: Path) -> None:
     group.create_array("0", data=VOXELS, chunks=SHAPE)
     axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
     scale = [{"type": "scale", "scale": [30.0, 8.0, 8.0]}]
-    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    image: Any = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
     group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
 
 
