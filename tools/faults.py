@@ -46,7 +46,7 @@ CHANGES = ("os.mkdir", "os.rename", "os.link", "os.symlink", "os.remove", "os.rm
 FAULTS = ("killed", "interrupted", "write fails", "read fails", "disk is full", "memory is short", "run twice at once")
 LONGEST_S = 600  # only ends a hang
 
-VNET = {
+VNET: dict[str, Any] = {
     "spatial_size": [32, 48, 16],
     "spacing_mm": [4.0, 3.0, 6.0],
     "channels": [2, 4, 4, 8, 8],
@@ -56,7 +56,7 @@ VNET = {
     "mirror": False,
     "mask_threshold": 0.5,
 }
-RES_UNET = {
+RES_UNET: dict[str, Any] = {
     "voxel_size_nm": [30, 32, 32],
     "spatial_size": [8, 32, 48],
     "boundary_half_width": 2,

@@ -90,10 +90,10 @@ def _fine_tune(image: NDArray[Any], mask: NDArray[np.bool_], scratch: Path) -> d
     """Train on the first half of sections (D, H, W), and score on the second one."""
     half, quarter = len(image) // 2, image.shape[2] * 3 // 4
     own = scratch / "own"
-    parts = {
+    parts: dict[str, tuple[slice, ...]] = {
         "training": np.s_[:half, :, :quarter],
         "validation": np.s_[:half, :, quarter:],
-        "test": np.s_[half:],
+        "test": np.s_[half:, :, :],
     }
     pairs = []
     for split, part in parts.items():
