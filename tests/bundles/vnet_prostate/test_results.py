@@ -87,3 +87,15 @@ def test_released_weights_are_those_that_were_scored_on_patients_and_beat_the_fl
     with (RESULTS / "promise12_subset_per_case.csv").open(encoding="utf-8") as file:
         dice = [float(row["dice"]) for row in csv.DictReader(file) if row["label"] == "whole"]
     assert mean(dice) == pytest.approx(results["dice"]["all"]["mean"], abs=1e-4)
+
+
+def test_model_card_quotes_what_recipes_reach_on_patients():
+    recipes = read("promise12_subset")["recipes"]
+    card = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+    dice = {name: recipe["dice"] for name, recipe in recipes.items() if "dice" in recipe}
+    assert {"the paper's", "practical", "fine-tuning", "released weights", "floor"} == set(dice)
+    for found in dice.values():
+        assert found["n"] == 5
+        assert f"| {found['mean']:.3f} +- {found['std']:.3f} | {found['min']:.3f} |" in card
+    assert dice["fine-tuning"]["mean"] > max(dice["released weights"]["mean"], dice["practical"]["mean"])
+    assert dice["practical"]["mean"] > dice["floor"]["mean"] + 0.2
