@@ -143,6 +143,16 @@ def _check_spacing(name: str, value: object) -> None:
     _three(name, value, expected, "[1,1,1.5]", lambda length: _is_between(length, low, high), "x, y, z")
 
 
+def _check_channels(name: str, value: object) -> None:
+    if not isinstance(value, list | tuple) or not value or not all(_is_whole(width, 1) for width in value):
+        raise UserError(f"{name} must be a list of integers >= 1 such as [16,32,64,128,256], got {value!r}")
+
+
+def _check_switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise UserError(f"{name} must be True or False, got {value!r}")
+
+
 def _check_output_format(name: str, value: object) -> None:
     formats = value if isinstance(value, list | tuple) else [value]
     if not formats or any(one not in OUTPUT_FORMATS for one in formats):
@@ -159,9 +169,14 @@ OUTPUT_FORMATS = ("nifti", "dicom_seg", "seg_nrrd")
 BYTES_PER_VOXEL = 64
 SPACING_MM = (0.1, 20.0)
 OPTIONS: dict[str, Callable[[str, Any], object]] = {
+    "bias_correction": _check_switch,
+    "channels": _check_channels,
     "device": _check_device,
     "dropout": lambda name, value: number(name, value, 0, math.nextafter(1, 0)),
     "learning_rate": lambda name, value: number(name, value, math.ulp(0), 100),
+    "local_contrast_mm": lambda name, value: number(name, value, math.ulp(0), 1000),
+    "mask_threshold": lambda name, value: number(name, value, 0, 1),
+    "mirror": _check_switch,
     "output_format": _check_output_format,
     "seed": lambda name, value: whole_number(name, value, 0),
     "spacing_mm": _check_spacing,

@@ -37,6 +37,12 @@ def test_training(option, value, message):
     [
         ("device", "cuda:77", "device must be one of cpu.*, got 'cuda:77'"),
         ("device", "gpu", "device must be one of cpu.*, got 'gpu'"),
+        ("bias_correction", "yes", "bias_correction must be True or False, got 'yes'"),
+        ("mirror", 1, "mirror must be True or False, got 1"),
+        ("channels", 16, "channels must be a list of integers >= 1 such as .*, got 16"),
+        ("channels", [16, 0], r"channels must be a list of integers >= 1 such as .*, got \[16, 0\]"),
+        ("local_contrast_mm", 0, "local_contrast_mm must be a number above 0, up to 1000, got 0"),
+        ("mask_threshold", 1.5, "mask_threshold must be a number from 0 to 1, got 1.5"),
         ("dropout", 1, "dropout must be a number from 0 to below 1, got 1"),
         ("learning_rate", 0, "learning_rate must be a number above 0, up to 100, got 0"),
         (
@@ -70,5 +76,6 @@ def test_a_format_whose_package_is_missing(monkeypatch):
 
 def test_options_that_pass(tmp_path):
     check_options(device="cpu", dropout=0, learning_rate=1e-5, seed=0, spacing_mm=[1, 1, 1.5], spatial_size=None)
+    check_options(bias_correction=False, mirror=True, channels=[8, 16], local_contrast_mm=20.0, mask_threshold=0.4)
     check_options(device=torch.device("cpu"), spatial_size=(128, 128, 64), output_dir=tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
