@@ -23,7 +23,7 @@ from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
 from volseg.registry.release import Release
-from volseg.storage.files import atomic_path
+from volseg.storage.files import atomic_path, remove_leftovers
 from volseg.weights import UNREADABLE
 
 CARD = "docs/README.md"
@@ -77,6 +77,7 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
     manifest.files[SBOM] = _facts(contents[SBOM])
     contents[MANIFEST] = (json.dumps(manifest.as_json(), indent=4) + "\n").encode()
     target = Path(str(output_dir)) / manifest.release.zip_name
+    remove_leftovers(target.parent, below=False)
     with atomic_path(target) as temporary, TemporaryDirectory() as folder:
         _write_zip(temporary, bundle.name, contents)
         unpack(temporary, Path(folder))  # a zip that cannot be unpacked is not written

@@ -21,7 +21,15 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.storage.files import atomic_path, write_json
 
-__all__ = ["RECORDED_SHA256", "UNREADABLE", "load_weights", "recorded_values", "save_weights", "write_state"]
+__all__ = [
+    "RECORDED_SHA256",
+    "UNREADABLE",
+    "load_weights",
+    "read_record",
+    "recorded_values",
+    "save_weights",
+    "write_state",
+]
 
 # key of the record beside the weights; older records have none
 RECORDED_SHA256 = "sha256"
@@ -96,11 +104,7 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
 
 
 def _check_digest(path: str | Path, content: bytes) -> None:
-    record = Path(path).with_suffix(".json")
-    try:
-        recorded = json.loads(record.read_text(encoding="utf-8")).get(RECORDED_SHA256) if record.is_file() else None
-    except (ValueError, AttributeError, RecursionError) as error:  # not JSON, not an object
-        raise UserError(f"{record}: is no record of {path}: {error}; delete it or train again") from error
+    record, recorded = Path(path).with_suffix(".json"), read_record(path).get(RECORDED_SHA256)
     found = hashlib.sha256(content).hexdigest()
     if recorded not in (None, found):
         raise UserError(
@@ -125,18 +129,27 @@ def recorded_values(
         UserError: the file is not JSON or lacks a key.
     """
     defaults = {key: defaults[key] for key in (defaults if keys is None else keys)}
-    record = Path(path).with_suffix(".json") if path else None
-    if record is None or not record.is_file():
+    if path is None or path == "" or not (record := Path(path).with_suffix(".json")).is_file():
         return defaults
+    values = read_record(path)
     try:
-        values = json.loads(record.read_text(encoding="utf-8"))
         return {key: values[key] for key in defaults}
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # not JSON, a missing key, not an object
+    except KeyError as error:
         keys = ", ".join(defaults)
         raise UserError(f"{record} must hold {keys}, got {error!r}; delete it or train again") from error
+
+
+def read_record(weights: str | Path) -> dict[str, Any]:
+    """All that the JSON file beside weights says; nothing without one.
+
+    Raises:
+        UserError: the file cannot be read, or is no JSON object.
+    """
+    record = Path(weights).with_suffix(".json")
+    try:
+        values = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{record}: is no record of {weights}: {error}; delete it or train again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{record}: is no record of {weights}: {values!r:.40}; delete it or train again")
+    return values

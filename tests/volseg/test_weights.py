@@ -80,7 +80,7 @@ def test_weights_of_which_bytes_are_damaged(tmp_path):
 @pytest.mark.parametrize("content", [b"{", b"[]", b"3", b"\xff"])
 def test_record_that_is_none(tmp_path, content):
     (tmp_path / "model.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.json must hold spatial_size"):
+    with pytest.raises(UserError, match=r"model\.json: is no record of .*model\.pt: .*; delete it or train again"):
         recorded_values(tmp_path / "model.pt", {"spatial_size": None})
 
 

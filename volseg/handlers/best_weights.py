@@ -19,7 +19,7 @@ from torch import nn
 from volseg.errors import UserError
 from volseg.handlers.training_checkpoint import is_first_process
 from volseg.storage.files import atomic_path
-from volseg.weights import load_weights, save_weights
+from volseg.weights import load_weights, read_record, save_weights
 
 __all__ = ["BestWeights"]
 
@@ -121,8 +121,7 @@ class BestWeights:
         """Validate the installed weights on the same cases, and say why they stay if they do."""
         if self.best_metric is None:
             return "nothing was validated"
-        record = installed.with_suffix(".json")
-        values = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        values = read_record(installed)
         ours = json.loads(json.dumps(self.record))  # tuples become lists
         if other := [key for key in self.settings if values.get(key, ours[key]) != ours[key]]:
             return f"it has another {' and '.join(other)}, so that validation cannot compare the two"

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 from torch import nn
 
-from volseg.weights import RECORDED_SHA256, load_weights
+from volseg.weights import RECORDED_SHA256, load_weights, read_record
 
 __all__ = ["WeightsCheckpointLoader"]
 
@@ -35,12 +34,10 @@ class WeightsCheckpointLoader:
 
     def __call__(self, engine: Engine) -> None:
         load_weights(self.path, self.network)
-        logger.info("weights: %s%s", self.path, _origin(Path(self.path).with_suffix(".json")))
+        logger.info("weights: %s%s", self.path, _origin(self.path))
 
 
-def _origin(record: Path) -> str:
+def _origin(weights: str | Path) -> str:
     """What the JSON file beside the weights says of them, in brackets."""
-    if not record.is_file():
-        return ""
-    content = json.loads(record.read_text(encoding="utf-8"))
-    return f" ({', '.join(f'{key} {value}' for key, value in content.items() if key != RECORDED_SHA256)})"
+    said = ", ".join(f"{key} {value}" for key, value in read_record(weights).items() if key != RECORDED_SHA256)
+    return f" ({said})" if said else ""

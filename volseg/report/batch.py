@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from volseg.data.case_statistics import CaseStatistics
 from volseg.report.page import Page, Picture, ReportCase, versions, words, write_page
+from volseg.weights import read_record
 
 __all__ = ["REPORT_NAME", "weights_facts", "write_batch_page"]
 
@@ -63,8 +65,8 @@ def write_batch_page(statistics: CaseStatistics, weights: Path) -> None:
 def weights_facts(weights: Path) -> dict[str, str]:
     """Path, SHA-256 and record of the weights, by name."""
     facts = {"weights": str(weights), "SHA-256 of the weights": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    record = weights.with_suffix(".json")
-    return facts | ({"record of the weights": record.read_text(encoding="utf-8")} if record.is_file() else {})
+    record = read_record(weights)
+    return facts | ({"record of the weights": json.dumps(record, indent=4)} if record else {})
 
 
 def _numbers(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
