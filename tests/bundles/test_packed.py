@@ -33,6 +33,7 @@ from PIL import Image
 
 from tools.check.files import bundle_files
 from tools.pack import CARD, card_pages, pack
+from tools.sbom import SBOM
 from volseg.registry.manifest import MANIFEST, Manifest
 from volseg.weights import load_weights
 
@@ -167,7 +168,7 @@ def test_bundle_and_volseg_are_the_repositorys_byte_for_byte(root, bundle, unpac
     sources = {path: bundle.dir / path for path in bundle_files(bundle.dir)}
     sources |= {f"volseg/{path}": root / "volseg" / path for path in bundle_files(root / "volseg")}
     replaced = {CARD, "models/model.pt", "models/model.json"} if bundle.name == "vnet_prostate" else {CARD}
-    assert unpacked.files == {*sources, *replaced, *unpacked.texts, MANIFEST}
+    assert unpacked.files == {*sources, *replaced, *unpacked.texts, MANIFEST, SBOM}
     compared = sources.keys() - replaced
     assert [path for path in compared if (unpacked.root / path).read_bytes() != sources[path].read_bytes()] == []
 
