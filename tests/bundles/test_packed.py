@@ -314,6 +314,7 @@ def overrides(bundle) -> dict[str, list[str]]:
         overlays = ("train_second_stage", "train_h", "train_h+train_second_stage")
         own = {f"train+{overlay}": common["train"] for overlay in overlays}
         own["inference+inference_h"] = window
+        own["train+finetune"] = [*phantoms, *short]
         own["train+train_varied"] = [
             *phantoms,
             *window,
