@@ -28,10 +28,10 @@ __all__ = ["find_user_error", "prepare", "unknown_overrides"]
 
 # a UserError of a data loading worker, as it appears in the error of the main process
 WORKER_ERROR = re.compile(rf"{re.escape(UserError.__module__)}\.{UserError.__qualname__}: (.*)")
-# what PyTorch, its oneDNN and Python say when the system gives them no memory
+# what PyTorch, its oneDNN, Python and the loader of libraries say when the system gives them no memory
 NO_MEMORY = re.compile(
     r"can't allocate memory: you tried to allocate (.*?)\.|could not (?:create|execute) a primitive"
-    "|can't start new thread"
+    "|can't start new thread|failed to map segment from shared object"
 )
 OPTION = re.compile("--|-[a-zA-Z]")
 # these begin an expression, a reference and a macro of MONAI's configs

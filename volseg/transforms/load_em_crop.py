@@ -14,8 +14,8 @@ from monai.transforms import MapTransform, Randomizable
 from monai.utils import ensure_tuple
 
 from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
-from volseg.data.resampling import ResampledVolume
-from volseg.transforms.load_em_volume import check_one_shape, on_network_grid, to_ids, to_tensor
+from volseg.data.resampling import NearestVolume, ResampledVolume
+from volseg.transforms.load_em_volume import check_one_shape, shape_for_network, to_ids, to_tensor
 
 __all__ = ["RandLoadImageCropd"]
 
@@ -55,6 +55,7 @@ class RandLoadImageCropd(Randomizable, MapTransform):
         self.network_voxel_size_nm = network_voxel_size_nm
         self.starts = [0, 0, 0]
         self._volumes: OrderedDict[str, ChunkedVolume] = OrderedDict()
+        self._shapes: dict[str, tuple[int, int, int] | None] = {}  # at the network's voxel size, by image
 
     def randomize(self, data: Sequence[int]) -> None:
         """Draw the crop's first voxel in a volume of shape ``data``, (D, H, W)."""
@@ -64,10 +65,11 @@ class RandLoadImageCropd(Randomizable, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        volumes = {key: self._open(str(d[key]), key in self.label_keys) for key in self.key_iterator(d)}
+        volumes = {key: self._open(str(d[key])) for key in self.key_iterator(d)}
         check_one_shape({str(d[key]): volume.shape for key, volume in volumes.items()})
         if not volumes:
             return d
+        volumes = self._on_network_grid(volumes)
         self.randomize(next(iter(volumes.values())).shape)
         for key, volume in volumes.items():
             z, y, x = (slice(start, start + n) for start, n in zip(self.starts, self.spatial_size, strict=True))
@@ -82,9 +84,22 @@ class RandLoadImageCropd(Randomizable, MapTransform):
             d[key] = MetaTensor(tensor[None], meta=meta)
         return d
 
-    def _open(self, path: str, is_label: bool) -> ChunkedVolume:
+    def _on_network_grid(self, volumes: Mapping[Hashable, ChunkedVolume]) -> dict[Hashable, ChunkedVolume]:
+        """The volumes of a case at the network's voxel size; the images' files say theirs, labels may not."""
+        images = [volume for key, volume in volumes.items() if key not in self.label_keys]
+        for image in images[:1]:
+            if str(image.path) not in self._shapes:
+                self._shapes[str(image.path)] = shape_for_network(image, self.network_voxel_size_nm)
+            if (shape := self._shapes[str(image.path)]) is not None:
+                return {
+                    key: (NearestVolume if key in self.label_keys else ResampledVolume)(volume, shape)
+                    for key, volume in volumes.items()
+                }
+        return dict(volumes)
+
+    def _open(self, path: str) -> ChunkedVolume:
         if path not in self._volumes:
-            self._volumes[path] = on_network_grid(open_chunked_volume(path), self.network_voxel_size_nm, is_label)
+            self._volumes[path] = open_chunked_volume(path)
         self._volumes.move_to_end(path)
         if len(self._volumes) > OPEN_VOLUMES:
             self._volumes.popitem(last=False)

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
 from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
-from volseg.data.resampling import NearestVolume, ResampledVolume, network_shape
+from volseg.data.resampling import ResampledVolume, network_shape
 from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask
 from volseg.data.volume_formats.voxel_size import checked_voxel_size
 from volseg.errors import UserError
@@ -67,9 +67,10 @@ class LoadImageChunkedVolumed(MapTransform):
         volumes = {key: open_chunked_volume(d[key]) for key in self.key_iterator(d)}
         check_one_shape({str(d[key]): volume.shape for key, volume in volumes.items()})
         for key, file in volumes.items():
-            volume = file
+            shape = None
             if key not in self.label_keys:
-                volume = on_network_grid(file, self.network_voxel_size_nm, False, self.voxel_size_nm)
+                shape = shape_for_network(file, self.network_voxel_size_nm, self.voxel_size_nm)
+            volume = file if shape is None else ResampledVolume(file, shape)
             sizes = volume.shape if self.largest_size is None else self.largest_size
             starts = [max(0, (n - size) // 2) for n, size in zip(volume.shape, sizes, strict=True)]
             z, y, x = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
@@ -84,27 +85,20 @@ class LoadImageChunkedVolumed(MapTransform):
         return d
 
 
-def on_network_grid(
-    volume: ChunkedVolume,
-    network_voxel_size_nm: Sequence[float] | None,
-    is_label: bool,
-    voxel_size_nm: Sequence[float] | None = None,
-) -> ChunkedVolume:
-    """A volume brought to the voxel size (z, y, x) of a network; itself if it has about that, or none is known.
+def shape_for_network(
+    volume: ChunkedVolume, network_voxel_size_nm: Sequence[float] | None, voxel_size_nm: Sequence[float] | None = None
+) -> tuple[int, int, int] | None:
+    """The shape (D, H, W) of a volume at a network's voxel size (z, y, x); None if it stays, or none is known.
 
     Args:
-        volume: image or instance ids.
+        volume: an image.
         network_voxel_size_nm: of the network.
-        is_label: whether it holds ids.
         voxel_size_nm: of the volume, in place of what its file says.
     """
     size_nm = voxel_size_nm or volume.voxel_size_nm
     if size_nm is None or network_voxel_size_nm is None:
-        return volume
-    shape = network_shape(volume.path, volume.shape, size_nm, network_voxel_size_nm)
-    if shape is None:
-        return volume
-    return NearestVolume(volume, shape) if is_label else ResampledVolume(volume, shape)
+        return None
+    return network_shape(volume.path, volume.shape, size_nm, network_voxel_size_nm)
 
 
 def to_tensor(voxels: np.ndarray) -> torch.Tensor:

@@ -46,12 +46,15 @@ def starts(labels: torch.Tensor) -> list[int]:
     return labels[:, 0, 0, 0, 0].tolist()
 
 
-def test_volumes_are_brought_to_the_voxel_size_of_the_network(case: dict[str, str]):
+def test_volumes_are_brought_to_the_voxel_size_of_the_network(case: dict[str, str], tmp_path: Path):
     crop = RandLoadImageCropd(KEYS, (5, 3, 3), label_keys="label", network_voxel_size_nm=(30, 16, 30))
     data = crop.set_random_state(0)(case)  # the only place
     image = (NUMBERS % 251).astype(np.float64).reshape(5, 3, 2, 3, 3).mean((2, 4))
     np.testing.assert_allclose(data["image"][0].numpy(), image, rtol=1e-6)
     np.testing.assert_array_equal(data["label"][0].numpy(), NUMBERS[:, 1::2, 1::3])
+    # a label whose file does not say its voxel size lies on its image
+    other = crop({**case, "label": write_h5(tmp_path / "label.h5", NUMBERS)})
+    np.testing.assert_array_equal(other["label"][0].numpy(), NUMBERS[:, 1::2, 1::3])
     assert data["image"].meta["network_shape"] == (5, 3, 3) and "network_shape" not in data["label"].meta
 
 
