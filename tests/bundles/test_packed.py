@@ -311,7 +311,7 @@ def overrides(bundle) -> dict[str, list[str]]:
         sources = ("mitoem", "volumes")
         common["inference"] = common["inference+inference_trt"] = window
         common |= {name: [*common[name], *window] for name in ("train", "train+evaluate")}
-        overlays = ("train_second_stage", "train_h", "train_h+train_second_stage")
+        overlays = ("multi_gpu_train", "train_amp", "train_second_stage", "train_h", "train_h+train_second_stage")
         own = {f"train+{overlay}": common["train"] for overlay in overlays}
         own["inference+inference_h"] = window
         own["train+finetune"] = [*phantoms, *short]
