@@ -35,14 +35,14 @@ class LoadImageChunkedVolumed(MapTransform):
     Args:
         keys: entries to load.
         label_keys: entries among ``keys`` that hold instance ids.
-        largest_size: maximum size (D, H, W) to load, from the centre of the volume; None loads all.
+        largest_size: maximum size (D, H, W) to load, from the centre of the volume; None loads all, as a case is loaded
+            whose images are resampled.
         network_voxel_size_nm: images of another voxel size are brought to this one (z, y, x), as
             :class:`volseg.data.resampling.ResampledVolume` does, and become float32; labels stay as they are.
         voxel_size_nm: of the images, in place of what files say; unknown ones are not resampled.
 
     Raises:
         UserError: a file cannot be read, a label does not hold integers, or shapes differ; an invalid voxel size.
-        ValueError: part of a volume is to be resampled.
     """
 
     def __init__(
@@ -59,19 +59,21 @@ class LoadImageChunkedVolumed(MapTransform):
         self.largest_size = largest_size
         self.network_voxel_size_nm = network_voxel_size_nm
         self.voxel_size_nm = checked_voxel_size(voxel_size_nm)
-        if network_voxel_size_nm is not None and largest_size is not None:
-            raise ValueError("a part of a volume cannot be resampled; set largest_size or network_voxel_size_nm")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         volumes = {key: open_chunked_volume(d[key]) for key in self.key_iterator(d)}
         check_one_shape({str(d[key]): volume.shape for key, volume in volumes.items()})
+        shapes = {
+            key: shape_for_network(file, self.network_voxel_size_nm, self.voxel_size_nm)
+            for key, file in volumes.items()
+            if key not in self.label_keys
+        }
+        largest_size = self.largest_size if not any(shapes.values()) else None
         for key, file in volumes.items():
-            shape = None
-            if key not in self.label_keys:
-                shape = shape_for_network(file, self.network_voxel_size_nm, self.voxel_size_nm)
+            shape = shapes.get(key)
             volume = file if shape is None else ResampledVolume(file, shape)
-            sizes = volume.shape if self.largest_size is None else self.largest_size
+            sizes = volume.shape if largest_size is None else largest_size
             starts = [max(0, (n - size) // 2) for n, size in zip(volume.shape, sizes, strict=True)]
             z, y, x = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
             voxels = volume[z, y, x]

@@ -64,6 +64,19 @@ def test_the_middle_of_a_volume(case: dict[str, str], largest: tuple[int, ...], 
     np.testing.assert_array_equal(data["label"][0].numpy(), LABEL[block])
 
 
+@pytest.mark.parametrize(
+    ("network_nm", "image_shape", "label_shape"),
+    [(SIZE_NM, (2, 3, 4), (2, 3, 4)), ((30, 16, 30), (5, 3, 3), (5, 6, 9))],
+)
+def test_the_middle_is_of_volumes_that_are_not_resampled(case, network_nm, image_shape, label_shape):
+    load = LoadImageChunkedVolumed(
+        ("image", "label"), "label", largest_size=(2, 3, 4), network_voxel_size_nm=network_nm
+    )
+    data = load(case)
+    assert (data["image"].shape, data["label"].shape) == ((1, *image_shape), (1, *label_shape))
+    assert data["image"].meta["is_resampled"] == (image_shape != label_shape)
+
+
 def test_a_batch_of_a_volume_that_does_not_say_its_voxel_size(case: dict[str, str], tmp_path: Path):
     Image.fromarray(IMAGE[0]).save(tmp_path / "section.png")
     for path, shape in ((str(tmp_path / "section.png"), (1, 1, 1, 6, 9)), (case["image"], (1, 1, 5, 6, 9))):
