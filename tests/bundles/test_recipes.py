@@ -12,7 +12,8 @@ from monai.data import Dataset
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = ("pdvnet_lung", "vnet_prostate", "resunet_mitoem")
-COMPUTED = {"decay_iterations"}  # on phantoms, from the length of the training
+# on phantoms the decay follows from the length of the training; mirror is recorded where images were mirrored
+COMPUTED = {"decay_iterations", "mirror"}
 
 
 def parser_of(name: str, *overlays: str, **overrides: object) -> ConfigParser:

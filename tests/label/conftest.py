@@ -93,7 +93,7 @@ def vnet_weights(app) -> Iterator[Path]:
         torch.manual_seed(0)
         record = {
             "spacing_mm": [2.67, 2.67, 3.0], "spatial_size": [48, 48, 32], "channels": [16, 32, 64, 128, 256],
-            "norm": None, "bias_correction": False, "local_contrast_mm": None,
+            "norm": None, "bias_correction": False, "local_contrast_mm": None, "mirror": False, "mask_threshold": 0.5,
         }  # fmt: skip
         save_weights(path, VNet(), record)
     return path
