@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from functools import partial
 from pathlib import Path
 
-from volseg.data.datalist import DATALIST_NAME, load_datalist
+from volseg.data.datalist import has_cases, load_datalist
 from volseg.data.find_volumes import listed_labels
 from volseg.data.open_volume import open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
@@ -111,7 +110,7 @@ def dataset_voxel_size(dataset_dir: str | Path) -> list[float] | None:
         return None
     sizes: dict[str, VoxelSize] = {}
     splits = [load_datalist(dataset_dir, split) for split in ("training", "validation")]
-    if json.loads((Path(dataset_dir) / DATALIST_NAME).read_text(encoding="utf-8")).get("test"):
+    if has_cases(dataset_dir, "test"):
         splits.append(load_datalist(dataset_dir, "test"))
     for cases in splits:
         for case in cases:
