@@ -169,6 +169,9 @@ def _check_type(name: str, default: Any, text: str) -> None:
     value = DefaultParseValue(text) if text else True  # as Fire reads it
     if isinstance(value, str) and value.startswith(CONFIG_SIGNS):
         return
+    # a list of components, deeper in the config, may be emptied
+    if isinstance(value, list | tuple) and not value and not re.search("#|::", name):
+        raise UserError(f"{name} needs a value, got {text}; leave the option out for its default")
     if isinstance(default, bool):
         is_valid, expected = value in (True, False, *SWITCHES), "True or False"
     elif _is_number(default):

@@ -75,6 +75,7 @@ def test_overrides_that_nothing_has(config, override, message):
         (["--learning_rate=True"], "learning_rate must be a number such as 0.01, got True"),
         (["--network_def#in_channels", "[1]"], r"network_def#in_channels must be a number such as 1, got \[1\]"),
         (["--resume", "maybe"], "resume must be True or False, got 'maybe'"),
+        (["--shape", "[]"], r"shape needs a value, got \[\]; leave the option out"),
         (["--shape", "[1,x]"], r"shape must be numbers such as \[1,2\], got \[1, 'x'\]"),
     ],
 )
