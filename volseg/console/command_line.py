@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import logging
 import math
@@ -22,6 +23,7 @@ from monai.bundle import run as bundle_run
 from monai.bundle.reference_resolver import ReferenceResolver
 from tqdm import tqdm
 
+from volseg.console.fire_commands import one_line
 from volseg.errors import UserError
 
 __all__ = ["find_user_error", "prepare", "unknown_overrides"]
@@ -33,6 +35,10 @@ NO_MEMORY = re.compile(
     r"can't allocate memory: you tried to allocate (.*?)\.|could not (?:create|execute) a primitive"
     "|can't start new thread|failed to map segment from shared object"
 )
+# a file system's refusals, which no code can prevent
+OF_THE_DISK = {
+    getattr(errno, name) for name in ("EACCES", "EDQUOT", "ELOOP", "ENAMETOOLONG", "ENOSPC", "EPERM", "EROFS")
+}
 OPTION = re.compile("--|-[a-zA-Z]")
 # these begin an expression, a reference and a macro of MONAI's configs
 CONFIG_SIGNS = ("$", "@", "%")
@@ -107,6 +113,8 @@ def find_user_error(error: BaseException | None) -> str | None:
             return found[-1]
         if isinstance(error, UserError):
             return str(error)
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            return f"{error.filename or 'a file'}: {error.strerror}"
         refused = NO_MEMORY.search(str(error))
         if refused or isinstance(error, MemoryError | torch.OutOfMemoryError):
             size = (refused and refused[1]) or " ".join(str(error).split())
@@ -161,6 +169,9 @@ def _check_type(name: str, default: Any, text: str) -> None:
     value = DefaultParseValue(text) if text else True  # as Fire reads it
     if isinstance(value, str) and value.startswith(CONFIG_SIGNS):
         return
+    # a list of components, deeper in the config, may be emptied
+    if isinstance(value, list | tuple) and not value and not re.search("#|::", name):
+        raise UserError(f"{name} needs a value, got {text}; leave the option out for its default")
     if isinstance(default, bool):
         is_valid, expected = value in (True, False, *SWITCHES), "True or False"
     elif _is_number(default):
@@ -215,12 +226,14 @@ def _running_resolver() -> ReferenceResolver | None:
 
 def _print_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     message = find_user_error(error)
+    for bar in list(tqdm._instances):  # what follows would stand behind it in its line
+        bar.close()
     if issubclass(kind, KeyboardInterrupt):
         print("stopped. All files written are complete; rerun the command to continue a training.", file=sys.stderr)
     elif message is None:
         sys.__excepthook__(kind, error, traceback)
     else:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {one_line(message)}", file=sys.stderr)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from volseg.data.volume_formats.base import optional_module
+from volseg.data.volume_formats.voxel_size import checked_voxel_size
 from volseg.errors import UserError
 from volseg.storage.files import check_folder
 
@@ -106,7 +107,7 @@ def check_options(**options: object) -> None:
     """Refuse invalid options before any work.
 
     Args:
-        options: by name, any of those that :data:`OPTIONS` knows; ``None`` passes.
+        options: by name, any of those that :data:`OPTIONS` knows, some of which hold several by name; ``None`` passes.
 
     Raises:
         UserError: names the option that is invalid.
@@ -126,8 +127,8 @@ def _check_device(name: str, value: object) -> None:
         raise UserError(f"{name} must be one of {', '.join(known)}, got {str(value)!r}")
 
 
-def _check_size(name: str, value: object) -> None:
-    size = three_whole_numbers(name, value, 1, "[128,128,64]", "x, y, z")
+def _check_size(name: str, value: object, example: str = "[128,128,64]", axes: str = "x, y, z") -> None:
+    size = three_whole_numbers(name, value, 1, example, axes)
     needed = math.prod(size) * BYTES_PER_VOXEL
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
@@ -141,6 +142,26 @@ def _check_spacing(name: str, value: object) -> None:
     low, high = SPACING_MM
     expected = f"numbers from {low:g} to {high:g}"
     _three(name, value, expected, "[1,1,1.5]", lambda length: _is_between(length, low, high), "x, y, z")
+
+
+def _each(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:
+    """A check of several options, by name."""
+
+    def check_all(_: str, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if value is not None:
+                check(name, value)
+
+    return check_all
+
+
+def _check_betas(name: str, value: object) -> None:
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or not all(_is_between(beta, 0, math.nextafter(1, 0)) for beta in value)
+    ):
+        raise UserError(f"{name} must be two numbers from 0 to below 1 such as [0.9,0.999], got {value!r}")
 
 
 def _check_channels(name: str, value: object) -> None:
@@ -169,6 +190,7 @@ OUTPUT_FORMATS = ("nifti", "dicom_seg", "seg_nrrd")
 BYTES_PER_VOXEL = 64
 SPACING_MM = (0.1, 20.0)
 OPTIONS: dict[str, Callable[[str, Any], object]] = {
+    "adam_betas": _check_betas,
     "bias_correction": _check_switch,
     "channels": _check_channels,
     "device": _check_device,
@@ -182,6 +204,14 @@ OPTIONS: dict[str, Callable[[str, Any], object]] = {
     "spacing_mm": _check_spacing,
     "spatial_size": _check_size,
     "weight_decay": lambda name, value: number(name, value, 0, 100),
+    "voxel_size_nm": lambda name, value: checked_voxel_size(value, name),
+    "counts": _each(lambda name, value: whole_number(name, value, 1)),
+    "counts_or_none": _each(lambda name, value: whole_number(name, value, 0)),
+    "numbers": _each(lambda name, value: number(name, value, 0, 1e6)),
+    "probabilities": _each(lambda name, value: number(name, value, 0, 1)),
+    "blocks_zyx": _each(lambda name, value: _check_size(name, value, "[32,256,256]", "z, y, x")),
+    "sizes_zyx": _each(lambda name, value: three_whole_numbers(name, value, 1, "[32,256,256]")),
+    "switches": _each(_check_switch),
     "output_dir": lambda name, value: check_folder(value),
     "ckpt_dir": lambda name, value: check_folder(value),
 }

@@ -16,8 +16,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,11 @@ DATALIST_NAME = "dataset.json"
 SPLITS = ("training", "validation", "test")
 # files whose voxels are elsewhere, so that those of two images may be equal
 HEADERS = (".mhd", ".nhdr", ".hdr")
+# bytes of a file, and files of a folder, by which copies are looked for
+COMPARED_BYTES, COMPARED_FILES = 4096, 256
+# how gzip begins, and the least that it takes
+GZIP, GZIP_BYTES = b"\x1f\x8b", 18
+REPORTED = 5  # cases that are listed twice
 
 _EXPECTED = f"a folder with {DATALIST_NAME}, as written by the bundle's configs/prepare_data.json"
 
@@ -51,7 +58,7 @@ def load_datalist(dataset_dir: str | Path, split: str) -> list[dict[str, str]]:
     path = folder / DATALIST_NAME
     content = _read_json(folder)
     entries = _read_split(folder, content, split)
-    _warn_of_repeated(path, content)
+    _warn_of_repeated(path, tuple(_listed(path, content)))
     return [_read_entry(path, split, index, entry) for index, entry in enumerate(entries)]
 
 
@@ -145,7 +152,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         found = "an empty folder" if not any(folder.iterdir()) else f"a folder without {DATALIST_NAME}"
         raise UserError(f"dataset_dir: {folder} is {found}; give {_EXPECTED}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # broken JSON and broken UTF-8 alike
         raise UserError(f"{path}: not readable as JSON: {error}; repair the data list or write it again") from error
     if not isinstance(content, dict):
@@ -153,6 +160,9 @@ def _read_json(folder: Path) -> dict[str, Any]:
             f"{path}: a data list must be an object with the lists {', '.join(SPLITS)}, "
             f"got a JSON {type(content).__name__}"
         )
+    wrong = [split for split in SPLITS if not isinstance(content.get(split, []), list | None)]
+    if wrong:
+        raise UserError(f"{path}: '{wrong[0]}' must be a list of cases, got {json.dumps(content[wrong[0]])[:80]}")
     return content
 
 
@@ -185,22 +195,97 @@ def _read_entry(path: Path, split: str, index: int, entry: Any) -> dict[str, str
                 f"{where}: no such file: {key} {file}; give a path relative to {path.parent}, or an absolute one"
             )
         case[key] = str(file)
+    if case["image"] == case["label"]:
+        raise UserError(f"{where}: image and label are one file, {file}; give the label map of the image")
     return case
 
 
-def _warn_of_repeated(path: Path, content: Mapping[str, Any]) -> None:
-    """Warn of images that are listed twice, or of which a copy is listed: their scores are not those of new cases."""
-    by_size: dict[int, list[tuple[str, str]]] = {}
+def _listed(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, Path, Path]]:
+    """Split, image and label of all entries whose files are there."""
     for split in SPLITS:
         for entry in content.get(split) or ():
-            image = entry.get("image") if isinstance(entry, dict) else None
-            if isinstance(image, str) and (file := _absolute(path.parent / image)).is_file():
-                by_size.setdefault(file.stat().st_size, []).append((split, str(file)))
-    for found in by_size.values():
-        for (first_split, first), (split, copy) in combinations(found, 2):
-            if first == copy or (not first.endswith(HEADERS) and filecmp.cmp(first, copy, shallow=False)):
-                image = copy if first == copy else f"{copy}, a copy of {first},"
-                logger.warning(
-                    "%s: image %s is listed in %s and in %s; keep each case in one split, once",
-                    *(path, image, first_split, split),
-                )
+            names = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else []
+            texts = [name for name in names if isinstance(name, str)]
+            if len(texts) == 2:
+                image, label = (_absolute(path.parent / text) for text in texts)
+                if image.exists() and label.exists():
+                    yield split, image, label
+
+
+@cache  # all splits of a run are of one list
+def _warn_of_repeated(path: Path, listed: tuple[tuple[str, Path, Path], ...]) -> None:
+    """Warn of images that are listed twice, or of which a copy is listed: their scores are not those of new cases.
+
+    Labels of two images, and label maps that are listed as images, are told too.
+    """
+    found = [*_repeated_images(listed), *_repeated_labels(listed)]
+    for text in found[:REPORTED]:
+        logger.warning("%s: %s", path, text)
+    if found[REPORTED:]:
+        logger.warning("%s: %d more files are listed twice", path, len(found) - REPORTED)
+
+
+def _repeated_images(listed: Sequence[tuple[str, Path, Path]]) -> Iterator[str]:
+    alike = defaultdict(list)
+    for split, image, _ in listed:
+        alike[_signature(image)].append((split, image))
+    for group in alike.values():
+        for number, (split, image) in enumerate(group):
+            same = next((other for other in group[:number] if _is_same(other[1], image)), None)
+            if same:
+                first_split, first = same
+                name = f"{image}" if first == image else f"{image}, a copy of {first},"
+                yield f"image {name} is listed in {first_split} and in {split}; keep each case in one split, once"
+
+
+def _repeated_labels(listed: Sequence[tuple[str, Path, Path]]) -> Iterator[str]:
+    image_of: dict[Path, Path] = {}
+    for _, image, label in listed:
+        first = image_of.setdefault(label, image)
+        if first != image and not (_signature(first) == _signature(image) and _is_same(first, image)):
+            yield f"label {label} is listed for {image_of[label]} and for {image}; give each image its own"
+    for label in sorted(image_of.keys() & {image for _, image, _ in listed}):
+        yield f"{label} is listed as an image and as a label; list it as the one that it is"
+
+
+def _signature(path: Path) -> tuple[Hashable, ...]:
+    """What copies have in common, at the cost of a few reads."""
+    if path.is_dir():
+        return tuple((name, (path / name).stat().st_size) for name in _first_files(path))
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(2) == GZIP and size >= GZIP_BYTES:
+            # checksum and length of the content, which differs in its bytes if it is compressed anew
+            file.seek(-8, os.SEEK_END)
+            checksum, length = (int.from_bytes(file.read(4), "little") for _ in range(2))
+            if length >= size:  # one member
+                return "gzip", checksum, length
+        file.seek(size // 2)
+        return size, file.read(COMPARED_BYTES)
+
+
+def _is_same(first: Path, copy: Path) -> bool:
+    """Whether two paths of one signature hold the same image."""
+    if first == copy:
+        return True
+    if first.is_dir():
+        return all(filecmp.cmp(first / name, copy / name, shallow=False) for name in _first_files(first))
+    if first.name.lower().endswith(HEADERS):
+        return False
+    return _signature(first)[0] == "gzip" or filecmp.cmp(first, copy, shallow=False)
+
+
+def _first_files(folder: Path) -> list[str]:
+    """The first files of an image in a folder, without its labels."""
+    names = (
+        str((Path(parent) / name).relative_to(folder))
+        for parent, folders, files in _sorted_walk(folder)
+        for name in files
+    )
+    return list(islice(names, COMPARED_FILES))
+
+
+def _sorted_walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != "labels")
+        yield parent, folders, sorted(files)

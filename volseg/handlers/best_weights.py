@@ -75,6 +75,7 @@ class BestWeights:
         """Attach to the evaluator or to the trainer."""
         if isinstance(engine, Trainer):
             engine.add_event_handler(Events.EPOCH_STARTED, self._note_epoch)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._check_loss)
             engine.add_event_handler(Events.COMPLETED, self._complete)
         else:
             self.evaluator = engine
@@ -91,6 +92,20 @@ class BestWeights:
 
     def _note_epoch(self, trainer: Engine) -> None:
         self.epoch = trainer.state.epoch
+
+    def _check_loss(self, trainer: Engine) -> None:
+        """End a training that diverged before its state replaces that of the last epoch.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        output: Any = trainer.state.output
+        loss = output[0].get("loss") if isinstance(output, list) and output else None
+        if loss is not None and not math.isfinite(loss):
+            raise UserError(
+                f"the loss became {float(loss):g} in epoch {self.epoch}: the training diverged; lower --learning_rate"
+                + (f", or use the weights of epoch {self.best_epoch}, {self.path}" if self.best_epoch else "")
+            )
 
     def _validated(self, evaluator: Any) -> None:
         metric = self._metric()
@@ -111,6 +126,12 @@ class BestWeights:
         if not self.best_epoch:
             logger.info("no epoch validated better than the weights it began with; %s stays as it is", self.installed)
             return
+        if self.best_metric == 0:
+            logger.warning(
+                "%s is 0 after every epoch: the network finds nothing in the validation cases; train longer, or check "
+                "the labels and --learning_rate",
+                self.evaluator.state.key_metric_name,
+            )
         reason = None if self.install or not self.installed.is_file() else self._reason_to_keep(self.installed)
         if reason:
             logger.warning("%s stays as it is: %s. --install True replaces it by %s", self.installed, reason, self.path)

@@ -73,7 +73,7 @@ class SaveImageInstances:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.voxel_size_nm = checked_voxel_size(voxel_size_nm)
-        self.trained_voxel_size_nm = trained_voxel_size_nm
+        self.trained_voxel_size_nm = checked_voxel_size(trained_voxel_size_nm, "trained_voxel_size_nm")
         self.resample = resample
         self.preview = preview
         self.statistics = CaseStatistics(output_dir, ENDING, key="instances")

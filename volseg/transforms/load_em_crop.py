@@ -15,6 +15,7 @@ from monai.utils import ensure_tuple
 
 from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.resampling import NearestVolume, ResampledVolume
+from volseg.data.volume_formats.voxel_size import checked_voxel_size
 from volseg.transforms.load_em_volume import check_one_shape, shape_for_network, to_ids, to_tensor
 
 __all__ = ["RandLoadImageCropd"]
@@ -52,7 +53,7 @@ class RandLoadImageCropd(Randomizable, MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.spatial_size = tuple(spatial_size)
         self.label_keys = set(ensure_tuple(label_keys))
-        self.network_voxel_size_nm = network_voxel_size_nm
+        self.network_voxel_size_nm = checked_voxel_size(network_voxel_size_nm)
         self.starts = [0, 0, 0]
         self._volumes: OrderedDict[str, ChunkedVolume] = OrderedDict()
         self._shapes: dict[str, tuple[int, int, int] | None] = {}  # at the network's voxel size, by image

@@ -16,7 +16,7 @@ from monai.utils import ensure_tuple
 
 from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.resampling import ResampledVolume, network_shape
-from volseg.data.semantic_mask import SEMANTIC_MASK, is_semantic_mask
+from volseg.data.semantic_mask import label_warnings
 from volseg.data.volume_formats.voxel_size import checked_voxel_size
 from volseg.errors import UserError
 
@@ -57,7 +57,7 @@ class LoadImageChunkedVolumed(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.label_keys = set(ensure_tuple(label_keys))
         self.largest_size = largest_size
-        self.network_voxel_size_nm = network_voxel_size_nm
+        self.network_voxel_size_nm = checked_voxel_size(network_voxel_size_nm, "trained_voxel_size_nm")
         self.voxel_size_nm = checked_voxel_size(voxel_size_nm)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -81,8 +81,8 @@ class LoadImageChunkedVolumed(MapTransform):
             if file.voxel_size_nm is not None:  # batches cannot be made of None
                 meta["voxel_size_nm"] = file.voxel_size_nm
             tensor = to_ids(voxels, str(d[key])) if key in self.label_keys else to_tensor(voxels)
-            if key in self.label_keys and is_semantic_mask(voxels):
-                logger.warning("%s: %s", d[key], SEMANTIC_MASK)
+            for warning in label_warnings(voxels) if key in self.label_keys else ():
+                logger.warning("%s: %s", d[key], warning)
             d[key] = MetaTensor(tensor[None], meta=meta)
         return d
 

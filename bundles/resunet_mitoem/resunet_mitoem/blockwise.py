@@ -167,6 +167,7 @@ def segment_volumes(
     if workers is not None:
         whole_number("workers", workers, 0)
     given_nm = checked_voxel_size(voxel_size_nm)
+    trained_voxel_size_nm = checked_voxel_size(trained_voxel_size_nm, "trained_voxel_size_nm")
     network.check()
     folder = str(local_folder(output_dir) or output_dir).rstrip("/")
     used: set[str] = set()

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from volseg.data.datalist import DATALIST_NAME, load_datalist
+from numpy.typing import NDArray
+
+from volseg.data.blank import blank_warnings, find_blank
+from volseg.data.datalist import check_not_empty, has_cases, load_datalist
 from volseg.data.find_volumes import listed_labels
-from volseg.data.open_volume import open_chunked_volume
+from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
+from volseg.data.semantic_mask import label_warnings
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES
 from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
@@ -21,10 +26,12 @@ from volseg.data.volume_formats.zarr_volume import ZARR_METADATA_FILES
 from volseg.errors import UserError
 from volseg.phantoms.dataset import OmeZarrVolumes, PhantomSet
 from volseg.phantoms.electron_microscopy import GENERATION, VARIED_GENERATION, electron_microscopy
+from volseg.transforms.load_em_volume import check_one_shape, to_ids
 
 __all__ = [
     "LABEL_NAME",
     "PHANTOM_BINNING",
+    "check_training_cases",
     "datalist",
     "dataset_voxel_size",
     "find_em_volumes",
@@ -43,6 +50,7 @@ VARIED_BINNING = 3  # pixels of 24 nm
 # Not sections: in a folder each of these is a volume.
 _VOLUME_SUFFIXES = (".zarr", *HDF5_SUFFIXES, *NIFTI_SUFFIXES, *MRC_SUFFIXES)
 logger = logging.getLogger(__name__)
+_LOOKED_AT = (16, 1024, 1024)  # of a volume's middle
 # lengths that differ by less are no other voxel size to a network
 _SIMILAR = 1.3
 
@@ -111,7 +119,7 @@ def dataset_voxel_size(dataset_dir: str | Path) -> list[float] | None:
         return None
     sizes: dict[str, VoxelSize] = {}
     splits = [load_datalist(dataset_dir, split) for split in ("training", "validation")]
-    if json.loads((Path(dataset_dir) / DATALIST_NAME).read_text(encoding="utf-8")).get("test"):
+    if has_cases(dataset_dir, "test"):
         splits.append(load_datalist(dataset_dir, "test"))
     for cases in splits:
         for case in cases:
@@ -129,3 +137,33 @@ def dataset_voxel_size(dataset_dir: str | Path) -> list[float] | None:
                 f"{first}; resample it, or correct it with prepare_data.json --voxel_size_nm"
             )
     return list(size)
+
+
+def check_training_cases(cases: Sequence[Mapping[str, str]]) -> None:
+    """Look at the middle of each volume before a training starts, which itself sees random crops alone.
+
+    Blank images, and labels that are empty, a semantic mask or an image, draw a warning.
+
+    Args:
+        cases: ``image`` and ``label`` of each.
+
+    Raises:
+        UserError: there are no cases, image and label differ in shape, or a label holds no ids.
+    """
+    check_not_empty(cases)
+    for case in cases:
+        image, label = (open_chunked_volume(case[key], cache_bytes=0) for key in ("image", "label"))
+        check_one_shape({case["image"]: image.shape, case["label"]: label.shape})
+        ids = _middle(label)
+        to_ids(ids, case["label"])
+        for warning in label_warnings(ids):
+            logger.warning("%s: %s", case["label"], warning)
+        if find_blank(_middle(image)).all():
+            logger.warning("%s: %s", case["image"], *blank_warnings(1))
+
+
+def _middle(volume: ChunkedVolume) -> NDArray[Any]:
+    """The middle of a volume (D, H, W), or all of a small one."""
+    starts = [max(0, n - size) // 2 for n, size in zip(volume.shape, _LOOKED_AT, strict=True)]
+    z, y, x = (slice(start, start + size) for start, size in zip(starts, _LOOKED_AT, strict=True))
+    return volume[z, y, x]

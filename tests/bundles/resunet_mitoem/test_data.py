@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
-from resunet_mitoem.data import LABEL_NAME, datalist, find_em_volumes, inference_list
+from resunet_mitoem.data import LABEL_NAME, check_training_cases, datalist, find_em_volumes, inference_list
 
 from volseg.data.datalist import write_datalist
 from volseg.data.ome_zarr import create_ome_zarr
@@ -17,6 +18,9 @@ from volseg.errors import UserError
 
 CASES = {"training": 1, "validation": 0, "test": 1}
 SHAPE = (4, 64, 72)
+TISSUE = np.random.default_rng(0).integers(0, 250, (5, 20, 24), dtype=np.uint8)
+INSTANCES = np.zeros(TISSUE.shape, np.uint8)
+INSTANCES[:, 2:6, 3:9], INSTANCES[1:, 12:15, 3:9] = 1, 2
 
 
 @pytest.fixture
@@ -122,3 +126,33 @@ def test_cases_to_segment(tmp_path):
     (case,) = inference_list("", **arguments)
     assert set(case) == {"image"}  # no label: nothing to compare with where inference is concerned
     assert open_chunked_volume(case["image"]).shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "words"),
+    [
+        (TISSUE, INSTANCES, []),
+        (TISSUE, (INSTANCES > 0).astype(np.uint8) * 255, ["l.tif: a semantic mask"]),
+        (TISSUE, INSTANCES * 0, ["l.tif: no voxel is labelled"]),
+        (TISSUE, TISSUE | 1, ["l.tif: 100% of the voxels are labelled"]),
+        (TISSUE * 0 + 7, INSTANCES, ["i.tif: no tissue"]),
+    ],
+)
+def test_what_no_network_can_learn_from_is_told_before_a_training(image, label, words, tmp_path, caplog):
+    case = {"image": str(tmp_path / "i.tif"), "label": str(tmp_path / "l.tif")}
+    for path, voxels in zip(case.values(), (image, label), strict=True):
+        tifffile.imwrite(path, voxels)
+    check_training_cases([case])
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len(words) and all(word in text for word, text in zip(words, said, strict=True)), said
+
+
+def test_training_cases_that_cannot_be(tmp_path):
+    with pytest.raises(UserError, match="nothing to train on"):
+        check_training_cases([])
+    case = {"image": str(tmp_path / "i.tif"), "label": str(tmp_path / "l.tif")}
+    tifffile.imwrite(case["image"], TISSUE)
+    for label, words in ((INSTANCES[:, 1:], "one shape"), (-INSTANCES.astype(np.int16), r"ids must be integers >= 0")):
+        tifffile.imwrite(case["label"], label)
+        with pytest.raises(UserError, match=words):
+            check_training_cases([case])

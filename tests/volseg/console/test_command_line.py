@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 from monai.transforms import Compose
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from volseg.console import command_line
 from volseg.console.command_line import find_user_error, prepare, unknown_overrides
@@ -74,6 +75,7 @@ def test_overrides_that_nothing_has(config, override, message):
         (["--learning_rate=True"], "learning_rate must be a number such as 0.01, got True"),
         (["--network_def#in_channels", "[1]"], r"network_def#in_channels must be a number such as 1, got \[1\]"),
         (["--resume", "maybe"], "resume must be True or False, got 'maybe'"),
+        (["--shape", "[]"], r"shape needs a value, got \[\]; leave the option out"),
         (["--shape", "[1,x]"], r"shape must be numbers such as \[1,2\], got \[1, 'x'\]"),
     ],
 )
@@ -110,6 +112,13 @@ def test_memory_that_the_system_does_not_give():
     ):
         assert str(find_user_error(ImportError(said))).startswith(f"not enough memory ({said});")
     assert "not enough memory (Unable to allocate 1. TiB)" in str(find_user_error(wrapped))
+
+
+def test_what_a_file_system_refuses(tmp_path):
+    with pytest.raises(OSError) as info:
+        (tmp_path / ("long" * 100)).exists() or (tmp_path / ("long" * 100)).touch()
+    assert find_user_error(info.value) == f"{tmp_path / ('long' * 100)}: File name too long"
+    assert find_user_error(FileNotFoundError(2, "No such file or directory", "ours.json")) is None
 
 
 def test_items_of_any_of_several_files(config, tmp_path):
@@ -169,6 +178,10 @@ def test_hook_prints_one_line_for_user_errors_and_tracebacks_for_others(capsys):
     error = UserError("a.nii: damaged.")
     command_line._print_user_error(UserError, error, None)
     assert capsys.readouterr().err == "error: a.nii: damaged.\n"
+    with tqdm(total=2, bar_format="{n_fmt} of {total_fmt}") as bar:  # stands in the line
+        command_line._print_user_error(UserError, UserError("a\nb.nii: damaged."), None)
+    assert bar.disable
+    assert capsys.readouterr().err.splitlines()[-1] == "error: a b.nii: damaged."
     other = ZeroDivisionError("1 / 0")
     command_line._print_user_error(ZeroDivisionError, other, None)
     assert capsys.readouterr().err == "ZeroDivisionError: 1 / 0\n"

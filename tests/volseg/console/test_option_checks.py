@@ -59,6 +59,20 @@ def test_training(option, value, message):
         ("spatial_size", [8, 8], r"spatial_size must be three integers >= 1 along x, y, z .*, got \[8, 8\]"),
         ("spatial_size", [9999, 9999, 9999], "spatial_size of 9999x9999x9999 needs 63... GB or more"),
         ("weight_decay", "low", "weight_decay must be a number from 0 to 100, got 'low'"),
+        ("adam_betas", [0.9, 1], r"adam_betas must be two numbers from 0 to below 1 such as .*, got \[0\.9, 1\]"),
+        ("adam_betas", 0.9, "adam_betas must be two numbers"),
+        (
+            "voxel_size_nm",
+            [30, 8],
+            r"voxel_size_nm must be three lengths in nm along z, y, x such as .*, got \[30, 8\]",
+        ),
+        ("counts", {"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ("counts_or_none", {"margin": -1}, "margin must be an integer >= 0, got -1"),
+        ("numbers", {"power": "high"}, "power must be a number from 0 to .*, got 'high'"),
+        ("probabilities", {"blur": 0.5, "noise": 2}, "noise must be a number from 0 to 1, got 2"),
+        ("sizes_zyx", {"window": [8, 64]}, r"window must be three integers >= 1 along z, y, x .*, got \[8, 64\]"),
+        ("blocks_zyx", {"size": [9999, 9999, 9999]}, "size of 9999x9999x9999 needs 63... GB or more"),
+        ("switches", {"amp": "yes"}, "amp must be True or False, got 'yes'"),
         ("output_dir", "/dev/null/out", "/dev/null/out: not a folder for results"),
     ],
 )
@@ -77,5 +91,6 @@ def test_a_format_whose_package_is_missing(monkeypatch):
 def test_options_that_pass(tmp_path):
     check_options(device="cpu", dropout=0, learning_rate=1e-5, seed=0, spacing_mm=[1, 1, 1.5], spatial_size=None)
     check_options(bias_correction=False, mirror=True, channels=[8, 16], local_contrast_mm=20.0, mask_threshold=0.4)
+    check_options(adam_betas=[0.9, 0.999], voxel_size_nm=[30, 8, 8], sizes_zyx={"window": [8, 9999, 9999], "size": None})
     check_options(device=torch.device("cpu"), spatial_size=(128, 128, 64), output_dir=tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()

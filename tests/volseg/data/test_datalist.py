@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,7 @@ def test_split_errors(folder: Path):
         ("images/a.nii.gz", 'must be {"image": path, "label": path}, got'),
         ({"image": "images/gone.nii.gz", "label": "labels/a.nii.gz"}, "images/gone.nii.gz"),
         ({"image": "images/a.nii.gz", "label": "labels/gone.nii.gz"}, "labels/gone.nii.gz"),
+        ({"image": "images/a.nii.gz", "label": "images/a.nii.gz"}, "image and label are one file"),
     ],
 )
 def test_entry_errors_name_place_and_file(folder: Path, entry: object, words: str):
@@ -140,7 +143,8 @@ def test_a_training_needs_a_case():
 def test_an_image_in_two_splits_and_a_copy_are_named(folder: Path, caplog: pytest.LogCaptureFixture):
     for name, text in (("first", "1234"), ("copy", "1234"), ("other", "1235")):
         (folder / f"{name}.nii.gz").write_text(text)
-    training = [{"image": f"{name}.nii.gz", "label": "labels/a.nii.gz"} for name in ("first", "other", "copy")]
+        touch(folder / "labels" / f"{name}.nii.gz")
+    training = [{"image": f"{n}.nii.gz", "label": f"labels/{n}.nii.gz"} for n in ("first", "other", "copy")]
     rewrite(folder, training=training, validation=training[1:2], test=[])
     with caplog.at_level(logging.WARNING):
         load_datalist(folder, "training")
@@ -150,6 +154,60 @@ def test_an_image_in_two_splits_and_a_copy_are_named(folder: Path, caplog: pytes
         "keep each case in one split, once",
         f"{path}: image {folder}/other.nii.gz is listed in training and in validation; "
         "keep each case in one split, once",
+    ]
+
+
+def compressed_anew(path: Path, level: int) -> None:
+    path.write_bytes(gzip.compress(bytes(9000), level, mtime=level))
+
+
+def folder_of_chunks(path: Path, level: int) -> None:
+    touch(path / "0" / "c").write_bytes(b"12")
+    touch(path / "labels" / "0").write_bytes(bytes([level]))
+
+
+def other_chunks(path: Path, level: int) -> None:
+    touch(path / "0" / "c").write_bytes(bytes([level]))
+
+
+def other_file(path: Path, level: int) -> None:
+    path.write_bytes(bytes([level] * 9000))
+
+
+@pytest.mark.parametrize(
+    ("make", "is_copy"),
+    [(compressed_anew, True), (folder_of_chunks, True), (other_chunks, False), (other_file, False)],
+)
+def test_copies_are_known_by_their_content(
+    folder: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path, int], None], is_copy: bool
+):
+    cases = []
+    for level in (1, 9):
+        make(folder / f"{level}.nii.gz", level)
+        touch(folder / "labels" / f"{level}.nii.gz")
+        cases.append({"image": f"{level}.nii.gz", "label": f"labels/{level}.nii.gz"})
+    rewrite(folder, training=cases[:1], validation=cases[1:], test=[])
+    with caplog.at_level(logging.WARNING):
+        load_datalist(folder, "training")
+        load_datalist(folder, "validation")  # says it once
+    said = f"image {folder}/9.nii.gz, a copy of {folder}/1.nii.gz, is listed in training and in validation"
+    assert [said in record.getMessage() for record in caplog.records] == [True] * is_copy
+
+
+def test_a_label_of_two_images_and_one_that_is_an_image_are_named(folder: Path, caplog: pytest.LogCaptureFixture):
+    (folder / "b.nii.gz").write_text("b")
+    (folder / "labels" / "a.nii.gz").write_text("a")
+    label = {"label": "labels/a.nii.gz"}
+    training = [{"image": "images/a.nii.gz", **label}, {"image": "b.nii.gz", **label}]
+    rewrite(folder, training=training, validation=[{"image": "labels/a.nii.gz", "label": "b.nii.gz"}], test=[])
+    with caplog.at_level(logging.WARNING):
+        load_datalist(folder, "training")
+    path = folder / "dataset.json"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: label {folder}/labels/a.nii.gz is listed for {folder}/images/a.nii.gz and for {folder}/b.nii.gz; "
+        "give each image its own",
+        f"{path}: {folder}/b.nii.gz is listed as an image and as a label; list it as the one that it is",
+        f"{path}: {folder}/labels/a.nii.gz is listed as an image and as a label; list it as the one that it is",
     ]
 
 

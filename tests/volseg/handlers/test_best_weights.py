@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, Trainer
 from torch import nn
 
+from volseg.errors import UserError
 from volseg.handlers.best_weights import BestWeights
 
 
@@ -203,3 +205,36 @@ def test_weights_are_installed_by_name(tmp_path):
     train(new(tmp_path), [0.9])
     train(new(tmp_path, size=(8, 16, 32), install=True), [0.1])
     assert saved(tmp_path / "model.pt")[1]["spatial_size"] == [8, 16, 32]
+
+
+class Diverging(Growing):
+    """Its loss is the given one in the second epoch."""
+
+    def __init__(self, network: nn.Module, loss: float) -> None:
+        super().__init__(network, 3)
+        self.loss = loss
+
+    def _iteration(self, engine: Engine, batch: int) -> list[dict[str, torch.Tensor]]:
+        super()._iteration(engine, batch)
+        return [{"loss": torch.tensor(self.loss if engine.state.epoch == 2 else 0.5)}]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_training_that_diverges_ends_and_installs_nothing(tmp_path: Path, loss: float):
+    handler = new(tmp_path)
+    evaluator = Validator([0.25])
+    handler.attach(evaluator)
+    trainer = Diverging(handler.network, loss)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda trainer: evaluator.run(trainer.state.epoch))
+    handler.attach(trainer)
+    with pytest.raises(
+        UserError, match=rf"the loss became {loss} in epoch 2: .*; lower --learning_rate, or use .* 1, "
+    ):
+        trainer.run()
+    assert saved(tmp_path / "best.pt")[0] == 1
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_a_training_that_finds_nothing_draws_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    train(new(tmp_path), [0.0, 0.0])
+    assert "val_mean_dice is 0 after every epoch: the network finds nothing" in caplog.text

@@ -69,8 +69,12 @@ def voxel_size_in_nm(sizes: Iterable[Any], units: Iterable[Any]) -> VoxelSize | 
     return (edges_nm[0], edges_nm[1], edges_nm[2]) if len(edges_nm) == 3 else None
 
 
-def checked_voxel_size(sizes: Sequence[float] | None) -> VoxelSize | None:
+def checked_voxel_size(sizes: Sequence[float] | None, name: str = "voxel_size_nm") -> VoxelSize | None:
     """Three lengths in nm along z, y, x; None stays None.
+
+    Args:
+        sizes: as given.
+        name: of the option.
 
     Raises:
         UserError: they are invalid.
@@ -78,7 +82,7 @@ def checked_voxel_size(sizes: Sequence[float] | None) -> VoxelSize | None:
     if sizes is None:
         return None
     if not isinstance(sizes, Sequence) or len(sizes) != 3 or not all(_is_length(size) for size in sizes):
-        raise UserError(f"voxel_size_nm must be three lengths in nm along z, y, x such as [30,8,8], got {sizes}")
+        raise UserError(f"{name} must be three lengths in nm along z, y, x such as [30,8,8], got {sizes}")
     z_nm, y_nm, x_nm = (float(size) for size in sizes)
     return z_nm, y_nm, x_nm
 
