@@ -9,7 +9,6 @@ import json
 import math
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,8 +119,10 @@ TABLES = {
         ),
         methods=(Method("V-Net, Dice loss"), Method("V-Net, weighted logistic loss", ("train_logistic",))),
         phantom={
-            "channels": [8, 16, 32, 48, 96],
-            "max_epochs": 16,
+            "channels": [4, 8, 16, 32, 64],
+            "spacing_mm": [4.0, 4.0, 3.0],
+            "spatial_size": [32, 32, 32],
+            "max_epochs": 14,
             "phantom_cases": {"training": 40, "validation": 4, "test": 12},
         },
         published={
@@ -210,8 +211,7 @@ def tables(
         run.score()
     folder = Path(output_dir) if output_dir else root / "docs" / "results"
     result = {
-        "command": " ".join(["python -m tools tables", name, *(["--dataset_dir DIR"] if dataset_dir else [])]),
-        "overrides": dict(overrides or {}),
+        "command": _command(name, dataset_dir, split, overrides),
         "data": _describe_data(dataset_dir, split, common),
         "machine": describe_machine(),
         **_evidence(table, runs),
@@ -220,6 +220,14 @@ def tables(
     write_json(folder / "table.json", result)
     with atomic_path(folder / "table.md") as temporary:
         temporary.write_text(_markdown(table, result), encoding="utf-8")
+
+
+def _command(name: str, dataset_dir: str, split: str, overrides: Mapping[str, Any] | None) -> str:
+    parts = ["python -m tools tables", name]
+    parts += ["--dataset_dir DIR"] if dataset_dir else []
+    parts += [f"--split {split}"] if split != "test" else []
+    parts += [f'--overrides "{dict(overrides)}"'] if overrides else []
+    return " ".join(parts)
 
 
 class _Run:
@@ -264,12 +272,9 @@ class _Run:
         if self.first:
             for file in (self.first.weights, self.first.weights.with_suffix(".json")):
                 shutil.copyfile(file, models / file.name)
-        resumed = (self.training / "train" / "checkpoint.pt").is_file()
-        started = time.perf_counter()
         overrides = {**self.options, "output_dir": self.training / "train", "ckpt_dir": models, "install": True}
         command = self._run("training", self.configs, overrides)
-        seconds = None if resumed else round(time.perf_counter() - started, 1)
-        write_json(self.training / "training.json", {"command": command, "seconds": seconds})
+        write_json(self.training / "training.json", {"command": command})
 
     def score(self) -> None:
         """Score the weights unless that was done."""

@@ -64,6 +64,7 @@ def test_methods_are_trained_and_scored_once(bundle, make_table, tmp_path):
     names, columns = METHODS[bundle.name], tool.TABLES[bundle.name].columns
     assert len(ran) == 2 * len(names)
     assert set(result["methods"]) == set(names)
+    assert result["command"].startswith(f"python -m tools tables {bundle.name} --overrides \"{{'")
     assert len(result["tests"]) == (len(names) - 1) * len(columns)
     for how in result["methods"].values():
         assert how["training"]["command"].startswith("python -m monai.bundle run --config_file")

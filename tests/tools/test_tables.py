@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from statistics import mean
 
 import pytest
 
@@ -16,6 +17,7 @@ from volseg.console.command_line import unknown_overrides
 from volseg.errors import UserError
 
 NAN, INF = math.nan, math.inf
+COMMITTED = sorted(REPOSITORY.glob("bundles/*/docs/results/table.json"))
 TABLE = Table(
     columns=(Column("left", "L", "dice"), Column("both", "mean", "dice")),
     methods=(Method("new"), Method("old", ("train_old",))),
@@ -114,6 +116,22 @@ def test_configs_have_what_a_table_overrides(name):
 def test_numbers_that_are_not_to_be_published_are_not():
     lobes = TABLES["pdvnet_lung"].published["PDV-Net"]
     assert lobes == {"all lobes": "0.939 +- 0.020"}
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parts[-4])
+def test_a_committed_table_follows_from_its_cases(path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == tool._markdown(TABLES[path.parts[-4]], result)
+    values: dict[tuple, dict[str, float]] = {}
+    for row in result["cases"]:
+        values.setdefault((row["method"], row["label"], row["measure"]), {})[row["case"]] = float(row["value"])
+    for row in result["summary"]:
+        cases = [v for v in values[row["method"], row["label"], row["measure"]].values() if math.isfinite(v)]
+        assert (len(cases), mean(cases)) == (row["n"], pytest.approx(row["mean"]))
+    for test in result["tests"]:
+        reference, other = (values[test[key], test["label"], test["measure"]] for key in ("against", "method"))
+        assert compare(reference, other)["p"] == pytest.approx(test["p"])
+    assert holm([test["p"] for test in result["tests"]]) == pytest.approx([test["p_holm"] for test in result["tests"]])
 
 
 def test_a_training_is_known_by_configs_options_data_and_what_it_begins_with(tmp_path):
