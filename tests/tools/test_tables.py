@@ -76,6 +76,7 @@ def test_rows_of_the_paper_stand_below_ours():
     result = {
         "data": "2 phantoms; trained on 5 others, validated on 1",
         "command": "python -m tools tables some_bundle",
+        "settings": {"max_epochs": 3},
         "methods": {"new": weights, "old": weights},
         "summary": [row("new", "L", 0.75, 0.05), row("new", "mean", 0.8, 0.1),
                     row("old", "L", None, None), row("old", "mean", 0.7, None, infinite=1)],
@@ -92,6 +93,7 @@ def test_rows_of_the_paper_stand_below_ours():
     ]
     assert "do not reproduce the paper" in text
     assert "Table 9" in text
+    assert "differ from `train.json`: `max_epochs` 3." in text
     assert "against new, corrected by Holm for the 2 tests" in text
 
 
