@@ -14,11 +14,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from pdvnet_lung.painted import PaintedCT, lobe_maps, paint_clinical
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tools import REPOSITORY
 from tools.bundle_run import describe_machine, run_bundle
-from tools.results import learning_curve
+from tools.results import training_course
 from volseg.data.datalist import DATALIST_NAME
 from volseg.label_maps.case_report import MEAN_LABEL
 from volseg.registry.manifest import sha256
@@ -30,8 +29,6 @@ CONFIGS = ["train", "train_painted", "evaluate"]
 # how much farther than a chest CT a field of view reaches, below and above, in mm
 FIELDS_OF_VIEW = {"chest": (0, 0), "neck": (0, 160), "chest_abdomen_pelvis": (420, 0), "whole_body": (900, 330)}
 FIELD_CASES = 6  # whole bodies are large
-# between two iterations; a validation takes less
-BREAK_S = 600
 
 
 def painted_ct(label_maps: str, training: str = "") -> None:
@@ -50,8 +47,7 @@ def painted_ct(label_maps: str, training: str = "") -> None:
     if training:
         trained = {
             "weights": json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")),
-            "learning_curve": learning_curve(Path(training) / "tensorboard"),
-            "hours": _hours(Path(training) / "tensorboard"),
+            **training_course(Path(training) / "tensorboard"),
         }
     else:
         trained = json.loads((folder / "painted.json").read_text(encoding="utf-8"))["training"]
@@ -79,14 +75,6 @@ def painted_ct(label_maps: str, training: str = "") -> None:
                 "fields_of_view": _by_field_of_view(scratch / "fields_of_view" / "per_case.csv"),
             },
         )
-
-
-def _hours(folder: Path) -> float:
-    """How long a training took, breaks excluded."""
-    events = EventAccumulator(str(folder)).Reload()
-    times = np.array([scalar.wall_time for scalar in events.Scalars("train_loss")])
-    gaps = np.diff(times)
-    return round(float(gaps[gaps < BREAK_S].sum()) / 3600, 1)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -17,17 +16,21 @@ from numpy.typing import NDArray
 
 from tools import REPOSITORY
 from tools.bundle_run import describe_machine, run_bundle
+from tools.results import training_course
 from volseg.data.ome_zarr import create_ome_zarr
 from volseg.data.open_volume import open_chunked_volume
 from volseg.data.semantic_mask import number_components
+from volseg.errors import UserError
 from volseg.instances.average_precision import ALL_SIZES, average_precision_of_table
 from volseg.instances.overlap_table import overlap_table
+from volseg.registry.manifest import sha256
 from volseg.storage.files import write_json
 
 __all__ = ["real_em"]
 
 VOXEL_SIZE_NM = [24, 10, 10]
 BUNDLE = REPOSITORY / "bundles" / "resunet_mitoem"
+CLAIMED_MEASURES = ("foreground_dice", "ap50")
 # configs of inference and of fine-tuning, and weights, by name
 NETWORKS = {
     "Res-UNet-R": (["inference"], ["train", "finetune"], "model.pt"),
@@ -35,7 +38,7 @@ NETWORKS = {
 }
 
 
-def real_em(images: str, masks: str, fine_tuning: bool = True) -> None:
+def real_em(images: str, masks: str, trainings: Sequence[str] = (), fine_tuning: bool = True) -> None:
     """Score ``resunet_mitoem`` on real sections and write ``docs/results/real_em.json`` of the bundle.
 
     The released weights segment all sections. Then they go on learning from the first half of the sections, validated
@@ -44,25 +47,33 @@ def real_em(images: str, masks: str, fine_tuning: bool = True) -> None:
     Args:
         images: folder of sections, such as ``images`` of CDeep3M's ``mito_testsample``: voxels of 24x10x10 nm.
         masks: folder of masks of mitochondria (``labels``), above 0 inside; their connected components are the truth.
+        trainings: output folders of the trainings that made the weights of Res-UNet-R and Res-UNet-H, for their
+            learning curves; empty keeps what the results say of them.
         fine_tuning: ``False`` keeps what the results say of it.
     """
+    if len(trainings) not in (0, len(NETWORKS)):
+        raise UserError(f"trainings must be the folders of {' and '.join(NETWORKS)}, got {trainings}")
     file = BUNDLE / "docs" / "results" / "real_em.json"
+    before = json.loads(file.read_text(encoding="utf-8"))
     mask = open_chunked_volume(masks)[:] > 0
     truth = number_components(mask)
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         networks = {
             name: {
-                "weights_sha256": hashlib.sha256((BUNDLE / "models" / weights).read_bytes()).hexdigest(),
+                "weights_sha256": sha256(BUNDLE / "models" / weights),
                 **_segment(inference, {"input": Path(images).resolve()}, truth, scratch / name),
             }
             for name, (inference, _, weights) in NETWORKS.items()
         }
-        fine_tuned = (
-            _fine_tune(open_chunked_volume(images)[:], mask, scratch)
-            if fine_tuning
-            else json.loads(file.read_text(encoding="utf-8")).get("fine_tuning")
-        )
+        trained = {
+            name: {
+                "weights": json.loads((BUNDLE / "models" / weights).with_suffix(".json").read_text(encoding="utf-8")),
+                **training_course(Path(training) / "tensorboard"),
+            }
+            for (name, (_, _, weights)), training in zip(NETWORKS.items(), trainings, strict=False)
+        }
+        fine_tuned = _fine_tune(open_chunked_volume(images)[:], mask, scratch) if fine_tuning else before["fine_tuning"]
     write_json(
         file,
         {
@@ -72,6 +83,10 @@ def real_em(images: str, masks: str, fine_tuning: bool = True) -> None:
             "volumes": 1,
             "true_instances": int(truth.max()),
             "grey_threshold_dice": _best_threshold_dice(open_chunked_volume(images)[:], truth > 0),
+            # of models/model.pt
+            "weights_sha256": networks["Res-UNet-R"]["weights_sha256"],
+            "eval_metrics": {f"sbem_{measure}": networks["Res-UNet-R"][measure] for measure in CLAIMED_MEASURES},
+            "training": trained or before["training"],
             "networks": networks,
             "fine_tuning": fine_tuned,
         },

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from monai.bundle import ConfigParser
@@ -29,6 +30,8 @@ HELD_OUT_SEED = 1
 HELD_OUT_CASES = {"training": 0, "validation": 0, "test": 12}
 # the key metrics of the bundles' trainings, as TensorBoard files name them, in words
 KEY_METRICS = {"val_mean_dice": "Dice", "val_ap75": "AP-75"}
+# between two iterations; a validation takes less
+BREAK_S = 600
 # what metadata may claim of a report's first label
 CLAIMED_MEASURES = {"dice": "phantom_mean_dice", "ap75": "phantom_ap75", "ap50": "phantom_ap50",
                     "foreground_dice": "phantom_foreground_dice"}  # fmt: skip
@@ -115,6 +118,16 @@ def learning_curve(folder: Path) -> dict[str, list[float]]:
     if epochs[:2] == [1, 1]:  # a second stage validates the weights it begins with, which counts as epoch 1 too
         epochs[0] = 0
     return {"epoch": epochs, metric: [round(s.value, 4) for s in scalars]}
+
+
+def training_course(folder: Path) -> dict[str, Any]:
+    """The learning curve of a training and the hours that it took, breaks excluded, from its TensorBoard files."""
+    events = EventAccumulator(str(folder)).Reload()
+    gaps = np.diff([scalar.wall_time for scalar in events.Scalars("train_loss")])
+    return {
+        "learning_curve": learning_curve(folder),
+        "hours": round(float(gaps[gaps < BREAK_S].sum()) / 3600, 1),
+    }
 
 
 def plot_learning_curves(results_dir: Path, path: Path) -> None:

@@ -62,12 +62,14 @@ def _draw_mitochondrion(
 
 @dataclass(frozen=True)
 class LargeCell:
-    """A nucleus, cell body or vessel: an ellipsoid without mitochondria."""
+    """A nucleus, cell body, vessel or mass of myelin cut along its sheets: an ellipsoid without mitochondria."""
 
     centre: Points  # (3,)
     radii: Points  # (3,)
     value: float  # brightness
     grain: float  # strength of its texture
+    granules: float  # strength of the dark granules of chromatin, in patches
+    bays: float  # depth in nm by which its outline recedes in places
 
     def distance(self, z: Floats, y: Floats, x: Floats) -> Floats:
         """Distance to the surface in nm, negative inside, at broadcasting points."""
@@ -79,15 +81,20 @@ def _draw_large_cells(extent: Points, style: Style, rng: np.random.Generator) ->
     if not style.large_cells:
         return []
     room = extent + 2 * _LARGE_MARGIN_NM
-    return [
-        LargeCell(
-            centre=rng.uniform(-_LARGE_MARGIN_NM, extent + _LARGE_MARGIN_NM),
-            radii=rng.uniform(1000, 4500, 3),
-            value=style.cytoplasm[0] * rng.uniform(0.7, 1.3),
-            grain=rng.uniform(0, 25),
+    cells = []
+    for _ in range(rng.poisson(style.large_cells * 1e-12 * room.prod())):
+        dark = rng.random() < style.dark_masses
+        cells.append(
+            LargeCell(
+                centre=rng.uniform(-_LARGE_MARGIN_NM, extent + _LARGE_MARGIN_NM),
+                radii=rng.uniform(300, 2500, 3) if dark else rng.uniform(1000, 4500, 3),
+                value=rng.uniform(15, 70) if dark else style.cytoplasm[0] * rng.uniform(0.7, 1.3),
+                grain=rng.uniform(0, 15) if dark else rng.uniform(0, 25),
+                granules=0.0 if dark or rng.random() < 0.4 else rng.uniform(20, 70),
+                bays=rng.uniform(0, 400) if dark else 0.0,
+            )
         )
-        for _ in range(rng.poisson(style.large_cells * 1e-12 * room.prod()))
-    ]
+    return cells
 
 
 class MitochondriaCanvas:

@@ -119,7 +119,8 @@ def grow_neurites(sections: Sections, rng: np.random.Generator, style: Style) ->
             mark = np.clip(index[run, None] + _ball(0.95 * radius), 0, limit)
             taken[tuple(mark.transpose(2, 0, 1))] = True
             kind = rng.random()
-            myelin = float(rng.uniform(50, 130)) if 150 < radius < 400 and kind < 0.13 else 0.0
+            thickest = min(style.myelin_nm, max(130.0, 0.7 * radius))
+            myelin = float(rng.uniform(50, thickest)) if 150 < radius < 400 and kind < 0.13 else 0.0
             # thin ones are glia as well
             dark = not myelin and kind > 1 - style.dark_cells * (0.28 if radius > 170 else 0.35)
             out.append(

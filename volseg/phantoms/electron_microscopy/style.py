@@ -19,6 +19,7 @@ class Style:
         cytoplasm: range of the brightness of other cells.
         grain, grain_nm: strength and size of the cytoplasm's texture.
         membrane, membrane_nm: brightness and half width of membranes.
+        myelin_nm: thickness of the thickest sheaths of myelin.
         matrix: mean brightness of mitochondria.
         matrix_grain: strength of their texture.
         cristae: how much darker these are.
@@ -28,7 +29,8 @@ class Style:
         contrast: factor on the distance from grey.
         drift: factor on changes of brightness from section to section.
         jpeg_quality: of sections that were stored with losses; 0 for none.
-        large_cells: nuclei, cell bodies and vessels per 1000 cubic micrometres.
+        large_cells: nuclei, cell bodies, vessels and dark masses per 1000 cubic micrometres.
+        dark_masses: share of the last among them: myelin cut along its sheets, dying cells.
     """
 
     dark_cells: float = 1.0
@@ -37,6 +39,7 @@ class Style:
     grain_nm: float = 25.0
     membrane: float = 60.0
     membrane_nm: float = 13.0
+    myelin_nm: float = 130.0
     matrix: float = 83.0
     matrix_grain: float = 5.0
     cristae: float = 34.0
@@ -47,6 +50,7 @@ class Style:
     drift: float = 1.0
     jpeg_quality: int = 0
     large_cells: float = 0.0
+    dark_masses: float = 0.0
 
 
 def draw_style(rng: np.random.Generator) -> Style:
@@ -70,5 +74,7 @@ def draw_style(rng: np.random.Generator) -> Style:
         contrast=rng.uniform(0.55, 1.3),
         drift=rng.uniform(0, 1.3),
         jpeg_quality=int(rng.integers(30, 90)) if rng.random() < 0.2 else 0,
-        large_cells=rng.uniform(0, 6),
+        large_cells=rng.uniform(0, 8),
+        myelin_nm=rng.uniform(100, 350),
+        dark_masses=rng.uniform(0, 0.6),
     )

@@ -177,8 +177,14 @@ class Tissue:
         z, y, x = self.sections.coordinates((slab, slice(0, height), slice(0, width)))
         for cell in self.canvas.large_cells:
             distance = cell.distance(z, y, x) + 2 * self.canvas.uneven(z, y, x)
+            if cell.bays:  # tissue between its lobes
+                distance += cell.bays * np.maximum(0, self.vary("matrix", slab))
             if distance.min() < 100:
-                paint_over(image, distance, cell.value + cell.grain * self.vary("sheets", slab), 16)
+                inside = cell.value + cell.grain * self.vary("sheets", slab)
+                if cell.granules:
+                    loose = np.clip(3 * self.vary("matrix", slab), 0, 1)  # between dense chromatin, grey and even
+                    inside += loose * (15 + cell.granules * np.minimum(_fine_noise(image.shape, 45, self.rng), 0.5))
+                paint_over(image, distance, inside, 16)
                 image += np.clip((20 - np.abs(distance)) / 12 + 0.5, 0, 1) * (self.style.membrane - image)
 
     def _paint_mitochondria(self, image: Floats, slab: slice) -> None:
