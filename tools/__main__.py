@@ -20,6 +20,7 @@ from tools.real_ct import real_ct
 from tools.real_em import real_em
 from tools.restoration import restoration
 from tools.results import results
+from tools.tables import tables
 from volseg.console.fire_commands import run
 from volseg.registry.commands import COMMANDS as REGISTRY_COMMANDS
 
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "real_em": real_em,
     "restoration": restoration,
     "results": results,
+    "tables": tables,
     **REGISTRY_COMMANDS,
 }
 

@@ -35,6 +35,13 @@ def run_bundle(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any
     subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=quiet)
 
 
+def shown_command(bundle: Path, configs: Sequence[str], overrides: Mapping[str, Any]) -> str:
+    """The command as a reader would type it, without this machine's folders."""
+    files = [f"{(bundle / 'configs').relative_to(REPOSITORY)}/{name}.json" for name in configs]
+    shown = [f for key, value in overrides.items() if not isinstance(value, Path) for f in (f"--{key}", f'"{value}"')]
+    return " ".join(["python -m monai.bundle run --config_file", f'"{files}"', *shown])
+
+
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, memory and the versions of what ran."""
     return {

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tools import REPOSITORY
-from tools.bundle_run import describe_machine, run_bundle
+from tools.bundle_run import describe_machine, run_bundle, shown_command
 from volseg.errors import UserError
 from volseg.label_maps.case_report import MEAN_LABEL
 from volseg.registry.manifest import sha256
@@ -178,8 +178,6 @@ def _evaluate(root: Path, configs: Sequence[str], scratch: Path, weights: Path) 
 
 
 def _run(root: Path, configs: Sequence[str], overrides: dict[str, Any]) -> str:
-    """Run configs with overrides; return the command as a reader would type it, without this machine's folders."""
+    """Run configs with overrides; return the command."""
     run_bundle(root, configs, overrides)
-    files = [f"{(root / 'configs').relative_to(REPOSITORY)}/{name}.json" for name in configs]
-    shown = [f for key, value in overrides.items() if not isinstance(value, Path) for f in (f"--{key}", f'"{value}"')]
-    return " ".join(["python -m monai.bundle run --config_file", f'"{files}"', *shown])
+    return shown_command(root, configs, overrides)
