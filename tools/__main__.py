@@ -10,6 +10,7 @@ from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
 from tools.faults import faults
+from tools.federated.command import federated
 from tools.fuzz.command import fuzz
 from tools.label.command import label
 from tools.pack import pack
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "check": check,
     "faults": faults,
+    "federated": federated,
     "fuzz": fuzz,
     "label": label,
     "pack": pack,
