@@ -21,6 +21,7 @@ from tools.real_ct import real_ct
 from tools.real_em import real_em
 from tools.restoration import restoration
 from tools.results import results
+from tools.zoo import zoo
 from volseg.console.fire_commands import run
 from volseg.registry.commands import COMMANDS as REGISTRY_COMMANDS
 
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "real_em": real_em,
     "restoration": restoration,
     "results": results,
+    "zoo": zoo,
     **REGISTRY_COMMANDS,
 }
 

@@ -12,7 +12,7 @@ NVFLARE = Environment(
     command="federated",
     program="NVFlare's client for MONAI",
     pythons=((3, 11),),
-    size="2 GB (6 GB where PyTorch comes with CUDA)",
+    size="3 GB (7 GB where PyTorch comes with CUDA)",
     constraints=Path(__file__).with_name("constraints.txt"),
     steps=(("setuptools", "torch"), ("monai-nvflare", "--editable", f"{REPOSITORY}[em]")),
 )
