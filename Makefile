@@ -2,6 +2,7 @@
 # make test    install into .venv, lint, check the bundles, run all tests
 # make lint    ruff, mypy and the check of the bundles
 # make label   MONAI Label with the bundles, for 3D Slicer: make label STUDIES=DIR
+# make federated   the bundles' federated learning in NVFlare's simulator, write docs/federated
 # make bench   measure speed and memory, write docs/benchmarks
 # make bench-scale   the same of volumes larger than memory; an hour, some tens of GB in the temporary folder
 # make lock    write requirements.lock, versions and hashes of all packages, from requirements.txt
@@ -16,7 +17,7 @@ DEMO := bundles/pdvnet_lung/output/demo
 RUNTIME := tests/volseg/runtime
 VNET := tests/bundles/vnet_prostate
 
-.PHONY: demo test test_bundles test_packages lint label bench bench-scale lock audit results install
+.PHONY: demo test test_bundles test_packages lint label federated bench bench-scale lock audit results install
 
 demo: install
 	$(BIN)/python -m monai.bundle run --config_file bundles/pdvnet_lung/configs/inference.json --output_dir $(DEMO)
@@ -46,6 +47,11 @@ lint: install
 
 label: install
 	$(BIN)/python -m tools label --studies "$(STUDIES)"
+
+federated: install
+	$(BIN)/python -m tools federated pdvnet_lung
+	$(BIN)/python -m tools federated vnet_prostate
+	$(BIN)/python -m tools federated resunet_mitoem
 
 bench: install
 	$(BIN)/python -m tools bench

@@ -10,6 +10,7 @@ from tools.augmentation_gallery import augmentations
 from tools.bench.command import bench
 from tools.check.command import check
 from tools.faults import faults
+from tools.federated.command import federated
 from tools.fuzz.command import fuzz
 from tools.label.command import label
 from tools.pack import pack
@@ -21,6 +22,7 @@ from tools.real_em import real_em
 from tools.restoration import restoration
 from tools.results import results
 from tools.tables import tables
+from tools.zoo import zoo
 from volseg.console.fire_commands import run
 from volseg.registry.commands import COMMANDS as REGISTRY_COMMANDS
 
@@ -30,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "check": check,
     "faults": faults,
+    "federated": federated,
     "fuzz": fuzz,
     "label": label,
     "pack": pack,
@@ -41,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "restoration": restoration,
     "results": results,
     "tables": tables,
+    "zoo": zoo,
     **REGISTRY_COMMANDS,
 }
 

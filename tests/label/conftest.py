@@ -19,7 +19,7 @@ import torch
 from tests.label.label_client import TIMEOUT_S, save_nifti
 from tools import REPOSITORY
 from tools.label.command import ENVIRONMENT, prepare_application
-from tools.label.environment import ensure_environment
+from tools.label.environment import LABEL
 from tools.pack import bundle_names
 from volseg.phantoms.chest_ct import chest_ct
 from volseg.phantoms.electron_microscopy import electron_microscopy
@@ -40,7 +40,7 @@ run({"label": label}, "python -m tools")
 def label_python() -> Path:
     """Python with MONAI Label; ``VOLSEG_LABEL_ENV`` may name an environment that somebody built."""
     given = os.environ.get("VOLSEG_LABEL_ENV")
-    return Path(given) / "bin" / "python" if given else ensure_environment(REPOSITORY / ENVIRONMENT)
+    return Path(given) / "bin" / "python" if given else LABEL.ensure(REPOSITORY / ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")

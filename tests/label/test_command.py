@@ -6,12 +6,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from tools.label import environment
 from tools.label.command import label
-from tools.label.environment import CONSTRAINTS, ensure_environment
+from tools.label.environment import LABEL
 from volseg.errors import UserError
 
 
@@ -43,19 +43,18 @@ def test_port_in_use_is_named(tmp_path):
 def test_folder_with_other_files_becomes_no_environment(tmp_path):
     (tmp_path / "thesis.txt").write_text("text")
     with pytest.raises(UserError, match=r"holds other files, not an environment"):
-        ensure_environment(tmp_path)
+        LABEL.ensure(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "text"
 
 
-def test_other_pythons_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "PYTHONS", ((2, 7),))
+def test_other_pythons_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"needs Python 2\.7, got 3\."):
-        ensure_environment(tmp_path / "environment")
+        replace(LABEL, pythons=((2, 7),)).ensure(tmp_path / "environment")
     assert not (tmp_path / "environment").exists()
 
 
 def test_constraints_pin_every_package():
-    lines = [line for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in LABEL.constraints.read_text().splitlines() if not line.startswith("#")]
     names = {line.partition("==")[0].lower() for line in lines}
     assert all("==" in line and "+" not in line for line in lines)
     assert {"monai", "monailabel", "numpy", "pydicom", "pynetdicom", "torch", "torchvision"} <= names

@@ -12,7 +12,7 @@ from types import FrameType
 
 from tools import REPOSITORY
 from tools.check.files import WEIGHTS, bundle_files
-from tools.label.environment import ensure_environment
+from tools.label.environment import LABEL
 from tools.label.server import LabelServer, check_port
 from tools.pack import bundle_names, pack
 from volseg.errors import UserError
@@ -98,7 +98,7 @@ def label(
     if epistemic_model and epistemic_model not in names:
         raise UserError(f"epistemic_model: {epistemic_model} is not served; add it to --models")
     check_port(str(host), port)
-    python = ensure_environment(_absolute(environment or REPOSITORY / ENVIRONMENT))
+    python = LABEL.ensure(_absolute(environment or REPOSITORY / ENVIRONMENT))
     app = _absolute(application or REPOSITORY / APPLICATION)
     prepare_application(app, names, repack)
     configuration = {"epistemic_model": epistemic_model} if epistemic_model else {}

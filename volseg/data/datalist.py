@@ -153,7 +153,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raise UserError(f"dataset_dir: {folder} is {found}; give {_EXPECTED}")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # broken JSON and broken UTF-8 alike
+    except (OSError, ValueError, RecursionError) as error:  # broken JSON and broken UTF-8 alike
         raise UserError(f"{path}: not readable as JSON: {error}; repair the data list or write it again") from error
     if not isinstance(content, dict):
         raise UserError(
