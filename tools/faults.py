@@ -404,6 +404,7 @@ def _start(
             os.close(end)
         return _Process(child, said[0], counted[0])
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore Ctrl-C
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(said[1], 1)
     os.dup2(said[1], 2)
