@@ -68,6 +68,7 @@ class LargeCell:
     radii: Points  # (3,)
     value: float  # brightness
     grain: float  # strength of its texture
+    fine_grain: float  # the same of a finer one
     granules: float  # strength of the dark granules of chromatin, in patches
     bays: float  # depth in nm by which its outline recedes in places
 
@@ -88,8 +89,9 @@ def _draw_large_cells(extent: Points, style: Style, rng: np.random.Generator) ->
             LargeCell(
                 centre=rng.uniform(-_LARGE_MARGIN_NM, extent + _LARGE_MARGIN_NM),
                 radii=rng.uniform(300, 2500, 3) if dark else rng.uniform(1000, 4500, 3),
-                value=rng.uniform(15, 70) if dark else style.cytoplasm[0] * rng.uniform(0.7, 1.3),
-                grain=rng.uniform(0, 15) if dark else rng.uniform(0, 25),
+                value=rng.uniform(15, 90) if dark else style.cytoplasm[0] * rng.uniform(0.45, 1.3),
+                grain=rng.uniform(0, 25),
+                fine_grain=rng.uniform(0, 25),
                 granules=0.0 if dark or rng.random() < 0.4 else rng.uniform(20, 70),
                 bays=rng.uniform(0, 400) if dark else 0.0,
             )

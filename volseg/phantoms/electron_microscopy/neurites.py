@@ -108,7 +108,7 @@ def grow_neurites(sections: Sections, rng: np.random.Generator, style: Style) ->
     for smallest, largest, share, shortest in _SIZES:
         room = share * volume
         while room > 0:
-            radius = float(rng.uniform(smallest, largest))
+            radius = style.neurite_size * float(rng.uniform(smallest, largest))
             line = _walk(rng.uniform(-MARGIN_NM, extent + MARGIN_NM), 0.5 * radius, 0.09, extent, rng)
             room -= len(line) * 0.5 * radius * np.pi * radius**2
             index = ((line + MARGIN_NM) / _CELL_NM).astype(int)

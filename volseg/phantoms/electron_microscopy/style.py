@@ -16,6 +16,7 @@ class Style:
 
     Attributes:
         dark_cells: factor on the share of cells with dark cytoplasm.
+        neurite_size: factor on the radii of neurites.
         cytoplasm: range of the brightness of other cells.
         grain, grain_nm: strength and size of the cytoplasm's texture.
         membrane, membrane_nm: brightness and half width of membranes.
@@ -34,6 +35,7 @@ class Style:
     """
 
     dark_cells: float = 1.0
+    neurite_size: float = 1.0
     cytoplasm: Range = (155.0, 205.0)
     grain: float = 7.0
     grain_nm: float = 25.0
@@ -56,8 +58,8 @@ class Style:
 def draw_style(rng: np.random.Generator) -> Style:
     """Draw one of the ways in which laboratories stain, cut and record."""
     cytoplasm = rng.uniform(125, 190)
-    matrix = rng.uniform(0.38, 0.68) * (cytoplasm + 25)
-    outline = rng.uniform(0.3, 0.75)
+    matrix = rng.uniform(0.28, 0.66) * (cytoplasm + 25)
+    outline = rng.uniform(0.3, 0.9)
     return Style(
         dark_cells=rng.uniform(0, 1.2),
         cytoplasm=(cytoplasm, cytoplasm + rng.uniform(15, 60)),
@@ -74,6 +76,7 @@ def draw_style(rng: np.random.Generator) -> Style:
         contrast=rng.uniform(0.55, 1.3),
         drift=rng.uniform(0, 1.3),
         jpeg_quality=int(rng.integers(30, 90)) if rng.random() < 0.2 else 0,
+        neurite_size=rng.uniform(0.9, 1.6),
         large_cells=rng.uniform(0, 8),
         myelin_nm=rng.uniform(100, 350),
         dark_masses=rng.uniform(0, 0.6),

@@ -181,6 +181,7 @@ class Tissue:
                 distance += cell.bays * np.maximum(0, self.vary("matrix", slab))
             if distance.min() < 100:
                 inside = cell.value + cell.grain * self.vary("sheets", slab)
+                inside += cell.fine_grain * _fine_noise(image.shape, 35, self.rng)
                 if cell.granules:
                     loose = np.clip(3 * self.vary("matrix", slab), 0, 1)  # between dense chromatin, grey and even
                     inside += loose * (15 + cell.granules * np.minimum(_fine_noise(image.shape, 45, self.rng), 0.5))
