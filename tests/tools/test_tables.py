@@ -74,7 +74,7 @@ def test_rows_of_the_paper_stand_below_ours():
 
     weights = {"weights": {"max_epochs": 3, "trained_on": "phantom"}}
     result = {
-        "data": "2 phantoms; trained on 5 others, validated on 1",
+        "data": "2 phantoms, after training on 5 and validation on 1 others",
         "command": "python -m tools tables some_bundle",
         "settings": {"max_epochs": 3},
         "methods": {"new": weights, "old": weights},
