@@ -91,6 +91,8 @@ def test_a_format_whose_package_is_missing(monkeypatch):
 def test_options_that_pass(tmp_path):
     check_options(device="cpu", dropout=0, learning_rate=1e-5, seed=0, spacing_mm=[1, 1, 1.5], spatial_size=None)
     check_options(bias_correction=False, mirror=True, channels=[8, 16], local_contrast_mm=20.0, mask_threshold=0.4)
-    check_options(adam_betas=[0.9, 0.999], voxel_size_nm=[30, 8, 8], sizes_zyx={"window": [8, 9999, 9999], "size": None})
+    check_options(
+        adam_betas=[0.9, 0.999], voxel_size_nm=[30, 8, 8], sizes_zyx={"window": [8, 9999, 9999], "size": None}
+    )
     check_options(device=torch.device("cpu"), spatial_size=(128, 128, 64), output_dir=tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
