@@ -54,6 +54,8 @@ class CaseStatistics:
         try:
             entries = json.loads(self.path.read_text(encoding="utf-8"))
             self.entries = {str(entry["image"]): dict(entry) for entry in entries}
+            if wrong := [entry for entry in entries if not isinstance(entry.get(self.key, ""), str)]:
+                raise TypeError(f"{self.key} {wrong[0][self.key]}")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.path} must list the results of this folder, got {error!r}; choose another folder"

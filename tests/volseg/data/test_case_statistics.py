@@ -64,7 +64,7 @@ def test_a_result_is_done_if_all_of_its_files_are_there(tmp_path):
 
 
 def test_a_file_of_that_name_that_is_somebody_elses(tmp_path):
-    for content in ("no list", "{}x", "[1]", '[{"a": 1}]', "[" * 100_000):
+    for content in ("no list", "{}x", "[1]", '[{"a": 1}]', '[{"image": "a", "segmentation": ["b"]}]', "[" * 100_000):
         (tmp_path / "statistics.json").write_text(content)
         with pytest.raises(UserError, match=r"statistics\.json must list the results .*; choose another folder"):
             CaseStatistics(tmp_path, ENDING).read()
