@@ -15,9 +15,10 @@ from volseg.data.volume_reader import volume_name
 from volseg.errors import UserError
 from volseg.storage.files import remove_leftovers, write_json
 
-__all__ = ["RESULT_KEYS", "STATISTICS_NAME", "CaseStatistics", "file_state"]
+__all__ = ["RESULT_KEYS", "STATISTICS_NAME", "CaseStatistics", "file_state", "short_name"]
 
 STATISTICS_NAME = "statistics.json"
+LONGEST_NAME = 180  # bytes
 RESULT_KEYS = ("segmentation", "instances", "dicom_seg", "seg_nrrd")
 """Keys of an entry under which it names files with the result of an image."""
 
@@ -53,7 +54,9 @@ class CaseStatistics:
         try:
             entries = json.loads(self.path.read_text(encoding="utf-8"))
             self.entries = {str(entry["image"]): dict(entry) for entry in entries}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if wrong := [entry for entry in entries if not isinstance(entry.get(self.key, ""), str)]:
+                raise TypeError(f"{self.key} {wrong[0][self.key]}")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.path} must list the results of this folder, got {error!r}; choose another folder"
             ) from error
@@ -91,10 +94,18 @@ class CaseStatistics:
         folders: tuple[str, ...] = ()
         if self.inputs and path != self.inputs and path.is_relative_to(self.inputs):
             folders = path.parent.relative_to(self.inputs).parts
-        stem, whole = ("_".join([*folders, name]) for name in (volume_name(path), path.name))
+        stem, whole = (short_name("_".join([*folders, name])) for name in (volume_name(path), path.name))
         candidates = itertools.chain([stem, whole], (f"{stem}_{number}" for number in itertools.count(2)))
         taken = {entry.get(self.key) for entry in self.entries.values()}
         return next(name + self.ending for name in candidates if name + self.ending not in taken)
+
+
+def short_name(name: str) -> str:
+    """A name to which endings can be added, as file systems allow 255 bytes: a long one ends in its hash."""
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    start = name.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{start}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def file_state(image: str) -> str:

@@ -26,7 +26,7 @@ from volseg.errors import UserError
 if TYPE_CHECKING:  # a run on other formats does without the package
     from pydicom import Dataset
 
-__all__ = ["Series", "check_multi_frame", "is_scout", "is_slice", "regular_slices"]
+__all__ = ["Series", "check_multi_frame", "is_scout", "is_slice", "regular_slices", "series_uid"]
 
 logger = logging.getLogger(__name__)
 
@@ -226,6 +226,17 @@ def is_scout(paths: Sequence[Path]) -> bool:
     except (pydicom.errors.BytesLengthException, *READ_ERRORS):
         return False
     return all(int(header.get("NumberOfFrames") or 1) == 1 for header in headers)
+
+
+def series_uid(paths: Sequence[Path]) -> str | None:
+    """The SeriesInstanceUID of the first slice among files; None where it does not say one."""
+    pydicom = optional_module("pydicom")
+    try:
+        path = next(path for path in paths if is_slice(path))
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"], force=True)
+    except (StopIteration, pydicom.errors.BytesLengthException, *READ_ERRORS):
+        return None
+    return str(header.get("SeriesInstanceUID") or "") or None
 
 
 def _begins_like_dicom(start: bytes) -> bool:

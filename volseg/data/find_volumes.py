@@ -13,7 +13,7 @@ from typing import Any
 
 from volseg.data.case_statistics import RESULT_KEYS, STATISTICS_NAME
 from volseg.data.datalist import DATALIST_NAME, SPLITS
-from volseg.data.dicom_series import is_scout, is_slice
+from volseg.data.dicom_series import is_scout, is_slice, series_uid
 from volseg.data.volume_reader import VOLUME_SUFFIXES, volume_name
 from volseg.errors import UserError
 
@@ -62,6 +62,7 @@ def find_volumes(source: str | Path) -> list[Path]:
         others = [path for path in files if not path.name.lower().endswith(VOLUME_SUFFIXES) and path.is_file()]
         if any(is_slice(path) for path in others):
             series[folder] = others
+    _warn_of_parts(series)
     volumes = sorted([*_without_labels(path for path in found if path not in labels), *_without_scouts(series)])
     if not volumes:
         raise UserError(
@@ -120,6 +121,18 @@ def _read_list(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # absent, or somebody else's
         return None
+
+
+def _warn_of_parts(series: Mapping[Path, Sequence[Path]]) -> None:
+    """Warn of folders that share a series: each is segmented as a volume of its own."""
+    first: dict[str, Path] = {}
+    for folder, files in series.items() if len(series) > 1 else ():
+        uid = series_uid(files)
+        if uid and first.setdefault(uid, folder) != folder:
+            logger.warning(
+                "%s: slices of the series in %s, taken as another volume; put the parts of one volume into one folder",
+                *(folder, first[uid]),
+            )
 
 
 def _without_scouts(series: Mapping[Path, Sequence[Path]]) -> Iterator[Path]:

@@ -6,6 +6,7 @@ Use it to prepare data sets of thousands of files; :mod:`volseg.data.volume_read
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import zlib
@@ -26,12 +27,18 @@ from numpy.typing import NDArray
 
 from volseg.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 # Grid corners of label and image may differ by this fraction of the smallest voxel edge: headers are rounded to about
 # six digits, while a label of another image is off by whole voxels.
 _TOLERANCE_VOXELS = 0.1
 NRRD = b"NRRD"
 # the directions of three axes take 250
 NRRD_FIELD_BYTES = 400
+# in headers of NRRD and MHD/MHA: where voxels are, and that they are not stored as they are
+_SAYS_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *(.+?) *\r?\n", re.MULTILINE)
+_PACKED = re.compile(rb"^(?:CompressedData *= *True|encoding:(?! *raw))", re.MULTILINE | re.IGNORECASE)
+LONGEST_HEADER = 2**16
 NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
 
 
@@ -128,6 +135,41 @@ def check_voxels_follow_header(path: Path, image: Any) -> None:
     first = image.header.single_vox_offset if getattr(image.header, "is_single", False) else 0
     if image.dataobj.offset < first:
         raise UserError(f"{path}: vox_offset must be >= {first}, got {image.dataobj.offset}; repair the header")
+    voxels = Path(image.file_map["image"].filename or "")
+    if voxels.is_file() and voxels.suffix.lower() != ".gz" and len(image.shape) >= 3:
+        n_bytes = math.prod(image.shape) * image.header.get_data_dtype().itemsize
+        _warn_of_more(path, voxels.stat().st_size - image.dataobj.offset - n_bytes, n_bytes, image.shape[-1])
+
+
+def warn_of_more_voxels(path: Path) -> None:
+    """Warn where the voxels of an NRRD or MHD/MHA file go on behind what its header tells of.
+
+    Raises:
+        UserError: the header cannot be read.
+    """
+    reader = _read_header(path)
+    with path.open("rb") as file:
+        header = file.read(LONGEST_HEADER)
+    said = _SAYS_FILE.search(header)
+    data = path if said is None or said[1] == b"LOCAL" else path.parent / said[1].decode("latin-1")
+    if _PACKED.search(header) or not data.is_file():
+        return
+    n_bytes, n_slices = reader.GetImageSizeInBytes(), reader.GetDimensions(reader.GetNumberOfDimensions() - 1)
+    beyond = data.stat().st_size - n_bytes
+    if data == path:
+        end = said.end() if said else header.find(b"\n\n") + 2
+        beyond -= end
+    _warn_of_more(path, beyond, n_bytes, n_slices)
+
+
+def _warn_of_more(path: Path, beyond: int, n_bytes: int, n_slices: int) -> None:
+    """Warn of a whole slice, or more, behind the voxels."""
+    if n_slices and n_bytes and beyond >= n_bytes / n_slices:
+        logger.warning(
+            "%s: the file goes on for %d slices behind the %d that its header tells of; see whether the header is that "
+            "of this file",
+            *(path, beyond * n_slices // n_bytes, n_slices),
+        )
 
 
 def read_nifti(path: Path) -> tuple[NDArray[Any], VoxelGrid]:

@@ -84,7 +84,7 @@ def check_folders(source: Source, input_dir: str | Path, dataset_dir: str | Path
     if existing.is_file():
         try:
             found = json.loads(existing.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or found.get("source") != source.key:
             raise UserError(

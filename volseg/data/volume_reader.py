@@ -27,7 +27,15 @@ from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
 from volseg.data.dicom_series import Series, check_multi_frame, is_slice, regular_slices
-from volseg.data.image_file import check_voxels_follow_header, itk_pixel_type, quiet_itk, readable, unreadable
+from volseg.data.image_file import (
+    LONGEST_HEADER,
+    check_voxels_follow_header,
+    itk_pixel_type,
+    quiet_itk,
+    readable,
+    unreadable,
+    warn_of_more_voxels,
+)
 from volseg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +53,6 @@ SAYS_DIRECTION = re.compile(rb"^(space directions|TransformMatrix|Rotation|Orien
 SAYS_UNITS = re.compile(rb"^space units:(.*)$", re.MULTILINE)
 MILLIMETRES = {b"", b"mm", b"millimeter", b"millimeters"}
 HEADER_END = re.compile(rb"\r?\n\r?\n|^ElementDataFile", re.MULTILINE)
-LONGEST_HEADER = 2**16
 DICOM_SUFFIX = ".dcm"
 # voxels per copy along the first and last axis: with 512 along the other one, 1 MB of a CT
 BLOCK = 32
@@ -124,6 +131,8 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         else:
             quiet_itk()
             pixel_type = itk_pixel_type(path)
+            if path.name.lower().endswith(ITK_SUFFIXES):
+                warn_of_more_voxels(path)
             reader = ITKReader(**({"pixel_type": pixel_type} if pixel_type else {}))
             image = reader.read(str(path))
         if path.name.lower().endswith(".nii.gz") and image.file_map["image"].filename and find_spec("isal"):

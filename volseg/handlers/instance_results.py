@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from volseg.data.blank import blank_warnings
-from volseg.data.case_statistics import CaseStatistics
+from volseg.data.case_statistics import CaseStatistics, short_name
 from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.volume_formats.hdf5 import HDF5_SUFFIXES
 from volseg.data.volume_formats.mrc import MRC_SUFFIXES
@@ -179,7 +179,7 @@ def case_name(path: str) -> str:
     file, _, _ = path.rpartition(":")
     name = Path(file if file.lower().endswith(HDF5_SUFFIXES) else path).absolute().name
     suffix = next((suffix for suffix in _SUFFIXES if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)] or "volume"
+    return short_name(name[: len(name) - len(suffix)]) or "volume"
 
 
 def free_case_name(path: str, used: Container[str]) -> str:

@@ -141,7 +141,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     """Return the data list of ``folder``, or None if it cannot be read."""
     try:
         return json.loads((folder / DATALIST_NAME).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

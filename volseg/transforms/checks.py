@@ -36,7 +36,8 @@ class CheckVolumed(EachEntryd):
         oblique_degrees: angle between the volume's axes and the patient's above which a warning is logged.
 
     Raises:
-        UserError: too few slices, or intensities that :meth:`check_intensities` refuses.
+        UserError: too few slices, one or two values in all voxels, or intensities that :meth:`check_intensities`
+            refuses.
     """
 
     def __init__(
@@ -75,14 +76,20 @@ class CheckVolumed(EachEntryd):
             background = lowest if self.background is None else self.background
             logger.warning("%s: set %d non-finite voxels to %g", name, int((~finite).sum()), background)
             entry[~finite] = background
-        self.check_intensities(name, float(entry.min()), float(entry.max()))
+        low, high = float(entry.min()), float(entry.max())
+        if low == high:
+            raise UserError(f"{name}: image is constant, got {low:g} in every voxel; choose another file")
+        self.check_intensities(name, low, high)
+        if int((entry == low).sum()) + int((entry == high).sum()) == entry.numel():
+            raise UserError(
+                f"{name}: every voxel is {low:g} or {high:g}, a mask and not {self.subject}; give the image"
+            )
         if (tilt := _tilt_degrees(affine)) > self.oblique_degrees:
             logger.warning("%s: axes are tilted %.0f degrees from the patient's, results may suffer", name, tilt)
         return entry
 
     def check_intensities(self, name: str, low: float, high: float) -> None:
-        """Raise ``UserError`` for intensities that the modality cannot have."""
-        raise NotImplementedError
+        """Raise ``UserError`` for intensities that the modality cannot have; here it can have all."""
 
 
 def slice_axis(affine: np.ndarray) -> int:
@@ -132,4 +139,6 @@ class CheckLabelsd(EachEntryd):
             raise UserError(f"{name}: labels must be 0 to {self.num_classes - 1}, got {values[:20]}; {hint}")
         if highest == 0:
             logger.warning("%s: the label map is empty; label the structure, or leave the case out", name)
+        if lowest > 0:
+            logger.warning("%s: no voxel is background (0); label the structure alone, or leave the case out", name)
         return MetaTensor(codes.to(entry.as_tensor()), meta=entry.meta, applied_operations=entry.applied_operations)

@@ -145,7 +145,7 @@ def _read_pairs(path: Path) -> list[dict[str, str]]:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise unreadable(path, error) from error
-    except ValueError as error:  # no JSON, no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8
         raise UserError(f"{path}: not JSON ({error}); expected {_PAIRS}") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: must be a list {_PAIRS}, got {json.dumps(entries)[:80]}")

@@ -10,7 +10,6 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 
-from volseg.errors import UserError
 from volseg.transforms.checks import CheckVolumed, slice_axis
 
 __all__ = ["CheckMRId"]
@@ -32,7 +31,7 @@ class CheckMRId(CheckVolumed):
         minimum_slices: minimum number along the axis closest to the patient's long axis.
 
     Raises:
-        UserError: too few slices, or a constant intensity.
+        UserError: too few slices, or one or two intensities in all voxels.
     """
 
     def __init__(self, keys: KeysCollection, minimum_slices: int = 8, allow_missing_keys: bool = False) -> None:
@@ -52,8 +51,3 @@ class CheckMRId(CheckVolumed):
             shown = " x ".join(f"{e:.0f}" for e in in_plane_mm)
             logger.warning("%s: no pelvic MRI has a field of view of %s mm in plane; check the spacing", name, shown)
         return volume
-
-    def check_intensities(self, name: str, low: float, high: float) -> None:
-        """Raise ``UserError`` for a constant image."""
-        if low == high:
-            raise UserError(f"{name}: image is constant, got {low:g} in every voxel; choose another file")

@@ -291,7 +291,7 @@ def _read_msd_pairs(path: Path) -> dict[str, tuple[str, str]]:
     """Map each case to its image and label, relative to the folder of the data set's own ``dataset.json``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise unreadable(path, error) from error
     pairs: dict[str, tuple[str, str]] = {}
     try:

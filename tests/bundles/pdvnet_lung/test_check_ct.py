@@ -63,6 +63,13 @@ def test_intensities_that_are_no_hounsfield_units(low, high):
         CheckCTd("image")(data)
 
 
+def test_a_constant_ct_is_refused():
+    data = ct()
+    data["image"][:] = torch.nan
+    with pytest.raises(UserError, match=r"a\.nii\.gz: image is constant, got -1000 in every voxel"):
+        CheckCTd("image")(data)
+
+
 @pytest.mark.parametrize(("degrees", "warns"), [(0, False), (18, False), (25, True), (-40, True)])
 def test_oblique_ct_is_warned_of(caplog, degrees, warns):
     with caplog.at_level(logging.WARNING):

@@ -46,6 +46,13 @@ def test_a_constant_image_is_refused():
         CheckMRId("image")(data)
 
 
+def test_a_mask_is_refused():
+    data = mri()
+    data["image"][:] = data["image"] > 400
+    with pytest.raises(UserError, match=r"a\.nii\.gz: every voxel is 0 or 1, a mask and not an MRI of the prostate;"):
+        CheckMRId("image")(data)
+
+
 def test_voxels_that_are_no_number_become_0(caplog):
     data = mri()
     data["image"][0, 1, 2, 3:6] = torch.tensor([torch.nan, torch.inf, -torch.inf])

@@ -25,6 +25,17 @@ def test_names_tell_the_folders_below_the_input(tmp_path):
     assert names == ["ct", "A_ct", "A_S_2", "ct.nrrd", "ct.nii.gz", "ct_2"]
 
 
+def test_long_names_leave_room_for_endings(tmp_path):
+    statistics = CaseStatistics(tmp_path, ENDING)
+    names = []
+    for last in "ab":
+        path = f"{'ü' * 120}{last}.nii.gz"
+        names.append(statistics.result_name(path))
+        statistics.add(path, {"segmentation": names[-1]})
+        (tmp_path / f".{names[-1]}.0123456789abcdef").touch()  # what is written first
+    assert len(set(names)) == 2 and all(name.startswith("ü" * 85 + "_") and name.endswith(ENDING) for name in names)
+
+
 def test_results_are_done_if_image_settings_and_file_are_the_same(tmp_path):
     CaseStatistics(tmp_path, ENDING).add("a", {"segmentation": "a_lobes.nii.gz", "fingerprint": "1"})
     statistics = CaseStatistics(tmp_path, ENDING)
@@ -53,7 +64,7 @@ def test_a_result_is_done_if_all_of_its_files_are_there(tmp_path):
 
 
 def test_a_file_of_that_name_that_is_somebody_elses(tmp_path):
-    for content in ("no list", "{}x", "[1]", '[{"a": 1}]'):
+    for content in ("no list", "{}x", "[1]", '[{"a": 1}]', '[{"image": "a", "segmentation": ["b"]}]', "[" * 100_000):
         (tmp_path / "statistics.json").write_text(content)
         with pytest.raises(UserError, match=r"statistics\.json must list the results .*; choose another folder"):
             CaseStatistics(tmp_path, ENDING).read()

@@ -52,6 +52,14 @@ def test_series_of_patients_and_studies(tmp_path):
     assert [volume_name(path) for path in expected] == ["3", "SERIES_1", "SERIES_2"]
 
 
+def test_parts_of_one_series_are_told(tmp_path, caplog):
+    uids = {"1": "1.2", "2": "1.3", "3": "1.2"}
+    parts = [write_series(tmp_path / name, SeriesInstanceUID=uid) for name, uid in uids.items()]
+    assert find_volumes(tmp_path) == parts
+    (said,) = caplog.messages
+    assert said.startswith(f"{parts[2]}: slices of the series in {parts[0]}, taken as another volume;")
+
+
 def test_a_directory_of_a_disc_is_no_series(tmp_path):
     series = write_series(tmp_path / "IMAGES" / "1")
     write_slice(tmp_path / "DICOMDIR", (0, 0, 0), Rows=None, Columns=None, PixelData=None)

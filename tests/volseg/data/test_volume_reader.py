@@ -94,6 +94,21 @@ def test_every_format_gives_the_same_volume(tmp_path, name):
     assert volume.meta["filename_or_obj"] == str(path)
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha", "a.mhd"])
+def test_voxels_behind_those_of_the_header_are_told(tmp_path, name, caplog):
+    path = write(tmp_path / name)
+    if name == "a.nrrd":  # not compressed
+        itk.imwrite(itk.imread(str(path)), str(path))
+    stored = tmp_path / "a.raw" if name == "a.mhd" else path
+    slice_bytes = VOXELS[..., 0].nbytes
+    for more in (slice_bytes - 1, slice_bytes + 1):
+        load_volume(path)
+        assert "the file goes on" not in caplog.text
+        stored.write_bytes(stored.read_bytes() + bytes(more))
+    np.testing.assert_array_equal(load_volume(path)[0], VOXELS)
+    assert f"{path}: the file goes on for 2 slices behind the 5 that its header tells of" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["A.NII.GZ", "a.NII.gz"])
 def test_suffix_in_capitals(tmp_path, name):
     path = write(tmp_path / "a.nii.gz").rename(tmp_path / name)

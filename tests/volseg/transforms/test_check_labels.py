@@ -61,3 +61,8 @@ def test_an_empty_map_draws_a_warning(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "s1.nii.gz: the label map is empty; label the structure, or leave the case out"
     ]
+
+
+def test_a_map_without_background_draws_a_warning(caplog):
+    CheckLabelsd("label", 6)(label(1, 2))
+    assert "s1.nii.gz: no voxel is background (0);" in caplog.text
