@@ -21,8 +21,8 @@ def bundle_name(request) -> str:
 
 
 def said(text: str, words: str) -> list[str]:
-    """What follows the time in the lines of a log that hold some words."""
-    return [line.partition(" ")[2] for line in text.splitlines() if words in line]
+    """What follows the time and the level in the lines of a log that hold some words."""
+    return [line.split(" - ", 2)[2] for line in text.splitlines() if words in line]
 
 
 def test_one_line_of_a_config_decides():

@@ -13,6 +13,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from volseg.data.volume_reader import load_volume, volume_name
+from volseg.handlers.case_log import CaseLog
 from volseg.label_maps.case_report import MEAN_LABEL, CaseReport, mean_and_spread
 from volseg.label_maps.picture import save_preview
 from volseg.report.evaluation import ComparedCases, Draw, write_evaluation_page
@@ -68,6 +69,7 @@ class CaseScores:
         self.floor_of = floor_of
         self.compared = ComparedCases(self._drawer if names else None)
         self.report = CaseReport(mean_row)
+        self.log = CaseLog(logger, self.title)
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
@@ -79,6 +81,7 @@ class CaseScores:
         check_folder(self.output_dir)
         self.report = CaseReport(self.report.mean_row)  # evaluators run again
         self.compared = ComparedCases(self._drawer if self.names else None)
+        self.log.start()
 
     def __call__(self, engine: Engine) -> None:
         output: Any = engine.state.output
@@ -96,6 +99,8 @@ class CaseScores:
                 measures,
                 {name: value for name, value in values.items() if value is not None},
             )
+            first = {label: next(iter(scores.items())) for label, scores in measures.items()}
+            self.log.add_scores(name, {f"{label} {measure}": score for label, (measure, score) in first.items()})
 
     def write_page(self, floor: CaseReport | None = None) -> None:
         """Write ``report.html``, with the floor of its scores."""

@@ -23,6 +23,7 @@ from volseg.data.volume_formats.nifti import NIFTI_SUFFIXES
 from volseg.data.volume_formats.section_file import PNG_SUFFIX
 from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES
 from volseg.data.volume_formats.voxel_size import VoxelSize, checked_voxel_size, chosen_voxel_size
+from volseg.handlers.case_log import CaseLog
 from volseg.instances.picture import save_instance_preview
 from volseg.instances.table import instance_table, write_instance_table
 from volseg.instances.writer import instances_path, write_instances
@@ -79,6 +80,7 @@ class SaveImageInstances:
         self.statistics = CaseStatistics(output_dir, ENDING, key="instances")
         self.fingerprint: str | None = None  # of the case at hand
         self.count = 0
+        self.log = CaseLog(logger)
         self._opened: tuple[str, ChunkedVolume, VoxelSize | None, list[str]] | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -123,9 +125,10 @@ class SaveImageInstances:
         written = write_instances(self.output_dir / f"{name}{ENDING}", labels, image, voxel_size_nm)
         table = instance_table(labels, voxel_size_nm)
         write_instance_table(self.output_dir / f"{name}_instances.csv", table)
+        shown = f"{len(table)} instance{'' if len(table) == 1 else 's'}"
         if self.preview:
-            title = f"{name}: {len(table)} instance{'' if len(table) == 1 else 's'}"
-            save_instance_preview(self.output_dir / f"{name}_preview.png", image, labels, voxel_size_nm, title)
+            picture = self.output_dir / f"{name}_preview.png"
+            save_instance_preview(picture, image, labels, voxel_size_nm, f"{name}: {shown}")
         fraction = sum(instance.voxels for instance in table) / labels.size
         found = [*blank_warnings(blank_fraction), *_warnings(len(table), fraction)]
         for warning in found:
@@ -142,12 +145,14 @@ class SaveImageInstances:
                 **({"fingerprint": self.fingerprint} if self.fingerprint else {}),
             },
         )
+        self.log.add(path, shown)
         self.count += 1
 
     def _start(self, engine: Engine) -> None:
         check_folder(self.output_dir)
         self.statistics.read()
         self.count = 0
+        self.log.start()
         self._opened = None
 
     def _open(self, path: str) -> tuple[ChunkedVolume, VoxelSize | None, list[str]]:

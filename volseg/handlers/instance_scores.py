@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 
 from volseg.data.open_volume import open_chunked_volume
 from volseg.errors import UserError
+from volseg.handlers.case_log import CaseLog
 from volseg.handlers.instance_results import free_case_name, voxel_warnings
 from volseg.instances.average_precision import (
     ALL_SIZES,
@@ -35,6 +36,7 @@ __all__ = ["InstanceScores"]
 logger = logging.getLogger(__name__)
 
 LABEL = "instances"
+LOGGED = ("ap75", "ap50", "foreground_dice")
 
 
 class InstanceScores:
@@ -112,12 +114,14 @@ class InstanceScores:
         measures, precision = self._score(overlap_table(prediction, truth))
         self.report.add(name, {LABEL: measures})
         self.compared.add(name, path, prediction, truth)
+        self.log.add_scores(name, {measure: measures[measure] for measure in LOGGED})
         _write_matches(self.output_dir / f"{name}_matches.csv", precision)
 
     def _reset(self) -> None:
         self.report = CaseReport(mean_row=False)
         self.compared = ComparedCases(self.drawer)
         self._used: set[str] = set()
+        self.log = CaseLog(logger)
 
     def _score(self, table: OverlapTable) -> tuple[dict[str, float], AveragePrecision]:
         precision = average_precision_of_table(table, size_ranges=self.size_ranges, min_size=self.min_size)
@@ -140,7 +144,7 @@ class InstanceScores:
         write_evaluation_page(self.output_dir, self.report, self.compared, self.weights)
         logger.info("report in %s", self.output_dir)
         summary = self.report.summary()[LABEL]
-        for name in ("ap75", "ap50", "foreground_dice"):
+        for name in LOGGED:
             logger.info("%-15s %s", name, mean_and_spread(summary[name]))
 
 

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from volseg.data.case_statistics import RESULT_KEYS, CaseStatistics
+from volseg.handlers.case_log import CaseLog
 from volseg.label_maps.anatomy import coded_segments
 from volseg.label_maps.dicom_segmentation import DicomSegmentation
 from volseg.label_maps.label_file import write_segmentation
@@ -78,6 +79,7 @@ class SaveImageSegmentations:
         self.fingerprint: str | None = None  # of the case at hand
         self.image: Any = None
         self.count = 0
+        self.log = CaseLog(logger)
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator."""
@@ -153,6 +155,7 @@ class SaveImageSegmentations:
         statistics["warnings"] = [*warnings, *statistics["warnings"]]
         fingerprint = {"fingerprint": self.fingerprint} if self.fingerprint else {}
         self.statistics.add(path, {**files, **statistics, **quality, **fingerprint})
+        self.log.add(path, ", ".join(legend.values()))
         self.count += 1
 
     def _write_other_formats(self, name: str, labels: np.ndarray, affine: np.ndarray) -> dict[str, str]:
@@ -170,6 +173,7 @@ class SaveImageSegmentations:
         check_folder(self.output_dir)
         self.statistics.read()
         self.count = 0
+        self.log.start()
 
     def _report(self, engine: Engine) -> None:
         logger.info("%d case(s) segmented, results in %s", self.count, self.output_dir.resolve())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -26,10 +27,11 @@ LONGEST_MM, SHORTEST_MM = 3000.0, 10.0
 class CheckVolumed(EachEntryd):
     """Repair a volume where possible and refuse it otherwise; subclasses in bundles check their modality.
 
-    Voxels that are not finite become ``background``. Nothing else changes.
+    Voxels that are not finite become ``background``. Volumes without a channel axis, as MONAI Deploy passes them, get
+    one. Nothing else changes.
 
     Args:
-        keys: entries with volumes ``(1, X, Y, Z)``, in any axis order.
+        keys: entries with volumes ``(1, X, Y, Z)`` or ``(X, Y, Z)``, in any axis order.
         minimum_slices: along the voxel axis closest to the patient's long axis.
         background: intensity of empty space; ``None``: the lowest finite one of the volume.
         subject: what the error asks for, such as "a chest CT".
@@ -57,6 +59,8 @@ class CheckVolumed(EachEntryd):
 
     def change(self, entry: MetaTensor) -> MetaTensor:
         """Return the volume ``(1, X, Y, Z)`` with finite voxels."""
+        if entry.ndim == 3:
+            entry = cast(MetaTensor, entry[None])
         name = entry.meta.get("filename_or_obj", "image")
         affine = np.asarray(entry.affine)
         slices = entry.shape[1 + slice_axis(affine)]

@@ -59,6 +59,7 @@ def test_report(tmp_path, caplog):
     assert float(rows["b", "LUL"]["hausdorff_95_mm"]) == pytest.approx(0.7)  # one voxel along the first axis
     assert float(rows["a", "LUL"]["reference_volume_ml"]) == pytest.approx(24 * 0.7 * 1.5 * 2.5 / 1000)
     assert json.loads((tmp_path / "summary.json").read_text())["labels"]["LUL"]["dice"]["mean"] == 0.875
+    assert sum(message.startswith(("a: LUL dice 1.000, ", "b: LUL dice 0.750, ")) for message in caplog.messages) == 2
     assert f"LUL   dice 0.875 +- {np.std([1, 0.75], ddof=1):.3f} (n = 2)" in caplog.text
 
 

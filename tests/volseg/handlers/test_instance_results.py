@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,6 +109,7 @@ def test_files_of_a_case(tmp_path, caplog):
             "warnings": [],
         }
     ]
+    assert re.search(rf"{path}: 2 instances \(\d+\.\d s\)", caplog.text)
     assert f"1 case(s) segmented, results in {out}" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 

@@ -125,6 +125,10 @@ def test_empty_ranges_and_volumes_do_not_enter_a_mean(tmp_path, caplog):
     assert measures["ap75_huge"]["mean"] is None
     assert f"ap75            {34 / 202:.3f} +- " in caplog.text and f"report in {tmp_path}" in caplog.text
     assert "foreground_dice" in caplog.text
+    of_cases = [message.partition(": ")[2] for message in caplog.messages if ": ap75 " in message]
+    assert len(of_cases) == 3
+    assert of_cases[1].startswith("ap75 nan, ap50 nan, foreground_dice nan (")
+    assert of_cases[2].startswith("ap75 0.000, ap50 0.000, foreground_dice 0.000 (")
 
 
 def test_cases_of_one_name_stay_apart(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -72,7 +73,13 @@ def test_files_of_each_case(tmp_path, caplog):
         {"image": a, "segmentation": "a_lobes.nii.gz", "mean": -300.0, "warnings": []},
         {"image": b, "segmentation": "b_lobes.nii.gz", "mean": -800.0, "warnings": ["dark"]},
     ]
-    assert f"{b}: dark" in caplog.text and f"{a}: " not in caplog.text
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == [f"{b}: dark"]
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("segmentation_writer")]
+    assert [re.sub(r"\d+\.\d s", "N s", line) for line in lines if "LUL" in line] == [
+        f"{a}: LUL, LLL (N s)",
+        f"{b}: LUL, LLL (N s)",
+    ]
     assert f"2 case(s) segmented, results in {out}" in caplog.text
 
 
