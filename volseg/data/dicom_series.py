@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import mmap
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from volseg.data.volume_formats.base import optional_module
+from volseg.data.dicom_header import DERIVED, DicomFile, check_content, geometry, read_header
 from volseg.errors import UserError
 
 if TYPE_CHECKING:  # a run on other formats does without the package
     from pydicom import Dataset
 
-__all__ = ["Series", "check_multi_frame", "is_scout", "is_slice", "regular_slices", "series_uid"]
+__all__ = ["Series", "check_multi_frame", "regular_slices"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ ROUNDING_MM = 0.06
 JITTER = 0.05  # of the spacing
 SAME_POSITION_MM = 1e-3
 SAME_DIRECTION = 1e-3  # of a direction cosine
-RIGHT_ANGLES = 0.01  # what headers may round of a direction's length and of the cosine between two
 SAME_SPACING = 1e-3  # of the distance of pixels
 TILT = 0.01  # sideways per step forwards: 0.6 degrees
 # what tells several volumes under one series UID apart: tag and what it is called
@@ -50,34 +48,13 @@ SPLITTERS = {
 # of these a volume has one value; an acquisition may be a turn of the gantry, and times differ from slice to slice
 UNIQUE = ("EchoTime", "DiffusionBValue", "TemporalPositionIdentifier")
 OVERLAP = 0.7  # of the slice thickness: slices of two acquisitions that lie closer were not taken as one volume
-DERIVED = ("SEG", "RTDOSE")  # modalities of what lies on a scan
-# at byte 128 of every DICOM file but those of old archives, which begin with an element of group 2 or 8
-MAGIC = b"DICM"
-FIRST_ELEMENT = re.compile(rb"[\x02\x08]\0[\0-\x20]\0")
-# what is read of a header, to see that it can be
-NUMBERS = (
-    "AcquisitionNumber", "BitsAllocated", "BitsStored", "Columns", "DiffusionBValue", "EchoTime", "HighBit",
-    "ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames", "PixelRepresentation", "PixelSpacing",
-    "RescaleIntercept", "RescaleSlope", "Rows", "SamplesPerPixel", "SliceThickness", "TemporalPositionIdentifier",
-)  # fmt: skip
 # what the grey values of a stored number depend on
 SCALE = ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsAllocated", "BitsStored")
 TO_RAS = np.array([-1, -1, 1])
-SEQUENCE_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
-
-# of damaged files, besides those of pydicom
-READ_ERRORS = (OSError, ValueError, KeyError, NotImplementedError, EOFError)
 
 
 @dataclass(frozen=True)
-class _File:
-    path: Path
-    header: Dataset
-    pixels_at: int  # byte at which the element of the pixels begins
-
-
-@dataclass(frozen=True)
-class _Slice(_File):
+class _Slice(DicomFile):
     position: np.ndarray  # (3,), mm
     directions: np.ndarray  # (6,): of a row, of a column
     spacing: np.ndarray  # (2,): of rows, of columns, mm
@@ -111,18 +88,18 @@ def regular_slices(folder: Path) -> Series:
     Raises:
         UserError: the slices are not one volume at equal distances, at right angles and whole.
     """
-    found = {path: _read(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    found = {path: read_header(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
     files = _images(found)
     if not files:
         raise UserError(f"{folder}: no DICOM slices found. Give a folder with one DICOM series.")
     files = _without_other_series(folder, files)
     for file in files:
-        _check_content(file)
+        check_content(file)
     if several := [f for f in files if int(f.header.get("NumberOfFrames") or 1) > 1]:
         if len(files) > 1:
             raise UserError(f"{folder}: {several[0].path.name} holds a volume, got {len(files)} files. Give it alone.")
         return Series([files[0].path], _frames_grid(files[0]))
-    slices = [_Slice(f.path, f.header, f.pixels_at, *_geometry(f.path, f.header)) for f in files]
+    slices = [_Slice(f.path, f.header, f.pixels_at, *geometry(f.path, f.header)) for f in files]
     slices = _without_localizers(folder, slices)
     sizes = {(s.header.get("Rows"), s.header.get("Columns")) for s in slices}
     if len(sizes) > 1:
@@ -147,14 +124,14 @@ def check_multi_frame(path: Path) -> np.ndarray | None:
     Raises:
         UserError: frames without positions, not at equal distances, or without grey values.
     """
-    found = _read(path)
+    found = read_header(path)
     if found is None or "Rows" not in found.header:  # the reader says what is wrong with it
         return None
-    _check_content(found)
+    check_content(found)
     return _frames_grid(found) if int(found.header.get("NumberOfFrames") or 1) > 1 else None
 
 
-def _frames_grid(file: _File) -> np.ndarray:
+def _frames_grid(file: DicomFile) -> np.ndarray:
     path, header = file.path, file.header
     count = int(header.NumberOfFrames)
     shared = _first(header, "SharedFunctionalGroupsSequence")
@@ -170,7 +147,7 @@ def _frames_grid(file: _File) -> np.ndarray:
                 "PixelValueTransformationSequence",
             )
         )  # fmt: skip
-        slices.append(_Slice(path, header, 0, *_geometry(path, {**place, **plane, **measures})))
+        slices.append(_Slice(path, header, 0, *geometry(path, {**place, **plane, **measures})))
         scales.add((scale.get("RescaleSlope"), scale.get("RescaleIntercept")))
     if len(scales) > 1:
         raise UserError(f"{path}: frames must have one RescaleSlope and RescaleIntercept, got {len(scales)} pairs. "
@@ -205,64 +182,7 @@ def _grid(name: Path, slices: Sequence[_Slice]) -> np.ndarray:
     return affine
 
 
-def is_slice(path: Path) -> bool:
-    """Whether a file is an image in DICOM, and no result on one, judged by its header."""
-    pydicom = optional_module("pydicom")
-    try:
-        with path.open("rb") as file:
-            if not _begins_like_dicom(file.read(128 + len(MAGIC))):
-                return False
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Modality"], force=True)
-        return "Rows" in header and header.get("Modality") not in DERIVED
-    except (pydicom.errors.BytesLengthException, *READ_ERRORS):
-        return True  # damaged, which is said when it is read
-
-
-def is_scout(paths: Sequence[Path]) -> bool:
-    """Whether a few DICOM files are localizers or screenshots: no frames of a volume."""
-    pydicom = optional_module("pydicom")
-    try:
-        headers = [pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in paths if is_slice(path)]
-    except (pydicom.errors.BytesLengthException, *READ_ERRORS):
-        return False
-    return all(int(header.get("NumberOfFrames") or 1) == 1 for header in headers)
-
-
-def series_uid(paths: Sequence[Path]) -> str | None:
-    """The SeriesInstanceUID of the first slice among files; None where it does not say one."""
-    pydicom = optional_module("pydicom")
-    try:
-        path = next(path for path in paths if is_slice(path))
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"], force=True)
-    except (StopIteration, pydicom.errors.BytesLengthException, *READ_ERRORS):
-        return None
-    return str(header.get("SeriesInstanceUID") or "") or None
-
-
-def _begins_like_dicom(start: bytes) -> bool:
-    return start[128:] == MAGIC or FIRST_ELEMENT.match(start) is not None
-
-
-def _read(path: Path) -> _File | None:
-    """A file's header, or None for what is not DICOM."""
-    if not path.is_file():
-        return None
-    pydicom = optional_module("pydicom")
-    try:
-        with path.open("rb") as file:
-            if not _begins_like_dicom(file.read(128 + len(MAGIC))):
-                return None
-            file.seek(0)
-            header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
-            for keyword in NUMBERS:  # pydicom decodes them when asked
-                header.get(keyword)
-            return _File(path, header, file.tell())
-    except (pydicom.errors.BytesLengthException, TypeError, *READ_ERRORS) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: damaged DICOM header ({reason}). Copy it again.") from error
-
-
-def _images(found: Mapping[Path, _File | None]) -> list[_File]:
+def _images(found: Mapping[Path, DicomFile | None]) -> list[DicomFile]:
     """The files of a folder that are images.
 
     Reports and the like are none; a file of the name or class of the slices has to be one, or a slice may be lost.
@@ -283,70 +203,11 @@ def _kind_of_name(path: Path) -> str:
     return path.suffix.lower() if path.suffix[1:].isalpha() else re.sub(r"\d+(\.\d+)*", "0", path.name)
 
 
-def _class(file: _File) -> Any:
+def _class(file: DicomFile) -> Any:
     return file.header.get("SOPClassUID") or file.header.file_meta.get("MediaStorageSOPClassUID")
 
 
-def _geometry(path: Path, header: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position, directions and spacing of a slice."""
-    position, directions = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
-    if not position or not directions or len(position) != 3 or len(directions) != 6:
-        raise UserError(
-            f"{path}: no ImagePositionPatient or ImageOrientationPatient, so the slice has no place in space. "
-            "Export it with its geometry."
-        )
-    cosines = np.array(directions, float)
-    products = cosines.reshape(2, 3) @ cosines.reshape(2, 3).T
-    if not np.isfinite([*position]).all() or not np.abs(products - np.eye(2)).max() <= RIGHT_ANGLES:
-        raise UserError(
-            f"{path}: ImageOrientationPatient must be two directions at right angles and ImagePositionPatient finite, "
-            f"got {list(directions)} and {list(position)}. Export it with its geometry."
-        )
-    spacing = header.get("PixelSpacing")
-    if not spacing or len(spacing) != 2 or not all(0 < length < np.inf for length in spacing):
-        raise UserError(f"{path}: PixelSpacing must be two lengths > 0, got {spacing}. Export it with its geometry.")
-    return np.array(position, float), cosines, np.array(spacing, float)
-
-
-def _check_grey(path: Path, header: Dataset) -> None:
-    if header.get("Modality") in DERIVED:
-        raise UserError(f"{path} must be a scan, got a result on one (modality {header.Modality}); give the scan")
-    photometric = header.get("PhotometricInterpretation") or "MONOCHROME2"
-    if photometric != "MONOCHROME2":
-        raise UserError(f"{path} must hold grey values as MONOCHROME2, got {photometric}; export it so")
-    if header.get("RescaleSlope", 1) == 0 or header.get("ModalityLUTSequence"):
-        raise UserError(f"{path} must have a RescaleSlope that is not 0, and no table in its place; export it so")
-    if "HighBit" in header and header.HighBit != header.get("BitsStored", 0) - 1:
-        raise UserError(
-            f"{path} must have a HighBit one below BitsStored, got {header.HighBit} and {header.get('BitsStored')}; "
-            "export it so"
-        )
-
-
-def _check_content(file: _File) -> None:
-    path, header, pixels_at = file.path, file.header, file.pixels_at
-    _check_grey(path, header)
-    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
-    size = path.stat().st_size
-    if syntax is not None and not syntax.is_transfer_syntax:
-        raise UserError(f"{path} must have a transfer syntax of the standard, got {syntax}; export it as uncompressed")
-    if "Columns" not in header:
-        raise UserError(f"{path}: truncated DICOM header, {size} bytes. Copy it again.")
-    if syntax is not None and syntax.is_encapsulated:
-        with path.open("rb") as stored, mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            is_complete = content.find(SEQUENCE_END, pixels_at) >= 0
-    elif syntax is not None and syntax.is_deflated:
-        return  # no size to compare with; the reader finds the end
-    else:
-        samples = int(header.get("SamplesPerPixel") or 1) * int(header.get("NumberOfFrames") or 1)
-        bits = header.Rows * header.Columns * samples * int(header.get("BitsAllocated") or 16)
-        element_header = 8 if header.original_encoding[0] else 12
-        is_complete = size >= pixels_at + element_header + bits // 8
-    if not is_complete:
-        raise UserError(f"{path}: truncated DICOM file, {size} bytes. Copy it again.")
-
-
-def _without_other_series(folder: Path, files: Sequence[_File]) -> list[_File]:
+def _without_other_series(folder: Path, files: Sequence[DicomFile]) -> list[DicomFile]:
     """The files of one series; series of localizers, screenshots or results alone are left out."""
     series = defaultdict(list)
     for found in files:
@@ -364,14 +225,14 @@ def _without_other_series(folder: Path, files: Sequence[_File]) -> list[_File]:
     return next(iter(series.values()))
 
 
-def _is_of_a_scan(file: _File) -> bool:
+def _is_of_a_scan(file: DicomFile) -> bool:
     """Whether a file has a place in space and is neither a localizer nor a result on a scan."""
     header = file.header
     is_placed = header.get("ImagePositionPatient") or int(header.get("NumberOfFrames") or 1) > 1
     return bool(is_placed) and not _is_localizer(file) and header.get("Modality") not in DERIVED
 
 
-def _is_localizer(file: _File) -> bool:
+def _is_localizer(file: DicomFile) -> bool:
     return "LOCALIZER" in (file.header.get("ImageType") or ())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from volseg.data.case_statistics import RESULT_KEYS, STATISTICS_NAME
 from volseg.data.datalist import DATALIST_NAME, SPLITS
-from volseg.data.dicom_series import is_scout, is_slice, series_uid
+from volseg.data.dicom_header import is_scout, is_slice, series_uid
 from volseg.data.volume_reader import VOLUME_SUFFIXES, volume_name
 from volseg.errors import UserError
 

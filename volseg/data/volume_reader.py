@@ -26,7 +26,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
-from volseg.data.dicom_series import Series, check_multi_frame, is_slice, regular_slices
+from volseg.data.dicom_header import is_slice
+from volseg.data.dicom_series import Series, check_multi_frame, regular_slices
 from volseg.data.image_file import (
     LONGEST_HEADER,
     check_voxels_follow_header,

@@ -13,7 +13,7 @@ import numpy as np
 from monai.data import MetaTensor
 
 import volseg
-from volseg.data.dicom_series import is_slice
+from volseg.data.dicom_header import is_slice
 from volseg.data.volume_formats.base import optional_module
 from volseg.errors import UserError
 from volseg.label_maps.anatomy import Segment

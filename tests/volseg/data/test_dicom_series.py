@@ -9,7 +9,8 @@ import pydicom
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from volseg.data.dicom_series import check_multi_frame, is_slice, regular_slices
+from volseg.data.dicom_header import is_slice
+from volseg.data.dicom_series import check_multi_frame, regular_slices
 from volseg.errors import UserError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "lung"
