@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from volseg.errors import UserError
+
 __all__ = ["WeightedBCELoss", "class_balance_weight"]
 
 # a voxel of the rarer class weighs at most 19 as foreground and 99 as background
@@ -41,7 +43,7 @@ class WeightedBCELoss(nn.Module):
         channels = logits.shape[1]
         factors = self.channel_weights or (1.0,) * channels
         if len(factors) != channels:
-            raise ValueError(f"channel_weights must have one value per channel ({channels}), got {factors}")
+            raise UserError(f"channel_weights must have one value per channel ({channels}), got {factors}")
         target = target.float()
         loss = F.binary_cross_entropy_with_logits(
             logits.float(), target, weight=class_balance_weight(target), reduction="none"

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from volseg.blocks import ConvBlock, DenseBlock, check_size
+from volseg.errors import UserError
 
 __all__ = ["PDVNet"]
 
@@ -71,9 +72,9 @@ class PDVNet(nn.Module):
     ) -> None:
         super().__init__()
         if merge not in ("sum", "concat"):
-            raise ValueError(f"merge must be 'sum' or 'concat', got {merge!r}")
+            raise UserError(f"merge must be 'sum' or 'concat', got {merge!r}")
         if len(growth_rates) != 3 or len(num_layers) != 3:
-            raise ValueError(f"growth_rates and num_layers must have 3 values, got {growth_rates} and {num_layers}")
+            raise UserError(f"growth_rates and num_layers must have 3 values, got {growth_rates} and {num_layers}")
         self.merge = merge
 
         def dense(block: int, channels: int) -> DenseBlock:

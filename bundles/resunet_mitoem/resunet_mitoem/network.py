@@ -200,7 +200,7 @@ def initialise(network: nn.Module) -> None:
 
 def _block(name: str) -> type[Block]:
     if name not in BLOCKS:
-        raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {name!r}")
+        raise UserError(f"block must be one of {', '.join(BLOCKS)}, got {name!r}")
     return BLOCKS[name]
 
 

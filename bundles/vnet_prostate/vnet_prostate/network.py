@@ -75,7 +75,7 @@ class VNet(nn.Module):
     ) -> None:
         super().__init__()
         if not len(channels) == len(encoder_convs) == len(decoder_convs) + 1:
-            raise ValueError(
+            raise UserError(
                 "channels and encoder_convs must have one entry per stage, decoder_convs one less, "
                 f"got {len(channels)}, {len(encoder_convs)} and {len(decoder_convs)}"
             )
