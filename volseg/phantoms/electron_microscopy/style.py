@@ -61,7 +61,7 @@ def draw_style(rng: np.random.Generator) -> Style:
     matrix = rng.uniform(0.28, 0.66) * (cytoplasm + 25)
     outline = rng.uniform(0.3, 0.9)
     return Style(
-        dark_cells=rng.uniform(0, 1.2),
+        dark_cells=rng.uniform(0.4, 1.2),
         cytoplasm=(cytoplasm, cytoplasm + rng.uniform(15, 60)),
         grain=float(np.exp(rng.uniform(np.log(4), np.log(30)))),
         grain_nm=rng.uniform(16, 60),
@@ -76,7 +76,7 @@ def draw_style(rng: np.random.Generator) -> Style:
         contrast=rng.uniform(0.55, 1.3),
         drift=rng.uniform(0, 1.3),
         jpeg_quality=int(rng.integers(30, 90)) if rng.random() < 0.2 else 0,
-        neurite_size=rng.uniform(0.9, 1.6),
+        neurite_size=rng.uniform(0.9, 1.3),
         large_cells=rng.uniform(0, 8),
         myelin_nm=rng.uniform(100, 350),
         dark_masses=rng.uniform(0, 0.6),
