@@ -47,7 +47,7 @@ def test_no_lungs_in_view(try_to_infer, image, weights, handled, save, tmp_path)
     record = json.loads(weights.with_suffix(".json").read_text())
     (tmp_path / "nothing.json").write_text(json.dumps({k: v for k, v in record.items() if k != "sha256"}))
     head = np.full_like(voxels, -1000)
-    head[10:30, 12:36] = 40
+    head[10:30, 12:36] = np.linspace(20, 60, voxels.shape[2])
     (case,) = handled(try_to_infer(save(tmp_path / "head.nii.gz", head, affine), model=tmp_path / "nothing.pt"))
     assert [w for w in case["warnings"] if w.startswith("no lungs found")]
     assert not np.asarray(nib.load(tmp_path / "out" / "head_lobes.nii.gz").dataobj).any()

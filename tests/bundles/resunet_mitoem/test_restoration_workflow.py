@@ -120,7 +120,7 @@ def test_restore_folder_of_volumes(restore, volume, tmp_path):
     volume.rename(volume.with_name("a.ome.zarr"))
     with create_ome_zarr(tmp_path / "b.ome.zarr", SHAPE, np.uint8, None) as voxels:
         voxels[:] = np.random.RandomState(0).randint(0, 255, SHAPE)
-    process = restore("--input", tmp_path, "--sections", "[]")
+    process = restore("--input", tmp_path)
     assert process.returncode == 0, process.stderr
     restored = {path.name for path in (tmp_path / "out").glob("*.zarr")}
     assert restored == {"a_restored.ome.zarr", "b_restored.ome.zarr"}

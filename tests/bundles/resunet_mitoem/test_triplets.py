@@ -173,8 +173,9 @@ def test_sections_given_are_those_left_out(volumes):
 
 
 def test_dataset_has_its_own_volumes_for_validation(volumes, tmp_path):
-    label = {"label": str(volumes[0])}
-    entries = [{"image": str(path), **label} for path in volumes]
+    label = tmp_path / "label"  # which is not looked at
+    label.mkdir()
+    entries = [{"image": str(path), "label": str(label)} for path in volumes]
     write_datalist(tmp_path, {"training": entries[:1], "validation": entries[1:]})
     splits = split("", str(tmp_path))
     assert splits["training"][0]["sections"] == [1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14]

@@ -11,18 +11,20 @@ import pytest
 from resunet_mitoem.data import dataset_voxel_size
 
 from volseg.data.datalist import write_datalist
-from volseg.data.ome_zarr import create_ome_zarr
+from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
 from volseg.errors import UserError
 
 
 def dataset(folder: Path, **sizes_nm: tuple[float, ...] | None) -> Path:
-    """One image for each split, its own label."""
+    """One image and its label for each split."""
     entries = {}
     for split, size_nm in sizes_nm.items():
         path = folder / f"{split}.ome.zarr"
         with create_ome_zarr(path, (2, 3, 4), np.uint8, size_nm) as voxels:
             voxels[:] = 1
-        entries[split] = [{"image": str(path), "label": str(path)}]
+        with create_ome_zarr_label(path, "mitochondria", np.uint8) as voxels:
+            voxels[:] = 1
+        entries[split] = [{"image": str(path), "label": str(path / "labels" / "mitochondria")}]
     write_datalist(folder, entries)
     return folder
 

@@ -373,14 +373,14 @@ def test_second_stage_leaves_weights_that_are_not_beaten(run, installed, bright,
 
 
 def test_second_stage_starts_from_the_installed_weights(run, bright, tmp_path):
-    run("train_second_stage", *SHORT, "--max_epochs", 1, "--learning_rate", 0, "--weights", bright)
+    run("train_second_stage", *SHORT, "--max_epochs", 1, "--learning_rate", 1e-300, "--weights", bright)
     completed = state(tmp_path / "out" / "checkpoint_completed.pt")
     assert is_same(completed["objects"]["network"], state(bright))
     assert completed["objects"]["best_weights"]["best_metric"] == 1
 
 
 def test_resumed_second_stage_keeps_the_best_of_the_epochs_before(run, installed, bundle, tmp_path):
-    arguments = ("train_second_stage", *SHORT, "--max_epochs", 2, "--learning_rate", 0)
+    arguments = ("train_second_stage", *SHORT, "--max_epochs", 2, "--learning_rate", 1e-300)
     run(*arguments)
     # as if it had been killed after a first epoch better than any other
     better, out = bundle.untrained(), tmp_path / "out"
@@ -399,7 +399,7 @@ def test_fine_tuning_is_at_the_voxel_size_that_the_weights_learnt(run, installed
         voxels[:] = truth
     shutil.copy(dataset / "dataset.json", source.parent)
     size = ("--phantom#spatial_size", "[4, 999, 999]", "--max_epochs", 1)  # the weights say another one
-    process = run("finetune", *SHORT[2:], *size, "--learning_rate", 0, "--dataset_dir", source.parent)
+    process = run("finetune", *SHORT[2:], *size, "--learning_rate", 1e-300, "--dataset_dir", source.parent)
     assert process.stderr.count("6x80x112 to 6x40x56 voxels") >= 2  # training and validation
     completed = state(tmp_path / "out" / "checkpoint_completed.pt")
     assert is_same(completed["objects"]["network"], state(bright))
