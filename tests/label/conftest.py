@@ -99,11 +99,23 @@ def vnet_weights(app) -> Iterator[Path]:
     return path
 
 
-@pytest.fixture(scope="session")
-def free_port() -> int:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    return _free_port()
+
+
+@pytest.fixture
+def second_free_port(free_port) -> int:
+    """Looked for when it is needed: a port beside the first one may be anyone's."""
+    while (port := _free_port()) == free_port:
+        pass
+    return port
 
 
 @pytest.fixture

@@ -186,22 +186,21 @@ def test_active_learning_offers_an_unlabelled_image(first_start, studies, strate
 
 
 def test_second_start_serves_what_was_learnt_and_scores_images(
-    start_command, label_python, app, studies, free_port, first_start, vnet_weights, tmp_path
+    start_command, label_python, app, studies, second_free_port, first_start, vnet_weights, tmp_path
 ):
     (tmp_path / "em").mkdir()
     for path in studies.glob("em_?.*"):  # the model would score CT and MRI, too, which takes a minute
         shutil.copy(path, tmp_path / "em")
-    port = free_port + 1 if free_port < 65535 else free_port - 1
     learnt = {model: weights(app, model) for model in MODELS}
     process, log = start_command(
-        "--studies", tmp_path / "em", "--port", port, "--epistemic_model", "resunet_mitoem",
+        "--studies", tmp_path / "em", "--port", second_free_port, "--epistemic_model", "resunet_mitoem",
         "--environment", label_python.parents[1], "--application", app,
     )  # fmt: skip
     deadline = time.monotonic() + TIMEOUT_S
     while "MONAI Label is running" not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert f"type as server: http://127.0.0.1:{port}" in log.read_text(), log.read_text()
-    client = Client(f"http://127.0.0.1:{port}")
+    assert f"type as server: http://127.0.0.1:{second_free_port}" in log.read_text(), log.read_text()
+    client = Client(f"http://127.0.0.1:{second_free_port}")
     assert sorted(client.get("/info/")["models"]) == MODELS
     assert {model: weights(app, model) for model in MODELS} == learnt
     assert client.wait_for("scoring")["status"] == "DONE"  # scores are brought up to date at the start
@@ -214,4 +213,4 @@ def test_second_start_serves_what_was_learnt_and_scores_images(
     assert process.wait(TIMEOUT_S) == 0, log.read_text()
     assert "MONAI Label has stopped" in log.read_text()
     with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
+        assert probe.connect_ex(("127.0.0.1", second_free_port)) != 0
