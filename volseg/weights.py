@@ -88,19 +88,26 @@ def load_weights(path: str | Path, network: nn.Module) -> None:
     """Load a state dict into a network.
 
     Raises:
-        UserError: the file is missing, is not a state dict, belongs to another network, or is not the one whose SHA-256
-            is in the JSON file beside it.
+        UserError: the file is missing, is not a state dict, belongs to another network, holds NaN, or is not the one
+            whose SHA-256 is in the JSON file beside it.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no weights there; train first (configs/train.json) or give a file with --weights")
     try:
         content = Path(path).read_bytes()
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        expected = "weights as torch.save writes a state dict, tensors by name"
+        raise UserError(f"{path}: must hold {expected}; this file is damaged or holds something else") from error
+    try:
         network.load_state_dict(state)
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:160]
+        # PyTorch's first line is a title
+        reason = " ".join(str(error).split("\n", 1)[-1].split())[:160]
         raise UserError(f"{path}: no weights of {network._get_name()} as configured: {reason}") from error
     _check_digest(path, content)  # last: what is no state dict at all is told above
+    if spoilt := [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
+        raise UserError(f"{path}: weights must be finite, got NaN or infinity in {spoilt[0]}; that training diverged")
 
 
 def _check_digest(path: str | Path, content: bytes) -> None:
@@ -132,11 +139,12 @@ def recorded_values(
     if path is None or path == "" or not (record := Path(path).with_suffix(".json")).is_file():
         return defaults
     values = read_record(path)
-    try:
-        return {key: values[key] for key in defaults}
-    except KeyError as error:
-        keys = ", ".join(defaults)
-        raise UserError(f"{record} must hold {keys}, got {error!r}; delete it or train again") from error
+    if missing := [key for key in defaults if key not in values]:
+        raise UserError(
+            f"{record}: lacks {', '.join(missing)}; are these the weights of another bundle? Train again, or delete "
+            "the JSON file to use the paper's values"
+        )
+    return {key: values[key] for key in defaults}
 
 
 def read_record(weights: str | Path) -> dict[str, Any]:

@@ -218,6 +218,9 @@ SITUATIONS = [
     refused_option("norm", "3", "norm must be None, 'batch' or 'instance', got 3"),
     refused_option("preview", "perhaps", "preview must be True or False, got 'perhaps'", bundles=LUNG),
     refused_option("intensity_window_hu", "[-1100,dark]", "intensity_window_hu must be numbers such as", bundles=LUNG),
+    refused_option("intensity_window_hu", "[-400,-1100]", "two numbers, the lower one first", bundles=LUNG),
+    refused_option("intensity_window_hu", "-400", "intensity_window_hu must be two numbers", bundles=LUNG),
+    refused_option("crop_to_lungs", "3", "crop_to_lungs must be True or False, got 3", bundles=LUNG),
     refused_option("weights", "", "--weights needs a file or folder"),
     refused_option("output_dir", "/dev/null/out", "/dev/null", "file", bundles=LUNG),
 ]

@@ -46,7 +46,7 @@ def test_record(tmp_path):
     save_weights(path, network(0), {"spatial_size": [8, 16, 24], "norm": "instance", "seed": 0})
     assert recorded_values(str(path), paper) == {"spatial_size": [8, 16, 24], "norm": "instance"}
     assert recorded_values(path, {**paper, "max_epochs": 1}, ["norm"]) == {"norm": "instance"}
-    with pytest.raises(UserError, match=r"model\.json must hold norm, epoch, got KeyError\('epoch'\)"):
+    with pytest.raises(UserError, match=r"model\.json: lacks epoch; are these the weights of another bundle\?"):
         recorded_values(path, {"norm": None, "epoch": 0})
 
 
@@ -106,8 +106,19 @@ def test_damaged_weights(tmp_path, damage):
         whole = path.read_bytes()
         content = {"empty": b"", "cut": whole[: len(whole) // 2], "text": b"weights", "json": json.dumps({}).encode()}
         path.write_bytes(content[damage])
-    with pytest.raises(UserError, match=r"model\.pt: no weights of Sequential"):
+    expected = "no weights of Sequential" if damage == "no state dict" else "must hold weights as torch.save writes"
+    with pytest.raises(UserError, match=rf"model\.pt: {expected}"):
         load_weights(path, network(0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_of_a_training_that_diverged(tmp_path, value):
+    diverged = network(0)
+    with torch.no_grad():
+        diverged[0].weight.view(-1)[1] = value
+    save_weights(tmp_path / "model.pt", diverged, {})
+    with pytest.raises(UserError, match=r"model\.pt: weights must be finite, got NaN or infinity in 0\.weight"):
+        load_weights(tmp_path / "model.pt", network(0))
 
 
 def test_disk_that_is_full(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from volseg.console.option_checks import check_options
 from volseg.errors import UserError
 from volseg.handlers.training_identity import training_identity
 from volseg.runtime.accelerate import accelerate
@@ -68,15 +69,19 @@ class WorkerNetwork:
         """Load the weights, before hours of work.
 
         Raises:
-            UserError: no weights, or those of another network.
+            UserError: no weights, or those of another network, or no such kind of device.
         """
+        try:
+            torch.device("cpu" if self.device == "auto" else self.device)
+        except RuntimeError as error:
+            raise UserError(f"device must be auto, cpu, cuda or one such as cuda:0, got {self.device!r}") from error
         self._complete()
 
     def build(self) -> tuple[nn.Module, torch.device]:
         """The network in evaluation on its device, and the device; the same ones at every call in a process.
 
         Raises:
-            UserError: no weights, or those of another network.
+            UserError: no weights, or those of another network, or this worker lacks the device.
         """
         key = f"{self._identity()} {self.weights} {self.device} {self.runtime} {self.threads}"
         if key not in _completed:
@@ -85,6 +90,7 @@ class WorkerNetwork:
                 torch.set_num_threads(self.threads)
             automatic = "cuda" if torch.cuda.is_available() else "cpu"
             device = torch.device(automatic if self.device == "auto" else self.device)
+            check_options(device=device)
             _completed[key] = accelerate(self._complete(), device, self.runtime), device
         return _completed[key]
 

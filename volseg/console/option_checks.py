@@ -164,6 +164,16 @@ def _check_betas(name: str, value: object) -> None:
         raise UserError(f"{name} must be two numbers from 0 to below 1 such as [0.9,0.999], got {value!r}")
 
 
+def _check_window(name: str, value: object) -> None:
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or not all(_is_between(bound, -1e6, 1e6) for bound in value)
+        or value[0] >= value[1]
+    ):
+        raise UserError(f"{name} must be two numbers, the lower one first, such as [-1100,-400], got {value!r}")
+
+
 def _check_channels(name: str, value: object) -> None:
     if not isinstance(value, list | tuple) or not value or not all(_is_whole(width, 1) for width in value):
         raise UserError(f"{name} must be a list of integers >= 1 such as [16,32,64,128,256], got {value!r}")
@@ -193,8 +203,10 @@ OPTIONS: dict[str, Callable[[str, Any], object]] = {
     "adam_betas": _check_betas,
     "bias_correction": _check_switch,
     "channels": _check_channels,
+    "crop_to_lungs": _check_switch,
     "device": _check_device,
     "dropout": lambda name, value: number(name, value, 0, math.nextafter(1, 0)),
+    "intensity_window_hu": _check_window,
     "learning_rate": lambda name, value: number(name, value, math.ulp(0), 100),
     "local_contrast_mm": lambda name, value: number(name, value, math.ulp(0), 1000),
     "mask_threshold": lambda name, value: number(name, value, 0, 1),

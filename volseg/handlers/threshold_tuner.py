@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.utils import ensure_tuple
 from numpy.typing import NDArray
 
 from volseg.data.resampling import nearest_voxels
@@ -53,17 +54,17 @@ class ThresholdTuner:
     def __init__(
         self,
         output_dir: str,
-        mask_thresholds: Sequence[float],
-        boundary_thresholds: Sequence[float],
-        foreground_thresholds: Sequence[float],
+        mask_thresholds: float | Sequence[float],
+        boundary_thresholds: float | Sequence[float],
+        foreground_thresholds: float | Sequence[float],
         decoding: Decoding = PAPER,
         min_truth_size: int = 0,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.options: dict[str, Any] = {
-            "mask_thresholds": mask_thresholds,
-            "boundary_thresholds": boundary_thresholds,
-            "foreground_thresholds": foreground_thresholds,
+            "mask_thresholds": ensure_tuple(mask_thresholds),
+            "boundary_thresholds": ensure_tuple(boundary_thresholds),
+            "foreground_thresholds": ensure_tuple(foreground_thresholds),
             "decoding": decoding,
             "min_truth_size": min_truth_size,
         }

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from volseg.console.option_checks import three_whole_numbers, whole_number
 from volseg.data.datalist import DATALIST_NAME, load_datalist
 from volseg.data.find_volumes import find_volumes
 from volseg.data.ome_zarr import create_ome_zarr, create_ome_zarr_label
@@ -230,13 +231,13 @@ class PhantomSet:
         return [{"image": case["image"]} for case in load_datalist(phantom_dir, "test")]
 
     def _write(self, folder: str, cases: Mapping[str, int], shape: Sequence[int], seed: int) -> None:
-        first, second, third = shape
+        sizes = three_whole_numbers("phantom_shape", shape, 1, "[128,128,64]", "the stored axes")
         write_dataset(
             Path(folder),
-            lambda number: self.make_case(number, (first, second, third)),
+            lambda number: self.make_case(number, sizes),
             cases,
-            seed=seed,
+            seed=whole_number("phantom_seed", seed, 0),
             name=self.name,
-            parameters={"shape": [first, second, third], "generation": self.generation},
+            parameters={"shape": list(sizes), "generation": self.generation},
             storage=self.storage,
         )

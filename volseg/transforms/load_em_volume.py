@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,9 @@ from volseg.data.volume_formats.voxel_size import checked_voxel_size
 from volseg.errors import UserError
 
 __all__ = ["LoadImageChunkedVolumed", "check_one_shape"]
+
+# at the peak of an inference in memory, measured: image, probabilities and their weights in float32
+BYTES_PER_VOXEL = 32
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +47,8 @@ class LoadImageChunkedVolumed(MapTransform):
         voxel_size_nm: of the images, in place of what files say; unknown ones are not resampled.
 
     Raises:
-        UserError: a file cannot be read, a label does not hold integers, or shapes differ; an invalid voxel size.
+        UserError: a file cannot be read, a label does not hold integers, or shapes differ; an invalid voxel size; more
+            voxels than memory holds.
     """
 
     def __init__(
@@ -73,8 +79,9 @@ class LoadImageChunkedVolumed(MapTransform):
         for key, file in volumes.items():
             shape = shapes.get(key)
             volume = file if shape is None else ResampledVolume(file, shape)
-            sizes = volume.shape if largest_size is None else largest_size
-            starts = [max(0, (n - size) // 2) for n, size in zip(volume.shape, sizes, strict=True)]
+            sizes = [min(pair) for pair in zip(volume.shape, largest_size or volume.shape, strict=True)]
+            _check_memory(str(d[key]), sizes)
+            starts = [(n - size) // 2 for n, size in zip(volume.shape, sizes, strict=True)]
             z, y, x = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
             voxels = volume[z, y, x]
             meta: dict[str, Any] = {"filename_or_obj": str(d[key]), "is_resampled": volume is not file}
@@ -85,6 +92,15 @@ class LoadImageChunkedVolumed(MapTransform):
                 logger.warning("%s: %s", d[key], warning)
             d[key] = MetaTensor(tensor[None], meta=meta)
         return d
+
+
+def _check_memory(path: str, shape: Sequence[int]) -> None:
+    needed, memory = math.prod(shape) * BYTES_PER_VOXEL, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"{path}: {'x'.join(map(str, shape))} voxels, as the network sees them, need {needed / 1e9:.0f} GB or "
+            f"more, and this machine has {memory / 1e9:.0f}; check the voxel size, or use inference_blockwise.json"
+        )
 
 
 def shape_for_network(

@@ -143,6 +143,8 @@ def prepare_volumes(
 def _read_pairs(path: Path) -> list[dict[str, str]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; write one there: {_PAIRS}") from error
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8

@@ -10,6 +10,10 @@ import numpy as np
 import torch
 
 
+def test_window_that_is_upside_down(train, case, refused):
+    refused(train(case, "--intensity_window_hu", "[-400,-1100]"), "intensity_window_hu must be two numbers", "lower")
+
+
 def test_labels_out_of_range(train, case, image, refused, save):
     label = np.zeros(image[0].shape, np.uint8)
     label[:8] = 9

@@ -169,7 +169,7 @@ def test_noisy_sections_are_replaced_first(segment, bundle, image, tmp_path):
     network = SectionInterpolationNetwork((4, 6))
     save_weights(weights, network, {})
     process = segment(
-        "--input", bundle.phantom["image"], "--restore", True, "--sections", "[4]", "--restoration_weights", weights,
+        "--input", bundle.phantom["image"], "--sections", "[4]", "--restoration_weights", weights,
         "--interpolation_def#widths", "[4,6]",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -205,6 +205,7 @@ def test_another_decoding_takes_the_probabilities_that_were_kept(segment, bundle
         ("decoding", "nonsense"),
         ("voxel_size_nm", [30, 8]),
         ("sections", 3),
+        ("device", "tpu-9"),
     ],
 )
 def test_options_that_are_none_are_one_line_before_work(segment, bundle, refused_line, tmp_path, option, value):

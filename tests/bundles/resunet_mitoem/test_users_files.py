@@ -248,6 +248,13 @@ ROWS = [
         ("--voxel_size_nm", "[30,8,8]"),
         SIZE_NM,
     ),
+    Row(
+        "larger than memory where the network sees it",
+        imagej("micron", 30, 1 / 8),
+        "refused",
+        ("a.tif: ", "need", "GB or more", "check the voxel size"),
+        ("--voxel_size_nm", "[9000,900,900]"),
+    ),
     Row("HDF5 with a singleton channel", hdf5(lambda v: v[..., None]), "right"),
     Row("HDF5 with singleton axes in front", hdf5(lambda v: v[None, None]), "right"),
     Row("HDF5 with labels x, y, z", hdf5(lambda v: v.T, "xyz"), "right"),

@@ -112,6 +112,10 @@ def test_an_evaluator_may_run_again(tmp_path):
     assert json.loads((tmp_path / "thresholds.json").read_text())["cases"] == 1
 
 
+def test_one_number_is_a_threshold_too(tmp_path):
+    ThresholdTuner(str(tmp_path), **{**THRESHOLDS, "mask_thresholds": 0.5})
+
+
 def test_no_true_instances(tmp_path):
     with pytest.raises(UserError, match=r"at least 1 voxels, found none in 2 case\(s\)"):
         run(tmp_path, [case(0), case(0)])

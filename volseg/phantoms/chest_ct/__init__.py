@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from volseg.errors import UserError
 from volseg.phantoms.chest_ct.anatomy import draw_anatomy
 from volseg.phantoms.chest_ct.painting import drop_islands, paint_lesions, paint_slabs
 from volseg.phantoms.chest_ct.scanner import field_of_view, pad, reconstruct
@@ -47,7 +48,7 @@ class ChestCT:
 
 def _check(shape: tuple[int, int, int] | None, spacing_mm: Triple | None, orientation: str) -> None:
     if shape is not None and (len(shape) != 3 or min(shape) < 16):
-        raise ValueError(f"shape must be three sizes >= 16, got {shape}")
+        raise UserError(f"shape must be three sizes >= 16, got {shape}")
     if spacing_mm is not None and (len(spacing_mm) != 3 or min(spacing_mm) <= 0):
         raise ValueError(f"spacing_mm must be three positive numbers, got {spacing_mm}")
     if orientation != "random" and sorted(max("RAS".find(c), "LPI".find(c)) for c in orientation) != [0, 1, 2]:

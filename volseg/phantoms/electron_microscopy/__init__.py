@@ -34,7 +34,7 @@ VARIED_GENERATION = 5
 SMALLEST_SHAPE = (4, 64, 64)
 _VOXELS_AT_A_TIME = 250_000
 _OUTLINE_NM = -12.0
-"""Where annotators draw outlines: along the outer membrane, which is painted 19 nm inside the surface to 3 nm outside."""
+"""Where annotators draw outlines: along the outer membrane, from 19 nm inside the surface to 3 nm outside."""
 
 
 @dataclass(frozen=True)
