@@ -18,13 +18,17 @@ logger = logging.getLogger(__name__)
 
 # pelvic MRI shows at least the gland and its surroundings, at most the width of the whole body
 EXTENT_MM = (60.0, 600.0)
+# Hounsfield units of air and of soft tissue, and the least shares of all voxels and of those above air that have them
+# in CTs; of 21 T2-weighted scans with 1024 subtracted, at most 34 % of the latter lie there
+AIR_HU, SOFT_TISSUE_HU = (-1100, -900), (-150, 150)
+AIR_SHARE, SOFT_TISSUE_SHARE = 0.05, 0.6
 
 
 class CheckMRId(CheckVolumed):
     """Refuse volumes that are not an MRI of the prostate; set non-finite voxels to the lowest intensity.
 
-    A warning is logged for non-axial slices, and for extents that no pelvic MRI has, such as those of a file without
-    spacing.
+    A warning is logged for non-axial slices, for extents that no pelvic MRI has, such as those of a file without
+    spacing, and for the Hounsfield units of a CT.
 
     Args:
         keys: entries with T2-weighted volumes ``(1, X, Y, Z)``, in any axis order.
@@ -50,4 +54,14 @@ class CheckMRId(CheckVolumed):
         if min(in_plane_mm) < EXTENT_MM[0] or max(in_plane_mm) > EXTENT_MM[1]:
             shown = " x ".join(f"{e:.0f}" for e in in_plane_mm)
             logger.warning("%s: no pelvic MRI has a field of view of %s mm in plane; check the spacing", name, shown)
+        if _is_ct(volume):
+            logger.warning("%s: grey values are Hounsfield units of a CT; the weights learnt T2-weighted MRI", name)
         return volume
+
+
+def _is_ct(volume: MetaTensor) -> bool:
+    values = volume.as_tensor()
+    air = (values >= AIR_HU[0]) & (values <= AIR_HU[1])
+    tissue = values[values > AIR_HU[1] / 2]
+    soft = (tissue >= SOFT_TISSUE_HU[0]) & (tissue <= SOFT_TISSUE_HU[1])
+    return bool(air.float().mean() >= AIR_SHARE and tissue.numel() and soft.float().mean() >= SOFT_TISSUE_SHARE)

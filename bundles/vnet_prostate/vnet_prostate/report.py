@@ -8,7 +8,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
+from monai.transforms import generate_spatial_bounding_box
 
+from vnet_prostate.scanned_box import scanned_box
 from volseg.transforms.checks import slice_axis
 
 __all__ = ["gland_statistics"]
@@ -17,6 +20,8 @@ __all__ = ["gland_statistics"]
 VOLUME_ML = (10.0, 400.0)
 # the shortest of these glands is 29 mm from base to apex
 THICKNESS_MM = 40.0
+# in plane, outlines of a gland that was cut end before the edge, beyond which the network sees nothing
+EDGE_MM = 5.0
 
 
 def gland_statistics(
@@ -25,7 +30,7 @@ def gland_statistics(
     """Return volume and extents of the gland.
 
     Args:
-        image: MRI ``(X, Y, Z)``; not used, as MRI intensities have no unit.
+        image: MRI ``(X, Y, Z)``; blank planes around it are left out of the field of view.
         labels: 1 in the gland, ``(X, Y, Z)``.
         affine: voxel to RAS in mm.
         window_mm: what the network sees around the middle of the scan, along the voxel axes closest to right, front
@@ -35,6 +40,8 @@ def gland_statistics(
         ``gland_ml``; ``extent_mm`` along the voxel axes closest to ``right_left``, ``anterior_posterior`` and
         ``superior_inferior``; ``warnings``, a list of sentences; ``legend``, label to text for a picture.
     """
+    start, end = generate_spatial_bounding_box(torch.as_tensor(image)[None], scanned_box, allow_smaller=True)
+    labels = labels[tuple(slice(a, b) for a, b in zip(start, end, strict=True))]
     to_ras = nib.io_orientation(affine)
     spacing_mm = nib.affines.voxel_sizes(affine)
     occupied = [np.flatnonzero(labels.any(axis=tuple(o for o in range(3) if o != axis))) for axis in range(3)]
@@ -79,7 +86,8 @@ def _gland_warnings(
     if not VOLUME_ML[0] <= gland_ml <= VOLUME_ML[1]:
         found.append(f"unusual gland volume: {gland_ml:.0f} ml, usually {VOLUME_ML[0]:.0f} to {VOLUME_ML[1]:.0f} ml.")
     for axis, where in enumerate(occupied):
-        if where[0] == 0 or where[-1] == shape[axis] - 1:
+        free_mm = min(where[0], shape[axis] - 1 - where[-1]) * spacing_mm[axis]
+        if free_mm == 0 or (axis != through_plane and free_mm < EDGE_MM):
             edge = "first or last slice" if axis == through_plane else "edge of the image"
             found.append(f"gland cut off by the field of view: it reaches the {edge}.")
             continue

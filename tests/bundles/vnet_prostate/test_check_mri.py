@@ -53,6 +53,15 @@ def test_a_mask_is_refused():
         CheckMRId("image")(data)
 
 
+@pytest.mark.parametrize(("tissue", "warned"), [((-120, 140), True), ((-450, 700), False)])
+def test_hounsfield_units_are_warned_of(caplog, tissue, warned):
+    data = mri()
+    data["image"][:] = torch.linspace(*tissue, data["image"].numel()).reshape(data["image"].shape)
+    data["image"][:, :5] = torch.linspace(-1010, -990, 20)  # air
+    CheckMRId("image")(data)
+    assert ("a.nii.gz: grey values are Hounsfield units of a CT" in caplog.text) == warned
+
+
 def test_voxels_that_are_no_number_become_0(caplog):
     data = mri()
     data["image"][0, 1, 2, 3:6] = torch.tensor([torch.nan, torch.inf, -torch.inf])

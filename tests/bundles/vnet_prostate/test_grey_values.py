@@ -66,6 +66,19 @@ def test_offset_scale_and_type_do_not_change_the_mask(name, scan, preprocessing,
     assert 2 * (first & second).sum() / (first.sum() + second.sum()) >= 0.999
 
 
+@pytest.mark.parametrize("value", [0, -3, 70000])
+def test_blank_planes_around_the_scan_change_nothing(scan, preprocessing, network, tmp_path, value):
+    image, affine = scan
+    nib.save(nib.Nifti1Image(image, affine), tmp_path / "scan.nii.gz")
+    padding = ((2, 2), (5, 5), (3, 3))
+    start = affine @ np.array([-2, -5, -3, 1])
+    padded = np.pad(image, padding, constant_values=value)
+    nib.save(nib.Nifti1Image(padded, np.column_stack([affine[:, :3], start])), tmp_path / "padded.nii.gz")
+    first, second = (mask(preprocessing, network, tmp_path / f"{name}.nii.gz") for name in ("scan", "padded"))
+    assert 0.1 < first.float().mean() < 0.9
+    assert torch.equal(first, second)
+
+
 def test_padding_does_not_count(scan, preprocessing, tmp_path):
     image, affine = scan
     nib.save(nib.Nifti1Image(image + 500, affine), tmp_path / "scan.nii.gz")

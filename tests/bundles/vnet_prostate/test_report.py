@@ -40,6 +40,7 @@ def test_nothing_found():
     [
         ((slice(20, 60), slice(0, 12), slice(10, 70)), "gland cut off by the field of view: it reaches the first or"),
         ((slice(50, 90), slice(5, 17), slice(10, 70)), "gland cut off by the field of view: it reaches the edge"),
+        ((slice(44, 84), slice(5, 17), slice(10, 70)), "gland cut off by the field of view: it reaches the edge"),
         ((slice(20, 22), slice(5, 7), slice(10, 12)), "unusual gland volume: 0 ml, usually 10 to 400 ml."),
         ((slice(1, 89), slice(1, 29), slice(1, 109)), "unusual gland volume: 279 ml, usually"),
     ],
@@ -47,6 +48,16 @@ def test_nothing_found():
 def test_warnings(box, warning, monkeypatch):
     monkeypatch.setattr("vnet_prostate.report.VOLUME_ML", (10.0, 400.0 if "279" not in warning else 100.0))
     assert [w for w in gland_statistics(np.zeros(SIZE), mask(*box), AFFINE)["warnings"] if w.startswith(warning)]
+
+
+def test_blank_slices_are_no_field_of_view():
+    image = np.random.default_rng(0).random(SIZE)
+    labels = mask(slice(20, 60), slice(5, 17), slice(10, 70))
+    assert gland_statistics(image, labels, AFFINE)["warnings"] == []
+    image[:, 17:] = 0  # registered to a longer scan
+    assert gland_statistics(image, labels, AFFINE)["warnings"] == [
+        "gland cut off by the field of view: it reaches the first or last slice."
+    ]
 
 
 def test_a_thin_scan_is_warned_of():
