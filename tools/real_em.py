@@ -73,7 +73,9 @@ def real_em(images: str, masks: str, trainings: Sequence[str] = (), fine_tuning:
             }
             for (name, (_, _, weights)), training in zip(NETWORKS.items(), trainings, strict=False)
         }
-        fine_tuned = _fine_tune(open_chunked_volume(images)[:], mask, scratch) if fine_tuning else before["fine_tuning"]
+        fine_tuned = (
+            _fine_tune(open_chunked_volume(images)[:], mask, scratch) if fine_tuning else before.get("fine_tuning", {})
+        )
     write_json(
         file,
         {
@@ -86,7 +88,7 @@ def real_em(images: str, masks: str, trainings: Sequence[str] = (), fine_tuning:
             # of models/model.pt
             "weights_sha256": networks["Res-UNet-R"]["weights_sha256"],
             "eval_metrics": {f"sbem_{measure}": networks["Res-UNet-R"][measure] for measure in CLAIMED_MEASURES},
-            "training": trained or before["training"],
+            "training": trained or before.get("training", {}),
             "networks": networks,
             "fine_tuning": fine_tuned,
         },
