@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from volseg.storage.files import claim_folder
+
 
 @pytest.fixture(scope="module")
 def bundle_name() -> str:
@@ -82,6 +84,16 @@ def test_other_inputs_into_the_same_folder_replace_nothing(segment, image, save,
         cases = json.loads((tmp_path / "out" / "statistics.json").read_text())
         written.append([case["segmentation"] for case in cases])
     assert written == [["t2_prostate.nii.gz"], ["t2_prostate.nii.gz", "t2.nii.gz_prostate.nii.gz"]]
+
+
+def test_a_second_run_into_the_folder_of_another_is_refused(segment, phantom, refused, tmp_path, monkeypatch):
+    claimed: dict = {}
+    monkeypatch.setattr("volseg.storage.files._claimed", claimed)
+    claim_folder(tmp_path / "out")
+    refused(segment(phantom["image"], tmp_path / "out"), "out: another run writes its results there")
+    for lock in claimed.values():
+        lock.release()
+    assert segment(phantom["image"], tmp_path / "out").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 from volseg.data.volume_formats.base import optional_module
 from volseg.data.volume_formats.voxel_size import checked_voxel_size
 from volseg.errors import UserError
-from volseg.storage.files import check_folder
+from volseg.storage.files import check_folder, claim_folder
 
 __all__ = ["check_options", "check_training", "number", "three_parts", "three_whole_numbers", "whole_number"]
 
@@ -194,6 +194,11 @@ def _check_output_format(name: str, value: object) -> None:
         optional_module("highdicom")
 
 
+def _check_output(_: str, value: Any) -> None:
+    check_folder(value)
+    claim_folder(value)
+
+
 # beside NIfTI, which is always written
 OUTPUT_FORMATS = ("nifti", "dicom_seg", "seg_nrrd")
 # what a network's first layer takes at least: 16 channels of float32
@@ -224,7 +229,7 @@ OPTIONS: dict[str, Callable[[str, Any], object]] = {
     "blocks_zyx": _each(lambda name, value: _check_size(name, value, "[32,256,256]", "z, y, x")),
     "sizes_zyx": _each(lambda name, value: three_whole_numbers(name, value, 1, "[32,256,256]")),
     "switches": _each(_check_switch),
-    "output_dir": lambda name, value: check_folder(value),
+    "output_dir": _check_output,
     "ckpt_dir": lambda name, value: check_folder(value),
 }
 

@@ -8,10 +8,12 @@ write the same target never touch each other's work, and what a killed process l
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -27,6 +29,8 @@ FILE_STAGING = ".unfinished"
 FOLDER_STAGING = ".staging"
 TOKEN_DIGITS = 12
 LOCK = ".lock"
+# by this process, until it ends
+_claimed: dict[str, FileLock] = {}
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
@@ -236,6 +240,32 @@ def only_process(lock: Path, message: str) -> Iterator[None]:
         raise UserError(message) from error
     with held:
         yield
+
+
+def claim_folder(folder: str | Path) -> None:
+    """Make this process the only one on this machine whose run writes to a folder, for as long as it lives.
+
+    The lock lies in the temporary folder, so that nothing is created before there are results. A run that was killed
+    excludes nobody; of the processes of one distributed training the first one claims the folder for all.
+
+    Raises:
+        UserError: another run writes there.
+    """
+    name = hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:32]
+    if name in _claimed or os.environ.get("RANK", "0") != "0":
+        return
+    locks = Path(tempfile.gettempdir()) / f"volseg-{os.getuid()}"
+    lock = FileLock(locks / f"{name}.lock")
+    try:
+        locks.mkdir(mode=0o700, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"{folder}: another run writes its results there; wait for it to end, or choose another folder"
+        ) from error
+    except OSError:  # a temporary folder without locks: nobody can be told apart
+        return
+    _claimed[name] = lock
 
 
 def check_folder(folder: str | Path) -> None:
