@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 from tools import REPOSITORY
+from tools.bench.tables import fault_table, fuzz_table, replace_tables
+from tools.faults import RESULTS as FAULTS
+
+RESULTS = FAULTS.parent
 
 SAMPLE = """
 import json, sys
@@ -38,3 +43,14 @@ def test_an_inference_that_was_broken_ends_as_an_unbroken_one(tmp_path):
         timeout=600,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr + process.stdout
+
+
+def test_the_page_has_the_results():
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ("faults", "fuzz")}
+    page = (REPOSITORY / "docs" / "faults.md").read_text(encoding="utf-8")
+    tables = {"faults": fault_table(results["faults"]), "fuzz": fuzz_table(results["fuzz"])}
+    assert replace_tables(page, tables) == page
+    assert f"{results['fuzz']['minutes']:.0f} minutes" in page
+    injections = results["faults"]["injections"]
+    assert f"| all | {len(injections)} |" in page
+    assert results["faults"]["failures"] == [entry for entry in injections if entry["failures"]] == []

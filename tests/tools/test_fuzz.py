@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import suppress
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import tifffile
 
@@ -54,6 +56,66 @@ def test_nifti_whose_voxels_begin_in_the_header(tmp_path):
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"a\.nii: cannot be read, damaged or truncated: vox offset 16 too low"):
         open_chunked_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("BitsPerSample", 0),
+        ("Compression", 4711),
+        ("PhotometricInterpretation", 4711),
+        ("ImageWidth", 0),
+    ],
+)
+def test_tags_of_tiff_that_hold_no_number_of_theirs(tmp_path, tag, value):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((4, 5), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages[0].tags[tag].valueoffset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, offset, value)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.tif: "):
+        open_chunked_volume(path)[:]
+
+
+def test_nifti_with_a_negative_size(tmp_path):
+    path = tmp_path / "a.nii"
+    nib.save(nib.Nifti1Image(np.zeros((2, 3, 4), np.int16), np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<h", data, 44, -3)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.nii: must hold one 3-D volume, got 2x-3x4"):
+        open_chunked_volume(path)
+
+
+@pytest.mark.parametrize("count", ["-1", "4294967296", ""])
+def test_meta_image_with_a_number_of_axes_that_would_end_the_process(tmp_path, count):
+    header = f"ObjectType = Image\nNDims = {count}\nDimSize = 2 3 4\nElementSpacing = 1 1 1\nElementType = MET_SHORT\n"
+    (tmp_path / "a.mha").write_bytes(header.encode() + b"ElementDataFile = LOCAL\n" + bytes(48))
+    with pytest.raises(UserError, match=rf"a\.mha: NDims must be from 1 to 10, got {count}; copy it again"):
+        load_volume(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("PixelSpacing", b"1\\a"),
+        ("Modality", b"M\\R"),
+        ("SeriesInstanceUID", b"1\\2"),
+        ("ImagePositionPatient", b"0\\0\\x."),
+    ],
+)
+def test_dicom_values_of_another_type(tmp_path, tag, value):
+    (folder,) = valid_files(tmp_path, ["DICOM series"]).values()
+    path = sorted(folder.iterdir())[1]
+    header = pydicom.dcmread(path)
+    header[tag] = pydicom.dataelem.RawDataElement(
+        header[tag].tag, header[tag].VR, len(value), value, 0, False, True, True
+    )
+    header.save_as(path)
+    with suppress(UserError):
+        load_volume(folder)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,8 @@ NUMBERS = (
     "RescaleIntercept", "RescaleSlope", "Rows", "SamplesPerPixel", "SliceThickness", "TemporalPositionIdentifier",
 )  # fmt: skip
 SEQUENCE_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
-# of damaged files, besides those of pydicom
-READ_ERRORS = (OSError, ValueError, KeyError, NotImplementedError, EOFError)
+# of damaged files, besides those of pydicom, which decodes values where they are asked for
+READ_ERRORS = (OSError, ValueError, TypeError, KeyError, NotImplementedError, EOFError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def read_header(path: Path) -> DicomFile | None:
             for keyword in NUMBERS:  # pydicom decodes them when asked
                 header.get(keyword)
             return DicomFile(path, header, file.tell())
-    except (pydicom.errors.BytesLengthException, TypeError, *READ_ERRORS) as error:
+    except (pydicom.errors.BytesLengthException, *READ_ERRORS) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: damaged DICOM header ({reason}). Copy it again.") from error
 

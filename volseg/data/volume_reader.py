@@ -26,6 +26,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
+from volseg.data.dicom_header import READ_ERRORS as DICOM_ERRORS
 from volseg.data.dicom_header import is_slice
 from volseg.data.dicom_series import Series, check_multi_frame, regular_slices
 from volseg.data.image_file import (
@@ -49,6 +50,8 @@ VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 MM_PER_UNIT = {1: 1e3, 3: 1e-3}  # NIfTI's codes of metres and micrometres
 SHEAR = 0.01  # of the cosine between two axes: 0.6 degrees
 # what a header says where it gives spacings, directions, and units other than mm
+SAYS_AXES = re.compile(rb"^NDims *= *(\S*)", re.MULTILINE)
+NUMBERS_OF_AXES = [b"%d" % number for number in range(1, 11)]
 SAYS_SPACING = re.compile(rb"^(space directions|spacings|ElementSpacing|ElementSize) *[:=]", re.MULTILINE)
 SAYS_DIRECTION = re.compile(rb"^(space directions|TransformMatrix|Rotation|Orientation) *[:=]", re.MULTILINE)
 SAYS_UNITS = re.compile(rb"^space units:(.*)$", re.MULTILINE)
@@ -75,6 +78,7 @@ READ_ERRORS = (
     RuntimeError,
     ValueError,
     TypeError,  # ITK's wrapping, of a header that is no UTF-8
+    UnboundLocalError,  # ITK's, of a file that it has no reader for
 )
 
 
@@ -165,13 +169,14 @@ def _dicom_grid(path: Path) -> tuple[Series | None, np.ndarray | None]:
     """
     name = path.name.lower()
     if path.is_dir():
-        with readable(path, (OSError,)):
+        with readable(path, DICOM_ERRORS):
             series = regular_slices(path)
         return series, series.affine
     if name.endswith(ITK_SUFFIXES):
         _check_text_header(path)
     elif not name.endswith((*NIFTI_SUFFIXES, ".img")):
-        affine = check_multi_frame(path)
+        with readable(path, DICOM_ERRORS):
+            affine = check_multi_frame(path)
         if affine is None and not is_slice(path):  # ITK reads pictures, too, at 1 mm
             raise unreadable(path, ValueError("no header of NIfTI, NRRD, MHD/MHA or DICOM found"))
         return None, affine
@@ -186,6 +191,8 @@ def _check_text_header(path: Path) -> None:
     """
     with readable(path, (OSError,)), path.open("rb") as file:
         header = HEADER_END.split(file.read(LONGEST_HEADER), 1)[0]
+    if (said := SAYS_AXES.search(header)) and said[1] not in NUMBERS_OF_AXES:  # ITK would end the process
+        raise UserError(f"{path}: NDims must be from 1 to 10, got {said[1][:20].decode('latin-1')}; copy it again")
     if not header.startswith(b"NRRD") and b"DimSize" not in header:  # no header, which ITK says
         return
     if not SAYS_SPACING.search(header):

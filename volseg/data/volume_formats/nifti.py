@@ -49,7 +49,7 @@ class NiftiVolume(ChunkedVolume):
             is_scaled = image.dataobj.slope != 1 or image.dataobj.inter != 0
             sizes = np.linalg.norm(image.affine[:3, :3], axis=0)[::-1]
             unit = self.header.get_xyzt_units()[0]
-        if len(shape) != 3:
+        if len(shape) != 3 or min(shape) < 1:
             found = "x".join(str(n) for n in shape)
             raise UserError(f"{path}: must hold one 3-D volume, got {found}; extract one volume")
         self._trailing = (0,) * (len(image.shape) - 3)

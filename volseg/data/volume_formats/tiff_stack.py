@@ -31,8 +31,9 @@ __all__ = ["TIFF_SUFFIXES", "TiffPages", "TiffStack", "grey_from_ids", "ids_from
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 BYTE_ORDERS: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
-# imagecodecs raises its own kind of RuntimeError
-TIFF_ERRORS = (OSError, RuntimeError, ValueError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+# imagecodecs raises its own kind of RuntimeError; tifffile computes with what tags say, of whatever type that is
+TIFF_ERRORS = (OSError, RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError, ArithmeticError,
+               AssertionError, struct.error, zlib.error)  # fmt: skip
 
 # compressions that tifffile decodes itself
 _PLAIN_COMPRESSIONS = ("NONE", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "LZMA")

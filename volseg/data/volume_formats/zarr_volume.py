@@ -28,7 +28,7 @@ KNOWN_STEPS = {"scale", "translation", "identity"}
 ZARR_METADATA_FILES = ("zarr.json", ".zarray", ".zgroup")
 # Zarr does not validate its JSON metadata, and its codecs raise RuntimeError
 ZARR_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError,
-               ZeroDivisionError)  # fmt: skip
+               ArithmeticError)  # fmt: skip
 
 
 def open_zarr(path: Path) -> Any:
