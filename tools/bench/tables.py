@@ -2,12 +2,14 @@
 """Tables of the texts that quote results files; ``python -m tools.bench.tables`` writes them anew.
 
 ``docs/terabyte.md``: what volumes of 1 GB to 1 TB would cost, from the measured rates. ``docs/training_speed.md``:
-where the time of a training iteration goes, side by side for all bundles.
+where the time of a training iteration goes, side by side for all bundles. ``docs/faults.md``: what was done to runs and
+files, and what became of it.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -21,8 +23,10 @@ from volseg.inferers.sliding_window import BlendedSlidingWindow
 from volseg.storage.files import atomic_path
 
 BENCHMARKS = REPOSITORY / "docs" / "benchmarks"
+RESULTS = REPOSITORY / "docs" / "results"
 ESTIMATES = REPOSITORY / "docs" / "terabyte.md"
 TRAINING = REPOSITORY / "docs" / "training_speed.md"
+ROBUSTNESS = REPOSITORY / "docs" / "faults.md"
 # of the table's name in the text: ending of the results files
 TABLES = {"paper": "", "phantom": "_phantom"}
 VOLUMES = {"1 GB": (60, 4096, 4096), "100 GB": (1500, 8192, 8192), "1 TB": (3750, 16384, 16384)}
@@ -82,6 +86,34 @@ def profile_tables(folder: Path) -> dict[str, str]:
     return tables
 
 
+def fault_table(results: Mapping[str, Any]) -> str:
+    """How runs that were broken ended, and whether the same command repaired them, by kind of fault.
+
+    Args:
+        results: what :func:`tools.faults.faults` wrote.
+    """
+    outcomes = ("completed", "refused", "killed", "stopped while modules load", "traceback")
+    lines = [["fault", "runs", *outcomes, "same as unbroken after the same command"]]
+    rows = {**results["summary"], "all": dict(sum(map(Counter, results["summary"].values()), Counter()))}
+    for kind, counts in rows.items():
+        numbers = (counts.get(key, 0) for key in ("injected", *outcomes, "same afterwards"))
+        lines.append([kind, *map(str, numbers)])
+    return _markdown(lines)
+
+
+def fuzz_table(results: Mapping[str, Any]) -> str:
+    """What readers did with damaged files, by format.
+
+    Args:
+        results: what :func:`tools.fuzz.command.fuzz` wrote.
+    """
+    lines = [["format", "damaged files", "read", "refused in one line", "faults"]]
+    for name, counts in sorted(results["formats"].items()):
+        numbers = [counts[key] for key in ("read", "refused", "fault")]
+        lines.append([name, *(f"{number:,}" for number in (sum(numbers), *numbers))])
+    return _markdown(lines)
+
+
 def replace_tables(text: str, tables: Mapping[str, str]) -> str:
     """A text with each table between its two marks replaced."""
     for name, table in tables.items():
@@ -96,7 +128,15 @@ def main() -> None:
     """Write the tables from the results files of this checkout."""
     decoding, prediction = (_read(BENCHMARKS / f"blockwise_{name}.json") for name in ("decoding", "prediction"))
     estimates = {"estimate": estimate_table(decoding, prediction)}
-    for path, tables in ((ESTIMATES, estimates), (TRAINING, profile_tables(BENCHMARKS))):
+    robustness = {
+        "faults": fault_table(_read(RESULTS / "faults.json")),
+        "fuzz": fuzz_table(_read(RESULTS / "fuzz.json")),
+    }
+    for path, tables in (
+        (ESTIMATES, estimates),
+        (TRAINING, profile_tables(BENCHMARKS)),
+        (ROBUSTNESS, robustness),
+    ):
         text = replace_tables(path.read_text(encoding="utf-8"), tables)
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
