@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -196,7 +198,8 @@ def _check_output_format(name: str, value: object) -> None:
 
 def _check_output(_: str, value: Any) -> None:
     check_folder(value)
-    claim_folder(value)
+    if Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py"):  # a server lives on when its runs have ended
+        claim_folder(value)
 
 
 # beside NIfTI, which is always written
