@@ -303,7 +303,8 @@ def break_run(operation: Operation, fault: Fault, folder: Path, unbroken: Unbrok
 
 
 def _without_folder(text: str, folder: Path) -> str:
-    return text.replace(str(folder), "FOLDER").replace(str(REPOSITORY), "REPOSITORY")
+    text = text.replace(str(folder), "FOLDER").replace(str(REPOSITORY), "REPOSITORY").replace(sys.prefix, "ENVIRONMENT")
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^/\s]+", "TEMPORARY", text)
 
 
 def _differences(output: Path, unbroken: Unbroken) -> list[str]:

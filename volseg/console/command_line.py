@@ -24,6 +24,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from tqdm import tqdm
 
 from volseg.console.fire_commands import one_line
+from volseg.console.option_checks import is_command_line
 from volseg.errors import UserError
 
 __all__ = ["find_user_error", "prepare", "unknown_overrides"]
@@ -55,7 +56,7 @@ def prepare() -> None:
         UserError: an override does not name an item of the config or has another type, a path is empty, or the bundle's
             code was imported from another copy of the bundle.
     """
-    if Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py"):
+    if is_command_line():
         _set_up_one_line_errors()
         if len(sys.argv) > 1 and sys.argv[1] == "run":
             unknown_overrides(sys.argv[2:])

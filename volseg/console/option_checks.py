@@ -18,7 +18,16 @@ from volseg.data.volume_formats.voxel_size import checked_voxel_size
 from volseg.errors import UserError
 from volseg.storage.files import check_folder, claim_folder
 
-__all__ = ["check_options", "check_training", "number", "three_parts", "three_whole_numbers", "whole_number"]
+__all__ = [
+    "check_options",
+    "check_training",
+    "is_command_line",
+    "memory_bytes",
+    "number",
+    "three_parts",
+    "three_whole_numbers",
+    "whole_number",
+]
 
 
 def number(name: str, value: object, low: float, high: float) -> float:
@@ -85,6 +94,16 @@ def three_parts(name: str, values: object, example: str, below_one: bool = False
     return float(z), float(y), float(x)
 
 
+def memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def is_command_line() -> bool:
+    """Whether this process is a ``python -m monai.bundle``."""
+    return Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py")
+
+
 def check_training(
     max_epochs: object, val_interval: object, batch_size: object, num_workers: object, **options: object
 ) -> None:
@@ -132,8 +151,7 @@ def _check_device(name: str, value: object) -> None:
 def _check_size(name: str, value: object, example: str = "[128,128,64]", axes: str = "x, y, z") -> None:
     size = three_whole_numbers(name, value, 1, example, axes)
     needed = math.prod(size) * BYTES_PER_VOXEL
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
+    if needed > (memory := memory_bytes()):
         raise UserError(
             f"{name} of {'x'.join(map(str, size))} needs {needed / 1e9:.0f} GB or more, "
             f"and this machine has {memory / 1e9:.0f}; choose a smaller one"
@@ -198,7 +216,7 @@ def _check_output_format(name: str, value: object) -> None:
 
 def _check_output(_: str, value: Any) -> None:
     check_folder(value)
-    if Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py"):  # a server lives on when its runs have ended
+    if is_command_line():  # a server lives on when its runs have ended
         claim_folder(value)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
+from volseg.console.option_checks import memory_bytes
 from volseg.data.open_volume import ChunkedVolume, open_chunked_volume
 from volseg.data.resampling import ResampledVolume, network_shape
 from volseg.data.semantic_mask import label_warnings
@@ -95,7 +95,7 @@ class LoadImageChunkedVolumed(MapTransform):
 
 
 def _check_memory(path: str, shape: Sequence[int]) -> None:
-    needed, memory = math.prod(shape) * BYTES_PER_VOXEL, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, memory = math.prod(shape) * BYTES_PER_VOXEL, memory_bytes()
     if needed > memory:
         raise UserError(
             f"{path}: {'x'.join(map(str, shape))} voxels, as the network sees them, need {needed / 1e9:.0f} GB or "

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 from scipy.spatial.transform import Rotation
-from vnet_prostate.check_mri import CheckMRId
+from vnet_prostate.check_mri import CheckMRId, _is_ct
 
+from volseg.data.volume_reader import load_volume
 from volseg.errors import UserError
+
+REAL = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 # voxel axes run to posterior, superior, left
 AXIAL = np.array([[0, 0, -6.5], [-6.0, 0, 0], [0, 7.5, 0]])
@@ -60,6 +64,16 @@ def test_hounsfield_units_are_warned_of(caplog, tissue, warned):
     data["image"][:, :5] = torch.linspace(-1010, -990, 20)  # air
     CheckMRId("image")(data)
     assert ("a.nii.gz: grey values are Hounsfield units of a CT" in caplog.text) == warned
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real scans")
+def test_real_mri_with_an_offset_is_told_from_real_ct():
+    scans = [*REAL.glob("prostate/promise12_pairs/more/*_image.nii.gz"), *REAL.glob("prostate/prostatex_t2/*.nii.gz")]
+    assert len(scans) == 21
+    for path in scans:
+        assert not _is_ct(load_volume(path) - 1024), path.name
+    for name in ("totalsegmentator/example_ct.nii.gz", "cip/ct-64.nrrd"):
+        assert _is_ct(load_volume(REAL / "lung" / name)), name
 
 
 def test_voxels_that_are_no_number_become_0(caplog):
