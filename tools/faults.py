@@ -64,6 +64,7 @@ RES_UNET: dict[str, Any] = {
     "mask_threshold": 0.9,
     "boundary_threshold": 0.8,
     "foreground_threshold": 0.85,
+    "outline_threshold": 0.0,
     "min_size": 1,
     "dilation": [1, 1, 1],
 }

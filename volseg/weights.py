@@ -33,6 +33,8 @@ __all__ = [
 
 # key of the record beside the weights; older records have none
 RECORDED_SHA256 = "sha256"
+# keys that records of earlier releases lack: the defaults count
+_ADDED_LATER = frozenset({"outline_threshold"})
 # what torch.load raises for a foreign or truncated file
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -133,18 +135,18 @@ def recorded_values(
         keys: of ``defaults`` that are read; all by default.
 
     Raises:
-        UserError: the file is not JSON or lacks a key.
+        UserError: the file is not JSON, or lacks a key that every release recorded.
     """
     defaults = {key: defaults[key] for key in (defaults if keys is None else keys)}
     if path is None or path == "" or not (record := Path(path).with_suffix(".json")).is_file():
         return defaults
     values = read_record(path)
-    if missing := [key for key in defaults if key not in values]:
+    if missing := [key for key in defaults if key not in values and key not in _ADDED_LATER]:
         raise UserError(
             f"{record}: lacks {', '.join(missing)}; are these the weights of another bundle? Train again, or delete "
             "the JSON file to use the paper's values"
         )
-    return {key: values[key] for key in defaults}
+    return {key: values.get(key, default) for key, default in defaults.items()}
 
 
 def read_record(weights: str | Path) -> dict[str, Any]:

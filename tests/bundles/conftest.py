@@ -170,6 +170,7 @@ EM_DECODING = {
     "mask_threshold": 0.9,
     "boundary_threshold": 0.8,
     "foreground_threshold": 0.85,
+    "outline_threshold": 0.0,
     "min_size": 128,
     "dilation": [1, 7, 7],
 }

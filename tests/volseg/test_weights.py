@@ -48,6 +48,11 @@ def test_record(tmp_path):
     assert recorded_values(path, {**paper, "max_epochs": 1}, ["norm"]) == {"norm": "instance"}
     with pytest.raises(UserError, match=r"model\.json: lacks epoch; are these the weights of another bundle\?"):
         recorded_values(path, {"norm": None, "epoch": 0})
+    # records of the first release do not have it
+    assert recorded_values(path, {"norm": None, "outline_threshold": 0.0}) == {
+        "norm": "instance",
+        "outline_threshold": 0.0,
+    }
 
 
 def test_the_same_weights_make_the_same_bytes(tmp_path):

@@ -22,11 +22,11 @@ from volseg.blockwise.label_pyramid import (
     CoarserLevel,
     FinalLabels,
     create_level,
-    filter_sizes,
+    filter_objects,
     pyramid_levels,
     write_pyramid_metadata,
 )
-from volseg.blockwise.objects import InstanceGrowth, SeededWatershed
+from volseg.blockwise.objects import InstanceGrowth, ObjectOutlines, SeededWatershed, objects_without_outline
 from volseg.blockwise.stages import BlockFunction, run_stage
 from volseg.blockwise.volume_labels import VolumeLabels
 from volseg.blockwise.volume_opener import VolumeOpener
@@ -47,7 +47,8 @@ from volseg.instances.table import Extents
 
 __all__ = ["BlockwiseInstances", "decode_blockwise"]
 
-_COMPONENTS, _PAIRS, _IDS, _LABELS, _SIZES = "components", "pairs", "ids", "labels", "sizes"
+_COMPONENTS, _PAIRS, _IDS, _LABELS, _OUTLINES = "components", "pairs", "ids", "labels", "outlines"
+_FILTERED = "filtered"
 _KEPT, _LEVEL, _WRITTEN_SIZES = "kept", "level_{}", "written_sizes"  # the first and the last of resampled volumes
 
 logger = logging.getLogger(__name__)
@@ -61,9 +62,10 @@ class BlockwiseInstances:
         labels: OME-Zarr image of the ids, uint32, with a pyramid: path or URL.
         csv: table of the instances.
         parquet: the same table.
-        statistics: ``instances``, ``removed_below_min_size``, ``blocks``, ``blocks_done_now`` (all stages together);
-            for watershed ``cut_pieces`` (each counted once per block), ``blocks_with_cut_pieces`` and
-            ``voxels_in_cut_pieces``, see :class:`volseg.blockwise.objects.SeededWatershed`.
+        statistics: ``instances``, ``removed_below_min_size``, ``removed_without_outline``, ``blocks``,
+            ``blocks_done_now`` (all stages together); for watershed ``cut_pieces`` (each counted once per block),
+            ``blocks_with_cut_pieces`` and ``voxels_in_cut_pieces``, see
+            :class:`volseg.blockwise.objects.SeededWatershed`.
     """
 
     labels: str
@@ -151,15 +153,23 @@ def decode_blockwise(
         else:
             function = InstanceGrowth(stages.grid, components, mask, boundary, decoding.dilation, labels)
         stages.run(_LABELS, function)
-        kept, removed = filter_sizes(stages.grid, stages.finished, _LABELS, _SIZES, decoding.min_size)
-        final: Callable[[BlockArray], BlockFunction] = partial(FinalLabels, labels, stages.finished, _SIZES)
+        without_outline = None
+        if decoding.outline_threshold:
+            stages.run(_OUTLINES, ObjectOutlines(stages.grid, labels, boundary))
+            without_outline = objects_without_outline(
+                stages.grid, stages.finished, _OUTLINES, decoding.outline_threshold
+            )
+        kept, *removed = filter_objects(
+            stages.grid, stages.finished, _LABELS, _FILTERED, decoding.min_size, without_outline
+        )
+        final: Callable[[BlockArray], BlockFunction] = partial(FinalLabels, labels, stages.finished, _FILTERED)
         if open_volume:
             resampled = stages.array(_KEPT)
             stages.run(_KEPT, final(resampled))
             final = partial(VolumeLabels, resampled, mask, decoding, open_volume)
         stages.write_labels(final, voxel_size_nm, origin_nm)
         if open_volume:
-            kept, _ = filter_sizes(stages.written, stages.finished, _LEVEL.format(0), _WRITTEN_SIZES, 1)
+            kept, *_ = filter_objects(stages.written, stages.finished, _LEVEL.format(0), _WRITTEN_SIZES, 1)
         return stages.write_tables(kept, removed, decoding, voxel_size_nm, warnings)
 
 
@@ -212,7 +222,7 @@ class _Stages:
     def write_tables(
         self,
         kept: Extents,
-        removed: int,
+        removed: Sequence[int],
         decoding: Decoding,
         voxel_size_nm: Sequence[float] | None,
         warnings: Sequence[str],
@@ -221,7 +231,8 @@ class _Stages:
         csv, parquet = write_instance_files(f"{self.output}/instances", kept, voxel_size_nm)
         statistics: dict[str, Any] = {
             "instances": len(kept.ids),
-            "removed_below_min_size": removed,
+            "removed_below_min_size": removed[0],
+            "removed_without_outline": removed[1],
             "blocks": len(self.grid),
             **(self._cut_pieces() if decoding.is_watershed else {}),
             **({"warnings": list(warnings)} if warnings else {}),

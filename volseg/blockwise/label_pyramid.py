@@ -33,10 +33,15 @@ PENDING_ROWS = 2**18
 SMALLEST_PIXELS = 256
 
 
-def filter_sizes(
-    grid: BlockGrid, finished: FinishedBlocks, counted: str, filtered: str, min_size: int
-) -> tuple[Extents, int]:
-    """Sum up what the blocks counted, and say of each block which of its objects are too small.
+def filter_objects(
+    grid: BlockGrid,
+    finished: FinishedBlocks,
+    counted: str,
+    filtered: str,
+    min_size: int,
+    without_outline: np.ndarray | None = None,
+) -> tuple[Extents, int, int]:
+    """Sum up what the blocks counted, and say of each block which of its objects are to be removed.
 
     Ids keep their numbers, so that they may have gaps.
 
@@ -48,9 +53,11 @@ def filter_sizes(
         counted: name of the stage whose blocks hold :class:`volseg.instances.table.Extents`.
         filtered: name of the stage to write.
         min_size: voxels of the smallest object that is kept.
+        without_outline: ids that are not kept either, ascending.
 
     Returns:
-        the objects that are kept, in the order of their ids; the number of those that are not.
+        the objects that are kept, in the order of their ids; the numbers of those that are too small, and that are
+        large enough but without outline.
     """
     parts, rows, rows_joined = [], 0, 0
     for block in grid:
@@ -60,12 +67,16 @@ def filter_sizes(
             parts = [joined_extents(parts)]
             rows = rows_joined = len(parts[0].ids)
     objects = joined_extents(parts)
-    too_small = objects.ids[objects.sums[:, 0] < min_size]
+    too_small = objects.sums[:, 0] < min_size
+    kept = ~too_small
+    if without_outline is not None:
+        kept &= ~np.isin(objects.ids, without_outline)
+    removed = objects.ids[~kept]
     for block in grid:
         (ids,) = finished.read(counted, block, "ids")
-        finished.write(filtered, block, {"removed": np.intersect1d(ids, too_small, assume_unique=True)})
-    kept = Extents(*(column[objects.sums[:, 0] >= min_size] for column in objects))
-    return kept, len(too_small)
+        finished.write(filtered, block, {"removed": np.intersect1d(ids, removed, assume_unique=True)})
+    small = int(np.count_nonzero(too_small))
+    return Extents(*(column[kept] for column in objects)), small, len(removed) - small
 
 
 def remove_ids(labels: np.ndarray, removed: np.ndarray) -> None:
@@ -150,14 +161,14 @@ def create_level(location: str, number: int, grid: BlockGrid, is_begun: bool) ->
 
 @dataclass(frozen=True)
 class FinalLabels:
-    """Writes the full resolution: labels without the objects that :func:`filter_sizes` removed.
+    """Writes the full resolution: labels without the objects that :func:`filter_objects` removed.
 
     Memory: 9 bytes per voxel of the block.
 
     Args:
         labels: before the removal, uint32 (D, H, W).
         finished: the manifest.
-        filtered: name of the stage that :func:`filter_sizes` wrote.
+        filtered: name of the stage that :func:`filter_objects` wrote.
         level: the Zarr array to write to.
     """
 

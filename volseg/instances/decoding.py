@@ -26,6 +26,9 @@ FACES_EDGES_CORNERS = ndimage.generate_binary_structure(3, 3)
 
 DEFAULT_HALO = (32, 64, 64)  # about one mitochondrion at 30 x 8 x 8 nm
 
+OUTLINE_REACH = 2
+"""Pixels within which an outline looks for its boundary: bands are up to four wide, and masks end beside them."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -37,6 +40,8 @@ class Decoding:
         boundary_threshold: a seed's boundary probability is below it.
         foreground_threshold: watershed only: the mask probability of an object's voxels is above it.
         min_size: voxels of the smallest object that is kept, after growing or flooding.
+        outline_threshold: mean boundary probability along the outline of an object that is kept; 0 keeps all. What is
+            as dark as a mitochondrion but has no membrane around it falls below: see :func:`outline_support`.
         dilation: connected components only: odd widths of the window (z, y, x); all 1 for none. More than 1 along z
             gives up working by sections: about 13 bytes per voxel in all.
         halo: watershed by blocks only: voxels that are looked at around a block (z, y, x).
@@ -50,6 +55,7 @@ class Decoding:
     boundary_threshold: float = 0.8
     foreground_threshold: float = 0.85
     min_size: int = 128
+    outline_threshold: float = 0.0
     dilation: Sequence[int] = (1, 7, 7)
     halo: Sequence[int] = DEFAULT_HALO
 
@@ -60,7 +66,7 @@ class Decoding:
         widths = three_whole_numbers("dilation", self.dilation, 1, "[1,7,7]")
         if any(width % 2 == 0 for width in widths):
             raise UserError(f"dilation must be three odd widths along z, y, x such as [1,7,7], got {widths}")
-        for name in ("mask_threshold", "boundary_threshold", "foreground_threshold"):
+        for name in ("mask_threshold", "boundary_threshold", "foreground_threshold", "outline_threshold"):
             object.__setattr__(self, name, number(name, getattr(self, name), 0, 1))
         object.__setattr__(self, "min_size", whole_number("min_size", self.min_size, 0))
         object.__setattr__(self, "dilation", widths)
@@ -92,6 +98,7 @@ class Decoding:
             "boundary_threshold": self.boundary_threshold,
             **own,
             "min_size": self.min_size,
+            "outline_threshold": self.outline_threshold,
         }
 
 
@@ -148,8 +155,8 @@ def decode_instances(
     ``"watershed"``: seeds that share a face, an edge or a corner are one marker; markers flood the negated mask
     probability through faces, where it is above ``foreground_threshold``.
 
-    Either way, objects below ``min_size`` are removed last and the others keep the numbers of their seeds, in the order
-    of the seeds' first voxels, so that ids may have gaps.
+    Either way, objects below ``min_size`` or ``outline_threshold`` are removed last and the others keep the numbers of
+    their seeds, in the order of the seeds' first voxels, so that ids may have gaps.
 
     Memory beside the inputs: 4 bytes per voxel, the result itself, as labelling works in place and growth, counting
     and removal go section by section (about 10 bytes per pixel of one section). 100 x 4096 x 4096 voxels take 6.7 GB,
@@ -181,7 +188,7 @@ def decode_instances(
     grow_instances(labels, decoding.dilation)
     for section, inside, outline in zip(labels, mask, boundary, strict=True):
         section[blank_voxels(inside, outline)] = 0
-    return _renumber(labels, np.arange(count + 1, dtype=np.uint32), decoding.min_size)
+    return _renumber(labels, boundary, np.arange(count + 1, dtype=np.uint32), decoding)
 
 
 def blank_voxels(mask: np.ndarray, boundary: np.ndarray) -> np.ndarray:
@@ -271,7 +278,7 @@ def _flood(mask: np.ndarray, boundary: np.ndarray, decoding: Decoding) -> np.nda
             found += count
     new_ids = np.zeros(len(boxes) + found + 1, np.uint32)
     new_ids[len(boxes) + 1 + np.argsort(np.concatenate(first_voxels))] = np.arange(1, found + 1)
-    return _renumber(labels, new_ids, decoding.min_size)
+    return _renumber(labels, boundary, new_ids, decoding)
 
 
 def _first_voxels(seeds: np.ndarray, markers: np.ndarray, box: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -282,13 +289,46 @@ def _first_voxels(seeds: np.ndarray, markers: np.ndarray, box: tuple[slice, ...]
     return np.ravel_multi_index([at + part.start for at, part in zip(in_box, box, strict=True)], shape)
 
 
-def _renumber(labels: np.ndarray, new_ids: np.ndarray, min_size: int) -> np.ndarray:
-    """Give every label its new id, or 0 where it has fewer than ``min_size`` voxels, in place and by sections."""
+def outline_support(
+    labels: np.ndarray, boundary: np.ndarray, core: tuple[slice, slice] = (slice(None), slice(None))
+) -> tuple[np.ndarray, np.ndarray]:
+    """The boundary probability along the outlines of objects in a section.
+
+    A pixel of an object is on its outline where a pixel beside it is none of the object's; the section's own border is
+    no outline. Its support is the highest boundary probability within ``OUTLINE_REACH`` pixels along rows and columns.
+
+    Args:
+        labels: ids (H, W).
+        boundary: probability of being on an outline (H, W), floating point or uint8.
+        core: rows and columns whose outlines count; those around them are looked at only.
+
+    Returns:
+        for each pixel on an outline its id and its support, 0 to 1.
+    """
+    outline = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        ahead, behind = (np.moveaxis(outline, axis, 0)[part] for part in (slice(1, None), slice(None, -1)))
+        differs = np.diff(labels.view(np.int32), axis=axis) != 0
+        ahead |= np.moveaxis(differs, axis, 0)
+        behind |= np.moveaxis(differs, axis, 0)
+    outline &= labels > 0
+    highest = ndimage.maximum_filter(boundary, 2 * OUTLINE_REACH + 1)
+    there = outline[core]
+    return labels[core][there], highest[core][there] / _stored(1, boundary)
+
+
+def _renumber(labels: np.ndarray, boundary: np.ndarray, new_ids: np.ndarray, decoding: Decoding) -> np.ndarray:
+    """Give every label its new id, or 0 where it is too small or has no outline, in place and by sections."""
     # bincount and indexing make copies of 8 bytes per voxel of what they are given
-    sizes = np.zeros(len(new_ids), np.int64)
-    for section in labels:
+    sizes, lengths, support = (np.zeros(len(new_ids), dtype) for dtype in (np.int64, np.int64, np.float64))
+    for section, outline in zip(labels, boundary, strict=True):
         sizes += np.bincount(section.ravel(), minlength=len(new_ids))
-    new_ids = np.where(sizes >= min_size, new_ids, np.uint32(0))
+        if decoding.outline_threshold:
+            ids, supports = outline_support(section, outline)
+            lengths += np.bincount(ids, minlength=len(new_ids))
+            support += np.bincount(ids, weights=supports, minlength=len(new_ids))
+    kept = (sizes >= decoding.min_size) & (support >= decoding.outline_threshold * lengths)
+    new_ids = np.where(kept, new_ids, np.uint32(0))
     for section in labels:
         section[:] = new_ids[section]
     return labels

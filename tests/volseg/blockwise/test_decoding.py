@@ -7,6 +7,7 @@ import csv
 import json
 import logging
 import uuid
+from dataclasses import replace
 from itertools import product
 
 import fsspec
@@ -99,6 +100,23 @@ def test_watershed_is_that_of_the_whole_volume_where_the_halo_covers_it(tmp_path
     assert len(np.unique(expected)) > 40
     assert (expected > 0).sum() > 1.5 * seed_map(mask, boundary, 0.99, 0.8).sum()
     assert result.statistics["cut_pieces"] == result.statistics["voxels_in_cut_pieces"] == 0
+    np.testing.assert_array_equal(open_chunked_volume(result.labels)[:], expected)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+@pytest.mark.parametrize("block_shape", BLOCK_SHAPES)
+def test_outlines_across_blocks_are_those_of_the_whole_volume(tmp_path, probabilities, block_shape, kind):
+    mask, boundary = probabilities(SHAPE, seed=4, sigma=(1, 1, 1))
+    mask, boundary = as_bytes(mask, boundary) if kind == "uint8" else (mask, boundary)
+    decoding = Decoding(mask_threshold=0.99, boundary_threshold=0.8, min_size=2, dilation=(1, 3, 3))
+    expected = decode_instances(mask, boundary, replace(decoding, outline_threshold=0.99))
+    every = decode_instances(mask, boundary, decoding)
+    result = decode_blockwise(
+        mask, boundary, tmp_path, replace(decoding, outline_threshold=0.99), block_shape=block_shape, progress=False
+    )
+    kept, found = (len(np.unique(labels)) - 1 for labels in (expected, every))
+    assert 10 < kept < 0.9 * found
+    assert (result.statistics["instances"], result.statistics["removed_without_outline"]) == (kept, found - kept)
     np.testing.assert_array_equal(open_chunked_volume(result.labels)[:], expected)
 
 

@@ -13,8 +13,8 @@ import zarr
 from volseg.blockwise.block_grid import BlockGrid
 from volseg.blockwise.components import GlobalComponents, LocalComponents, SharedVoxels, merge_components
 from volseg.blockwise.finished_blocks import FinishedBlocks
-from volseg.blockwise.label_pyramid import CoarserLevel, FinalLabels, filter_sizes
-from volseg.blockwise.objects import InstanceGrowth, SeededWatershed
+from volseg.blockwise.label_pyramid import CoarserLevel, FinalLabels, filter_objects
+from volseg.blockwise.objects import InstanceGrowth, ObjectOutlines, SeededWatershed
 from volseg.blockwise.stages import run_stage
 from volseg.blockwise.zarr_array import open_or_create_array
 from volseg.instances.decoding import Decoding
@@ -60,7 +60,9 @@ def test_memory_is_that_of_a_block(tmp_path, kind, components, watershed):
     for name in ("flood", "grow"):
         measured[name] = bytes_per_voxel(stages[name][0], grid[0])
     run_stage(None, "grow", stages["grow"][0], grid, finished, progress=False)
-    filter_sizes(grid, finished, "grow", "sizes", 1)
+    stages["outlines"] = ObjectOutlines(grid, arrays[1], boundary), 6 if kind == "uint8" else 9
+    measured["outlines"] = bytes_per_voxel(stages["outlines"][0], grid[0])
+    filter_objects(grid, finished, "grow", "sizes", 1)
     stages["final"] = FinalLabels(arrays[1], finished, "sizes", arrays[2]), 9
     stages["coarser"] = CoarserLevel(arrays[1], (1, 1, 1), arrays[2]), 9
     for name in ("final", "coarser"):

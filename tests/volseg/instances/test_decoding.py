@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from volseg.errors import UserError
-from volseg.instances.decoding import Decoding, decode_instances, seed_map
+from volseg.instances.decoding import Decoding, decode_instances, outline_support, seed_map
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "data" / "mito" / "golden" / "targets_and_decoding.npz"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"no reference arrays at {GOLDEN}")
@@ -222,6 +223,36 @@ def test_memory(method, bytes_per_voxel, piece):
     assert peak < bytes_per_voxel * mask.size
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_outlines_are_looked_for_within_two_pixels(dtype):
+    labels = np.array([[1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 2, 2]], np.uint32)
+    boundary = (
+        np.array([[0, 0, 0, 0, 0.4, 0, 0], [0.8, 0, 0, 0, 0, 0, 0]]) * (255 if dtype is np.uint8 else 1)
+    ).astype(dtype)
+    ids, support = outline_support(labels, boundary)
+    # the borders of the section are no outlines
+    assert ids.tolist() == [1, 1, 2, 2]
+    np.testing.assert_allclose(support, [0.8, 0.8, 0.4, 0.4], atol=1e-6)
+    ids, _ = outline_support(labels, boundary, np.s_[1:, 6:])
+    assert ids.tolist() == [2]
+
+
+@pytest.mark.parametrize("method", ["watershed", "connected_components"])
+def test_objects_without_an_outline_are_removed(method):
+    mask, boundary = np.zeros((3, 24, 40), np.float32), np.zeros((3, 24, 40), np.float32)
+    rows, columns = np.mgrid[:24, :40]
+    for column, outlined in ((10, 1.0), (29, 0.3)):
+        distance = np.hypot(rows - 12, columns - column)
+        mask[:, distance < 6] = 1
+        boundary[:, np.abs(distance - 7) < 1] = outlined
+    decoding = Decoding(method, 0.5, 0.9, 0.5, min_size=5, dilation=NO_GROWTH)
+    both = decode_instances(mask, boundary, decoding)
+    assert np.unique(both).tolist() == [0, 1, 2]
+    for threshold, kept in ((0.25, [0, 1, 2]), (0.35, [0, 1]), (1.0, [0, 1])):
+        found = decode_instances(mask, boundary, replace(decoding, outline_threshold=threshold))
+        np.testing.assert_array_equal(found, np.where(np.isin(both, kept), both, 0))
+
+
 @pytest.mark.parametrize(
     ("mask", "boundary", "message"),
     [
@@ -243,6 +274,7 @@ def test_bad_input(mask, boundary, message):
         ({"mask_threshold": 1.01}, r"^mask_threshold .*from 0 to 1.*, got 1\.01"),
         ({"boundary_threshold": "0.8"}, r"^boundary_threshold .*, got '0\.8'"),
         ({"foreground_threshold": float("nan")}, r"^foreground_threshold .*, got nan"),
+        ({"outline_threshold": -0.1}, r"^outline_threshold .*, got -0\.1"),
         ({"min_size": 1.5}, r"^min_size .*, got 1\.5"),
         ({"min_size": -1}, r"^min_size .*>= 0.*, got -1"),
         ({"min_size": None}, r"^min_size .*, got None"),

@@ -28,7 +28,7 @@ from volseg.phantoms.geometry import Triple
 GENERATION = 2
 """Increased whenever a seed gives a different phantom, so that existing data sets are made again."""
 
-VARIED_GENERATION = 5
+VARIED_GENERATION = 6
 """The same of those whose style varies."""
 
 SMALLEST_SHAPE = (4, 64, 64)
