@@ -114,10 +114,10 @@ BUILTINS = _words(
 
 # Attributes and methods of values: references, variables, and what calls return.
 ATTRIBUTES = _words(
-    "argmax count cpu cuda data dataset detach device dim dtype endswith epoch eval float get half index int item",
-    "items join keys lower lstrip max mean min named_parameters ndim network numpy parameters permute reshape rsplit",
-    "rstrip run sampler shape sigmoid size softmax split squeeze startswith state state_dict strip sum to transforms",
-    "type unsqueeze upper values",
+    "argmax count cpu cuda data dataset detach device dim dtype ema_model endswith epoch eval float get half index int",
+    "item items join keys lower lstrip max mean min named_parameters ndim network numpy parameters permute reshape",
+    "rsplit rstrip run sampler shape sigmoid size softmax split squeeze startswith state state_dict strip sum to",
+    "transforms type unsqueeze upper values",
 )
 
 # Syntax without names, which only puts values together.

@@ -47,6 +47,8 @@ class BestWeights:
         dtype: of the weights in the file; see :func:`volseg.weights.save_weights`.
         settings: keys of ``record`` that must agree for weights to be compared.
         install: whether the new weights replace installed ones in any case.
+        keep_last: keep the weights of the last epoch, however they validate: where validation cases are not what the
+            weights are for.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class BestWeights:
         dtype: torch.dtype | None = None,
         settings: Sequence[str] = (),
         install: bool = False,
+        keep_last: bool = False,
     ) -> None:
         self.path = Path(path)
         self.network = network
@@ -66,6 +69,7 @@ class BestWeights:
         self.dtype = dtype
         self.settings = settings
         self.install = install
+        self.keep_last = keep_last
         self.evaluator: Any = None
         self.best_metric: float | None = None
         self.best_epoch = 0  # of the weights at ``path``; 0: none were written
@@ -119,7 +123,7 @@ class BestWeights:
         return float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
 
     def _complete(self, trainer: Engine) -> None:
-        if self.best_metric is None:
+        if self.best_metric is None or self.keep_last:
             self._save({})
         if self.installed is None:
             return
@@ -168,7 +172,7 @@ class BestWeights:
         self.best_epoch = self.epoch
         if is_first_process():
             save_weights(self.path, self.network, {**self.record, "epoch": self.epoch, **metric}, self.dtype)
-            what = "best weights so far" if metric else "last weights, none of them validated"
+            what = "best weights so far" if metric else "weights of the last epoch"
             logger.info("%s: epoch %d, %s", what, self.epoch, self.path)
 
 

@@ -14,7 +14,7 @@ import pytest
 BUNDLE = Path(__file__).resolve().parents[3] / "bundles" / "resunet_mitoem"
 RESULTS = BUNDLE / "docs" / "results"
 NAMES = ("phantom", "phantom_second_stage", "phantom_h")
-WEIGHTS = {"phantom": "model.pt", "phantom_h": "model_h.pt"}
+WEIGHTS = ("model.pt", "model_h.pt")
 
 
 def read(name: str) -> dict:
@@ -46,13 +46,19 @@ def test_summary_follows_from_the_cases(name):
         assert mean(float(row[measure]) for row in rows) == pytest.approx(measures[measure]["mean"], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_results_are_those_of_the_weights(name):
-    results, weights = read(name), BUNDLE / "models" / WEIGHTS[name]
-    assert hashlib.sha256(weights.read_bytes()).hexdigest() == results["evaluation"]["weights_sha256"]
-    record = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
-    assert record == results["training"]["weights"]
-    assert record["trained_on"] == "phantom"
+def test_weights_are_those_that_were_scored_on_tissue():
+    results = read("real_em")
+    for network, training, name in zip(
+        results["networks"].values(), results["training"].values(), WEIGHTS, strict=True
+    ):
+        weights = BUNDLE / "models" / name
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() == network["weights_sha256"]
+        record = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+        assert record == training["weights"]
+        assert record["trained_on"] == "phantom"
+        assert network["foreground_dice"] >= 0.78
+        assert network["ap50"] >= 0.3
+        assert network["foreground_dice"] > results["grey_threshold_dice"] + 0.3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,7 +68,7 @@ def test_model_card_quotes_the_results(name):
     for measure in ("foreground_dice", "ap50", "ap75"):
         statistics = results["summary"]["instances"][measure]
         assert f"{statistics['mean']:.3f} +- {statistics['std']:.3f}" in card, measure
-    if name in WEIGHTS:
+    if name != "phantom_second_stage":
         assert f"{results['training']['seconds'] / 60:.1f} minutes" in card
 
 
@@ -75,9 +81,7 @@ def test_model_card_quotes_real_tissue():
         assert f"| {name} | {' | '.join(f'{network[measure]:.3f}' for network in networks)} |" in card
     assert f"| {results['grey_threshold_dice']:.3f} |" in card
     assert f"their {results['true_instances']} connected components" in card
-    assert f"{' and '.join(str(network['instances']) for network in networks)} instances" in card
-    for network, weights in zip(networks, WEIGHTS.values(), strict=True):
-        assert network["weights_sha256"] == hashlib.sha256((BUNDLE / "models" / weights).read_bytes()).hexdigest()
+    assert f"{' and '.join(str(network['instances']) for network in networks)} instances were found" in card
 
 
 def test_texts_quote_the_restoration():

@@ -67,7 +67,7 @@ def train(
     trainer.run()
 
 
-def new(folder: Path, size: Sequence[int] = (8, 16, 24), install: bool = False) -> BestWeights:
+def new(folder: Path, size: Sequence[int] = (8, 16, 24), install: bool = False, keep_last: bool = False) -> BestWeights:
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
     return BestWeights(
@@ -77,6 +77,7 @@ def new(folder: Path, size: Sequence[int] = (8, 16, 24), install: bool = False) 
         str(folder / "model.pt"),
         settings=["spatial_size"],
         install=install,
+        keep_last=keep_last,
     )
 
 
@@ -205,6 +206,12 @@ def test_weights_are_installed_by_name(tmp_path):
     train(new(tmp_path), [0.9])
     train(new(tmp_path, size=(8, 16, 32), install=True), [0.1])
     assert saved(tmp_path / "model.pt")[1]["spatial_size"] == [8, 16, 32]
+
+
+def test_the_last_weights_are_kept_on_request(tmp_path):
+    train(new(tmp_path, keep_last=True), [0.9, 0.1, 0.5])  # the only weight grows by 1 an epoch
+    assert saved(tmp_path / "best.pt") == saved(tmp_path / "model.pt")
+    assert (saved(tmp_path / "model.pt")[0], saved(tmp_path / "model.pt")[1]["epoch"]) == (3, 3)
 
 
 class Diverging(Growing):
