@@ -15,6 +15,7 @@ from tools.fuzz.command import fuzz
 from tools.label.command import label
 from tools.pack import pack
 from tools.painted_ct import painted_ct
+from tools.phantom_styles import phantom_styles
 from tools.promise12_subset import promise12_subset
 from tools.publish import publish
 from tools.real_ct import real_ct
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "label": label,
     "pack": pack,
     "painted_ct": painted_ct,
+    "phantom_styles": phantom_styles,
     "promise12_subset": promise12_subset,
     "publish": publish,
     "real_ct": real_ct,

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of the stains and microscopes that the weights of ``resunet_mitoem`` have seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tools import REPOSITORY
+from volseg.label_maps.picture import LABEL_COLOURS
+from volseg.phantoms.electron_microscopy import electron_microscopy
+from volseg.storage.files import atomic_path
+
+SHAPE = (8, 176, 176)
+COLUMNS = 4
+
+
+def phantom_styles(output: str = "", seeds: int = 8) -> None:
+    """Draw a section of phantoms as ``train_varied.json`` uses them, with outlines of their mitochondria.
+
+    Args:
+        output: picture to write; ``docs/figures/styles.png`` of ``resunet_mitoem`` if not given.
+        seeds: number of phantoms.
+    """
+    path = Path(output or REPOSITORY / "bundles" / "resunet_mitoem" / "docs" / "figures" / "styles.png")
+    rows = -(-seeds // COLUMNS)
+    figure = Figure(figsize=(2.6 * COLUMNS, 2.6 * rows), layout="constrained")
+    for seed, axes in enumerate(figure.subplots(rows, COLUMNS, squeeze=False).flat):
+        axes.axis("off")
+        if seed >= seeds:
+            continue
+        phantom = electron_microscopy(seed, SHAPE, binning=3, varied=True)
+        image, label = phantom.image[SHAPE[0] // 2], phantom.label[SHAPE[0] // 2]
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        for value in np.unique(label[label > 0]):
+            colour = LABEL_COLOURS[value % len(LABEL_COLOURS)]
+            axes.contour(label == value, levels=[0.5], colors=colour, linewidths=0.8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=90)
