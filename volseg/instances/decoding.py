@@ -40,11 +40,11 @@ class Decoding:
         boundary_threshold: a seed's boundary probability is below it.
         foreground_threshold: watershed only: the mask probability of an object's voxels is above it.
         min_size: voxels of the smallest object that is kept, after growing or flooding.
-        outline_threshold: mean boundary probability along the outline of an object that is kept; 0 keeps all. What is
-            as dark as a mitochondrion but has no membrane around it falls below: see :func:`outline_support`.
         dilation: connected components only: odd widths of the window (z, y, x); all 1 for none. More than 1 along z
             gives up working by sections: about 13 bytes per voxel in all.
         halo: watershed by blocks only: voxels that are looked at around a block (z, y, x).
+        outline_threshold: mean boundary probability along the outline of an object that is kept; 0 keeps all. What is
+            as dark as a mitochondrion but has no membrane around it falls below: see :func:`outline_support`.
 
     Raises:
         UserError: an unknown method, thresholds outside 0 to 1, a negative size, a window of even width.
@@ -55,9 +55,9 @@ class Decoding:
     boundary_threshold: float = 0.8
     foreground_threshold: float = 0.85
     min_size: int = 128
-    outline_threshold: float = 0.0
     dilation: Sequence[int] = (1, 7, 7)
     halo: Sequence[int] = DEFAULT_HALO
+    outline_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         methods = get_args(DecodingMethod)
