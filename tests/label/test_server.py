@@ -56,7 +56,8 @@ def test_bundles_show_their_labels_and_options(first_start, vnet_weights):
     options = info["models"]["resunet_mitoem"]["config"]
     assert options["decoding"] == ["watershed", "connected_components"]
     assert options["test_time_augmentation"] == ["0", "4", "16"]
-    assert (options["mask_threshold"], options["boundary_threshold"], options["overlap"]) == (0.9, 0.3, 0.5)
+    names = ("mask_threshold", "boundary_threshold", "foreground_threshold", "outline_threshold", "overlap")
+    assert [options[name] for name in names] == [0.5, 0.5, 0.45, 0.8, 0.5]
     assert "decoding" not in info["models"]["pdvnet_lung"]["config"]
     assert info["datastore"]["total"] == 6
 
@@ -76,7 +77,7 @@ def test_missing_weights_are_named_and_found_without_another_start(first_start, 
     [
         ("pdvnet_lung", "ct_0", range(6), 0.9),
         ("vnet_prostate", "mri_0", range(2), 0.0),  # random weights
-        ("resunet_mitoem", "em_0", range(256), 0.8),
+        ("resunet_mitoem", "em_0", range(256), 0.75),
     ],
 )
 def test_answers_lie_on_the_grid_of_the_input(
@@ -96,14 +97,15 @@ def test_tiff_in_tiff_out(first_start, studies, truth, tmp_path):
     assert path.suffix == ".tif"
     labels = tifffile.imread(path)
     assert labels.shape == tifffile.imread(studies / "em_1.tif").shape
-    assert dice(labels, voxels(truth / "em_1.nii.gz").T) > 0.8
+    assert dice(labels, voxels(truth / "em_1.nii.gz").T) > 0.75
 
 
 def test_options_are_obeyed(first_start, tmp_path, before_training):
     em = before_training["resunet_mitoem"]
     mask = voxels(first_start.segment("resunet_mitoem", "em_0", tmp_path, label_as="mask"))
     np.testing.assert_array_equal(mask, em > 0)
-    grown = first_start.segment("resunet_mitoem", "em_0", tmp_path, mask_threshold=0.5, foreground_threshold=0.5)
+    lower = {"mask_threshold": 0.3, "foreground_threshold": 0.3, "outline_threshold": 0.0}
+    grown = first_start.segment("resunet_mitoem", "em_0", tmp_path, **lower)
     assert np.count_nonzero(voxels(grown)) > np.count_nonzero(em)
     averaged = first_start.segment("resunet_mitoem", "em_0", tmp_path, test_time_augmentation="4")
     assert 0 < np.count_nonzero(voxels(averaged) != em) < em.size / 10
