@@ -314,15 +314,11 @@ def overrides(bundle) -> dict[str, list[str]]:
         own = {f"train+{overlay}": common["train"] for overlay in overlays}
         own["inference+inference_h"] = window
         own["train+finetune"] = [*phantoms, *short]
-        own["train+train_varied"] = [
-            *phantoms,
-            *window,
-            *short,
-            "--epoch_iterations",
-            "2",
-            "--spatial_size",
-            "[4, 32, 48]",
-        ]
+        tiny = ["--epoch_iterations", "2", "--spatial_size", "[4, 32, 48]"]
+        own |= {
+            f"train+{overlay}": [*phantoms, *window, *short, *tiny]
+            for overlay in ("train_varied", "train_h+train_varied")
+        }
         own["inference_blockwise"] = [*window, "--workers", "0"]
         own["restore"] = []
         own["train_interpolation"] = [
