@@ -133,15 +133,15 @@ def _draw(path: Path, example: Example, volumes: Mapping[Hashable, torch.Tensor]
     panels = figure.subplots(2, columns)
     for axes_of_row, (name, volume) in zip(panels, rows.items(), strict=True):
         for axes, section in zip(axes_of_row, sections, strict=False):
-            _show(axes, volume["image"][section], volume["label"][section] if example.has_outlines else None)
+            show_section(axes, volume["image"][section], volume["label"][section] if example.has_outlines else None)
             axes.set_title(f"{name}, section {section + 1}", fontsize=8)
         if example.has_cut:
             axes, middle = axes_of_row[-1], size[0] // 2
             aspect = VOXEL_SIZE_NM[0] / VOXEL_SIZE_NM[2]
-            _show(axes, volume["image"][:, middle], volume["label"][:, middle], aspect)
+            show_section(axes, volume["image"][:, middle], volume["label"][:, middle], aspect)
             axes.set_title(f"{name}, x-z cut", fontsize=8)
     figure.suptitle(example.title, fontsize=9)
-    _save(path, figure)
+    save_figure(path, figure)
 
 
 def _sections(before: np.ndarray, after: np.ndarray) -> range:
@@ -153,7 +153,8 @@ def _sections(before: np.ndarray, after: np.ndarray) -> range:
     return range(middle - 1, middle + 2)
 
 
-def _show(axes: Axes, image: np.ndarray, label: np.ndarray | None, aspect: float = 1.0) -> None:
+def show_section(axes: Axes, image: np.ndarray, label: np.ndarray | None, aspect: float = 1.0) -> None:
+    """Show grey values ``(H, W)``, 0 to 1, with the outlines of ids ``(H, W)``."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
     for value in [] if label is None else np.unique(label[label > 0]):
         colour = LABEL_COLOURS[value % len(LABEL_COLOURS)]
@@ -161,7 +162,8 @@ def _show(axes: Axes, image: np.ndarray, label: np.ndarray | None, aspect: float
     axes.axis("off")
 
 
-def _save(path: Path, figure: Figure) -> None:
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a PNG of few colours."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI)
     colours = [(value, value, value) for value in np.linspace(0, 255, GREYS).astype(int).tolist()]

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from tools import REPOSITORY
-from volseg.label_maps.picture import LABEL_COLOURS
+from tools.augmentation_gallery import save_figure, show_section
 from volseg.phantoms.electron_microscopy import electron_microscopy
-from volseg.storage.files import atomic_path
 
 SHAPE = (8, 176, 176)
 COLUMNS = 4
@@ -32,10 +30,6 @@ def phantom_styles(output: str = "", seeds: int = 8) -> None:
         if seed >= seeds:
             continue
         phantom = electron_microscopy(seed, SHAPE, binning=3, varied=True)
-        image, label = phantom.image[SHAPE[0] // 2], phantom.label[SHAPE[0] // 2]
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        for value in np.unique(label[label > 0]):
-            colour = LABEL_COLOURS[value % len(LABEL_COLOURS)]
-            axes.contour(label == value, levels=[0.5], colors=colour, linewidths=0.8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=90)
+        middle = SHAPE[0] // 2
+        show_section(axes, phantom.image[middle] / 255, phantom.label[middle])
+    save_figure(path, figure)

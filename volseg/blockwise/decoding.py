@@ -159,7 +159,7 @@ def decode_blockwise(
             without_outline = objects_without_outline(
                 stages.grid, stages.finished, _OUTLINES, decoding.outline_threshold
             )
-        kept, *removed = filter_objects(
+        kept, removed = filter_objects(
             stages.grid, stages.finished, _LABELS, _FILTERED, decoding.min_size, without_outline
         )
         final: Callable[[BlockArray], BlockFunction] = partial(FinalLabels, labels, stages.finished, _FILTERED)
@@ -169,7 +169,7 @@ def decode_blockwise(
             final = partial(VolumeLabels, resampled, mask, decoding, open_volume)
         stages.write_labels(final, voxel_size_nm, origin_nm)
         if open_volume:
-            kept, *_ = filter_objects(stages.written, stages.finished, _LEVEL.format(0), _WRITTEN_SIZES, 1)
+            kept, _ = filter_objects(stages.written, stages.finished, _LEVEL.format(0), _WRITTEN_SIZES, 1)
         return stages.write_tables(kept, removed, decoding, voxel_size_nm, warnings)
 
 
@@ -222,7 +222,7 @@ class _Stages:
     def write_tables(
         self,
         kept: Extents,
-        removed: Sequence[int],
+        removed: Mapping[str, int],
         decoding: Decoding,
         voxel_size_nm: Sequence[float] | None,
         warnings: Sequence[str],
@@ -231,8 +231,7 @@ class _Stages:
         csv, parquet = write_instance_files(f"{self.output}/instances", kept, voxel_size_nm)
         statistics: dict[str, Any] = {
             "instances": len(kept.ids),
-            "removed_below_min_size": removed[0],
-            "removed_without_outline": removed[1],
+            **removed,
             "blocks": len(self.grid),
             **(self._cut_pieces() if decoding.is_watershed else {}),
             **({"warnings": list(warnings)} if warnings else {}),

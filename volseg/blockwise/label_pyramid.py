@@ -40,7 +40,7 @@ def filter_objects(
     filtered: str,
     min_size: int,
     without_outline: np.ndarray | None = None,
-) -> tuple[Extents, int, int]:
+) -> tuple[Extents, dict[str, int]]:
     """Sum up what the blocks counted, and say of each block which of its objects are to be removed.
 
     Ids keep their numbers, so that they may have gaps.
@@ -56,8 +56,8 @@ def filter_objects(
         without_outline: ids that are not kept either, ascending.
 
     Returns:
-        the objects that are kept, in the order of their ids; the numbers of those that are too small, and that are
-        large enough but without outline.
+        the objects that are kept, in the order of their ids; how many are ``removed_below_min_size``, and how many that
+        are large enough ``removed_without_outline``.
     """
     parts, rows, rows_joined = [], 0, 0
     for block in grid:
@@ -76,7 +76,8 @@ def filter_objects(
         (ids,) = finished.read(counted, block, "ids")
         finished.write(filtered, block, {"removed": np.intersect1d(ids, removed, assume_unique=True)})
     small = int(np.count_nonzero(too_small))
-    return Extents(*(column[kept] for column in objects)), small, len(removed) - small
+    counts = {"removed_below_min_size": small, "removed_without_outline": len(removed) - small}
+    return Extents(*(column[kept] for column in objects)), counts
 
 
 def remove_ids(labels: np.ndarray, removed: np.ndarray) -> None:

@@ -114,7 +114,7 @@ class BestWeights:
     def _validated(self, evaluator: Any) -> None:
         metric = self._metric()
         # NaN, a metric of nothing, is no best: no later epoch would rise above it
-        if not math.isnan(metric) and (self.best_metric is None or metric > self.best_metric):
+        if not math.isnan(metric) and (self.keep_last or self.best_metric is None or metric > self.best_metric):
             self.best_metric = metric
             if self.epoch:
                 self._save({evaluator.state.key_metric_name: metric})
@@ -123,7 +123,7 @@ class BestWeights:
         return float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
 
     def _complete(self, trainer: Engine) -> None:
-        if self.best_metric is None or self.keep_last:
+        if self.best_metric is None or (self.keep_last and self.best_epoch < self.epoch):
             self._save({})
         if self.installed is None:
             return

@@ -214,6 +214,14 @@ def test_the_last_weights_are_kept_on_request(tmp_path):
     assert (saved(tmp_path / "model.pt")[0], saved(tmp_path / "model.pt")[1]["epoch"]) == (3, 3)
 
 
+def test_the_last_weights_are_compared_with_those_installed(tmp_path):
+    train(new(tmp_path), [0.6, 0.5])
+    before = (tmp_path / "model.pt").read_bytes()
+    # their first epoch was better than what is installed, but it is not what is kept
+    train(new(tmp_path, keep_last=True), [0.9, 0.1], installed=0.6)
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
 class Diverging(Growing):
     """Its loss is the given one in the second epoch."""
 
