@@ -79,7 +79,8 @@ class FissureEntropyd(MapTransform):
             at_fissures = logits[:, torch.from_numpy(fissures).to(logits.device)].float()
             bits = torch.special.entr(at_fissures.softmax(0)).sum(0) / math.log(2)
             value = round(float(bits.mean()), 3) if len(bits) else None
-            d[self.orig_key].meta["quality"] = {"fissure_entropy_bits": value}
+            meta = d[self.orig_key].meta
+            meta["quality"] = {**meta.get("quality", {}), "fissure_entropy_bits": value}
         return d
 
 
