@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from volseg.data.image_file import GZIP
 from volseg.errors import UserError
 from volseg.storage.files import write_json
 
@@ -34,8 +35,8 @@ SPLITS = ("training", "validation", "test")
 HEADERS = (".mhd", ".nhdr", ".hdr")
 # bytes of a file, and files of a folder, by which copies are looked for
 COMPARED_BYTES, COMPARED_FILES = 4096, 256
-# how gzip begins, and the least that it takes
-GZIP, GZIP_BYTES = b"\x1f\x8b", 18
+# the least that gzip takes
+GZIP_BYTES = 18
 REPORTED = 5  # cases that are listed twice
 
 _EXPECTED = f"a folder with {DATALIST_NAME}, as written by the bundle's configs/prepare_data.json"

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # Grid corners of label and image may differ by this fraction of the smallest voxel edge: headers are rounded to about
 # six digits, while a label of another image is off by whole voxels.
 _TOLERANCE_VOXELS = 0.1
+GZIP = b"\x1f\x8b"
 NRRD = b"NRRD"
 # the directions of three axes take 250
 NRRD_FIELD_BYTES = 400
@@ -121,6 +122,13 @@ def open_nifti(path: Path) -> Any:
         UserError: it cannot be read.
     """
     with readable(path, NIFTI_ERRORS):
+        with path.open("rb") as file:
+            is_compressed = file.read(len(GZIP)) == GZIP
+        if is_compressed != path.name.lower().endswith(".gz"):
+            name, is_it = (f"{path.name}.gz", "is") if is_compressed else (path.name[: -len(".gz")], "is not")
+            raise UserError(
+                f"{path}: the content {is_it} compressed by gzip, which the name denies; rename it to {name}"
+            )
         image = nib.load(path)
     check_voxels_follow_header(path, image)
     return image

@@ -30,6 +30,7 @@ from volseg.data.dicom_header import READ_ERRORS as DICOM_ERRORS
 from volseg.data.dicom_header import is_slice
 from volseg.data.dicom_series import Series, check_multi_frame, regular_slices
 from volseg.data.image_file import (
+    GZIP,
     LONGEST_HEADER,
     check_voxels_follow_header,
     itk_pixel_type,
@@ -64,7 +65,6 @@ SAME_PLACE = 0.5  # of a voxel: sform and qform are rounded
 # bytes decompressed at a time, and the most bytes that one compressed byte can yield
 PIECE = 2**20
 DEFLATE_RATIO = 1032
-GZIP = b"\x1f\x8b"
 NIFTI_2_HEADER = 540  # bytes, as the first number of the file says
 READ_ERRORS = (
     ImageFileError,

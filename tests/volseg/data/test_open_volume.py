@@ -412,6 +412,13 @@ def test_scaled_nifti_is_read_as_float32(tmp_path: Path):
     np.testing.assert_allclose(volume[1:3], stored[1:3] * 0.5 + 3, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "right"), [("a.nii", "a.nii.gz"), ("a.nii.gz", "a.nii")])
+def test_nifti_whose_name_denies_its_compression_is_told(name: str, right: str, tmp_path: Path):
+    nib.save(nib.Nifti1Image(VOXELS.transpose(), np.eye(4)), tmp_path / right)
+    (tmp_path / right).rename(tmp_path / name)
+    one_line(tmp_path / name, f"rename it to {right}")
+
+
 def test_nifti_without_a_unit_has_no_voxel_size(tmp_path: Path):
     nib.save(nib.Nifti1Image(VOXELS.transpose()[..., None], np.eye(4)), tmp_path / "a.nii")
     volume = open_chunked_volume(tmp_path / "a.nii")
@@ -505,6 +512,13 @@ def test_folders_of_unlike_files_are_told(name: str, tmp_path: Path):
     folder = section_folder(tmp_path)
     Image.fromarray(VOXELS[0]).save(folder / name)
     one_line(folder, str(folder))
+
+
+def test_sections_may_have_both_suffixes_of_tiff(tmp_path: Path):
+    folder = tiff_section_folder(tmp_path)
+    for number, suffix in enumerate((".TIF", ".tiff", ".Tiff")):
+        (folder / f"a2_{number:04d}.tif").rename(folder / f"a2_{number:04d}{suffix}")
+    np.testing.assert_array_equal(open_chunked_volume(folder)[:], VOXELS)
 
 
 def test_two_numbers_that_vary_are_told(tmp_path: Path):
@@ -664,6 +678,17 @@ def test_a_codec_that_is_not_installed_is_told(tmp_path: Path, monkeypatch):
     Image.fromarray(VOXELS[0]).save(tmp_path / "a.tif", compression="tiff_lzw")
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     one_line(tmp_path / "a.tif", "pip install imagecodecs")
+
+
+def test_the_finest_level_of_an_ome_zarr_is_read_wherever_it_is_listed(tmp_path: Path):
+    path = ome_zarr_05(tmp_path)
+    group = zarr.open_group(path, mode="a")
+    ome = group.attrs.asdict()["ome"]
+    ome["multiscales"][0]["datasets"].reverse()
+    group.attrs["ome"] = ome
+    volume = open_chunked_volume(path)
+    np.testing.assert_array_equal(volume[:], VOXELS)
+    assert volume.voxel_size_nm == pytest.approx(SIZE_NM)
 
 
 @pytest.mark.parametrize(

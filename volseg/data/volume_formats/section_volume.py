@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from volseg.data.volume_formats.base import Block, ChunkedVolume, GreyKind, why_not_grey
 from volseg.data.volume_formats.section_file import SECTION_SUFFIXES, read_section, read_section_header
-from volseg.data.volume_formats.tiff_stack import grey_from_ids
+from volseg.data.volume_formats.tiff_stack import TIFF_SUFFIXES, grey_from_ids
 from volseg.errors import UserError
 
 __all__ = ["SectionVolume", "find_sections", "open_section_folder", "open_section_index"]
@@ -131,9 +131,9 @@ def open_section_folder(path: Path, cache_bytes: int) -> SectionVolume:
     files = find_sections(path)
     if not files:
         raise UserError(f"{path}: no sections found, got a folder without {', '.join(SECTION_SUFFIXES)} files")
-    suffixes = sorted({file.suffix for file in files})
-    if len(suffixes) > 1:
-        raise UserError(f"{path}: sections must have one file type, got {', '.join(suffixes)}; keep one type")
+    if len({file.suffix.lower() in TIFF_SUFFIXES for file in files}) > 1:
+        suffixes = ", ".join(sorted({file.suffix for file in files}))
+        raise UserError(f"{path}: sections must have one file type, got {suffixes}; keep one type")
     return SectionVolume(path, [[file] for file in _in_order(path, files)], cache_bytes)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,8 @@ def _find_array(path: Path, node: Any) -> _Found:
     multiscale = read_multiscale(path, image)
     if multiscale is not None:
         names = [axis["name"] for axis in multiscale["axes"]]
-        return _Found(prefix + multiscale["datasets"][0]["path"], names, multiscale)
+        level = _finest_level(multiscale)
+        return _Found(prefix + level["path"], names, {**multiscale, "datasets": [level]})
     arrays = [name for name, item in node.members(max_depth=None) if getattr(item, "ndim", 0) == 3]
     if len(arrays) != 1:
         listed = f" ({', '.join(sorted(arrays))})" if arrays else ""
@@ -137,6 +139,18 @@ def _find_array(path: Path, node: Any) -> _Found:
     return _Found(arrays[0])
 
 
+def _finest_level(multiscale: dict[str, Any]) -> dict[str, Any]:
+    """The level with the smallest voxels: by the format the first, which some writers reverse."""
+    levels = multiscale["datasets"]
+    scales = [
+        [step["scale"] for step in level.get("coordinateTransformations", ()) if step.get("type") == "scale"]
+        for level in levels
+    ]
+    if not all(scales):
+        return levels[0]
+    return levels[min(range(len(levels)), key=lambda number: math.prod(scales[number][0]))]
+
+
 def _axis_names(array: Any) -> Sequence[str]:
     """Names of the axes of an array by itself, empty where it does not say."""
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.asdict().get("_ARRAY_DIMENSIONS")
@@ -144,7 +158,7 @@ def _axis_names(array: Any) -> Sequence[str]:
 
 
 def _placement(multiscale: dict[str, Any], axes: StoredAxes) -> tuple[VoxelSize | None, VoxelSize | None]:
-    """Voxel size and origin (z, y, x) in nm: the transformations of level 0, then those of all levels."""
+    """Voxel size and origin (z, y, x) in nm: the transformations of the level, then those of all levels."""
     scale, origin = [1.0] * axes.ndim, [0.0] * axes.ndim
     transformations = [
         *multiscale["datasets"][0].get("coordinateTransformations", ()),
