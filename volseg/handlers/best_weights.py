@@ -107,7 +107,8 @@ class BestWeights:
         loss = output[0].get("loss") if isinstance(output, list) and output else None
         if loss is not None and not math.isfinite(loss):
             raise UserError(
-                f"the loss became {float(loss):g} in epoch {self.epoch}: the training diverged; lower --learning_rate"
+                f"the loss became {float(loss):g} in epoch {self.epoch}: the training diverged; lower "
+                "--learning_rate, or set --amp False"
                 + (f", or use the weights of epoch {self.best_epoch}, {self.path}" if self.best_epoch else "")
             )
 

@@ -11,6 +11,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
+from volseg.errors import UserError
+
 __all__ = ["RandMissingSectiond"]
 
 
@@ -57,7 +59,8 @@ class RandMissingSectiond(RandomizableTransform, MapTransform):
         """Shorten all entries alike, with a new draw or the last one.
 
         Raises:
-            ValueError: the entries differ in depth, or have fewer than ``num_sections + 2`` sections.
+            ValueError: the entries differ in depth.
+            UserError: they have fewer than ``num_sections + 2`` sections.
         """
         d = dict(data)
         keys = list(self.key_iterator(d))
@@ -68,7 +71,9 @@ class RandMissingSectiond(RandomizableTransform, MapTransform):
             raise ValueError(f"entries {keys} must have one depth, got {sorted(depths)} sections")
         depth = depths.pop()
         if depth < self.num_sections + 2:
-            raise ValueError(f"blocks must have at least {self.num_sections + 2} sections, got {depth}")
+            raise UserError(
+                f"blocks must have at least {self.num_sections + 2} sections, got {depth}; choose a larger spatial_size"
+            )
         if randomize:
             self.randomize(depth)
         for key in keys:
