@@ -108,7 +108,7 @@ class BestWeights:
         if loss is not None and not math.isfinite(loss):
             raise UserError(
                 f"the loss became {float(loss):g} in epoch {self.epoch}: the training diverged; lower "
-                "--learning_rate, or set --amp False"
+                "--learning_rate or set --amp False"
                 + (f", or use the weights of epoch {self.best_epoch}, {self.path}" if self.best_epoch else "")
             )
 

@@ -243,7 +243,8 @@ def test_a_training_that_diverges_ends_and_installs_nothing(tmp_path: Path, loss
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda trainer: evaluator.run(trainer.state.epoch))
     handler.attach(trainer)
     with pytest.raises(
-        UserError, match=rf"the loss became {loss} in epoch 2: .*; lower --learning_rate, or use .* 1, "
+        UserError,
+        match=rf"the loss became {loss} in epoch 2: .*; lower --learning_rate or set --amp False, or use .* 1, ",
     ):
         trainer.run()
     assert saved(tmp_path / "best.pt")[0] == 1
