@@ -23,7 +23,7 @@ from volseg.errors import UserError
 from volseg.registry.bundle_zip import unpack
 from volseg.registry.manifest import MANIFEST, Manifest
 from volseg.registry.release import Release
-from volseg.storage.files import atomic_path, remove_leftovers
+from volseg.storage.files import atomic_path, claim_folder, remove_leftovers
 from volseg.weights import UNREADABLE
 
 CARD = "docs/README.md"
@@ -50,7 +50,7 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
 
     Raises:
         UserError: the bundle does not exist, fails the check or is not in a git checkout, ``model`` holds no weights,
-            or the folder cannot be written.
+            another run writes the same zip, or the folder cannot be written.
     """
     if str(name) not in (known := bundle_names()):
         raise UserError(f"{REPOSITORY / 'bundles'}: has no bundle {name!r}; choose one of {', '.join(known)}")
@@ -77,6 +77,7 @@ def pack(name: str, output_dir: str, model: str = "", weights_license: str = "")
     manifest.files[SBOM] = _facts(contents[SBOM])
     contents[MANIFEST] = (json.dumps(manifest.as_json(), indent=4) + "\n").encode()
     target = Path(str(output_dir)) / manifest.release.zip_name
+    claim_folder(target)
     remove_leftovers(target.parent, below=False)
     with atomic_path(target) as temporary, TemporaryDirectory() as folder:
         _write_zip(temporary, bundle.name, contents)

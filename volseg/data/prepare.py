@@ -22,7 +22,7 @@ from tqdm import tqdm
 from volseg.data.datalist import DATALIST_NAME, write_datalist
 from volseg.data.image_file import VoxelGrid, read_nifti
 from volseg.errors import UserError
-from volseg.storage.files import atomic_path, remove_leftovers
+from volseg.storage.files import atomic_path, claim_folder, remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def check_folders(source: Source, input_dir: str | Path, dataset_dir: str | Path
     """Return absolute paths of the download and of the dataset folder, which may be the same.
 
     Raises:
-        UserError: the download is missing, or the dataset folder holds the data list of another source.
+        UserError: the download is missing, or the dataset folder holds the data list of another source, or another run
+            writes to it.
     """
     root, output = (Path(folder).expanduser().absolute() for folder in (input_dir, dataset_dir))
     if not root.is_dir():
@@ -91,6 +92,7 @@ def check_folders(source: Source, input_dir: str | Path, dataset_dir: str | Path
                 f"{existing} would be overwritten, but was not made from {source.key}; "
                 "give another --dataset_dir or remove that file"
             )
+    claim_folder(output)
     return root, output
 
 

@@ -90,6 +90,12 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
         write_nifti(tmp_path / "file" / "a.nii.gz", image)
 
 
+def test_a_dataset_folder_has_one_run_at_a_time(tmp_path: Path, claimed_elsewhere):
+    with claimed_elsewhere(tmp_path / "out"), pytest.raises(UserError, match="another run writes its results there"):
+        check_folders(SOURCE, tmp_path, tmp_path / "out")
+    assert check_folders(SOURCE, tmp_path, tmp_path / "out") == (tmp_path, tmp_path / "out")
+
+
 def test_data_list_and_closing_line(tmp_path: Path, capsys: pytest.CaptureFixture):
     cases, output = make_cases(tmp_path), tmp_path / "out"
     kept = convert(cases, output, Counter(), [])

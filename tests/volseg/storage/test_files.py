@@ -140,22 +140,9 @@ def test_what_may_not_be_replaced_stays_also_when_it_appears_meanwhile(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-CLAIM = """
-import sys
-from volseg.storage.files import claim_folder
-claim_folder(sys.argv[1])
-claim_folder(sys.argv[1])  # again by the same process
-print("claimed", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_folder_has_one_run_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("volseg.storage.files._claimed", {})
+def test_a_folder_has_one_run_at_a_time(tmp_path, monkeypatch, claimed_elsewhere):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", CLAIM, str(out)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "claimed\n"
+    with claimed_elsewhere(out):
         for name in ("out", "x/../out"):
             with pytest.raises(UserError, match="another run writes its results there; wait for it to end, or choose"):
                 claim_folder(tmp_path / name)
@@ -163,6 +150,5 @@ def test_a_folder_has_one_run_at_a_time(tmp_path, monkeypatch):
         monkeypatch.setenv("RANK", "1")
         claim_folder(out)  # of the same training by torchrun
         monkeypatch.delenv("RANK")
-        other.kill()
     claim_folder(out)
     assert list(tmp_path.iterdir()) == []
