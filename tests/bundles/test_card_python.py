@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines of Python in the model cards: an array goes in, labels on its grid come out."""
+"""The lines of Python in the model cards and in the README: an array goes in, labels on its grid come out."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -28,9 +29,17 @@ assert (instances > 0)[phantom.label > 0].mean() > 0.7
 }
 
 
+def _lines(page: Path) -> str:
+    (lines,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return lines
+
+
+def test_lines_of_the_readme_are_those_of_the_first_card(root):
+    assert _lines(root / "README.md") == _lines(root / "bundles" / "pdvnet_lung" / "docs" / "README.md")
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_lines_of_the_card(name, runner, root):
-    card = (root / "bundles" / name / "docs" / "README.md").read_text(encoding="utf-8")
-    (lines,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    lines = _lines(root / "bundles" / name / "docs" / "README.md")
     process = runner.python(lines + CHECKS[name], cwd=root)
     assert process.returncode == 0, process.stderr
