@@ -236,7 +236,8 @@ def _repeated_images(listed: Sequence[tuple[str, Path, Path]]) -> Iterator[str]:
             if same:
                 first_split, first = same
                 name = f"{image}" if first == image else f"{image}, a copy of {first},"
-                yield f"image {name} is listed in {first_split} and in {split}; keep each case in one split, once"
+                where = f"twice in {split}" if split == first_split else f"in {first_split} and in {split}"
+                yield f"image {name} is listed {where}; keep each case in one split, once"
 
 
 def _repeated_labels(listed: Sequence[tuple[str, Path, Path]]) -> Iterator[str]:

@@ -38,7 +38,9 @@ NRRD = b"NRRD"
 NRRD_FIELD_BYTES = 400
 # in headers of NRRD and MHD/MHA: where voxels are, and that they are not stored as they are
 _SAYS_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *(.+?) *\r?\n", re.MULTILINE)
-_PACKED = re.compile(rb"^(?:CompressedData *= *True|encoding:(?! *raw))", re.MULTILINE | re.IGNORECASE)
+_PACKED = re.compile(
+    rb"^(?:CompressedData *= *True|BinaryData *= *False|encoding:(?! *raw))", re.MULTILINE | re.IGNORECASE
+)
 LONGEST_HEADER = 2**16
 NIFTI_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError)
 
@@ -149,17 +151,19 @@ def check_voxels_follow_header(path: Path, image: Any) -> None:
         _warn_of_more(path, voxels.stat().st_size - image.dataobj.offset - n_bytes, n_bytes, image.shape[-1])
 
 
-def warn_of_more_voxels(path: Path) -> None:
-    """Warn where the voxels of an NRRD or MHD/MHA file go on behind what its header tells of.
+def check_stored_voxels(path: Path) -> None:
+    """See that an NRRD or MHD/MHA file has the voxels that its header tells of; warn where they go on behind these.
 
     Raises:
-        UserError: the header cannot be read.
+        UserError: the header cannot be read, or voxels are missing.
     """
     reader = _read_header(path)
     with path.open("rb") as file:
         header = file.read(LONGEST_HEADER)
     said = _SAYS_FILE.search(header)
     data = path if said is None or said[1] == b"LOCAL" else path.parent / said[1].decode("latin-1")
+    if said and not data.is_file() and b"%" not in said[1] and not said[1].startswith(b"LIST"):
+        raise UserError(f"{path}: cannot be read: its voxels are not there, no file {data.name}; copy that too")
     if _PACKED.search(header) or not data.is_file():
         return
     n_bytes, n_slices = reader.GetImageSizeInBytes(), reader.GetDimensions(reader.GetNumberOfDimensions() - 1)
@@ -167,6 +171,11 @@ def warn_of_more_voxels(path: Path) -> None:
     if data == path:
         end = said.end() if said else header.find(b"\n\n") + 2
         beyond -= end
+    if beyond < 0:
+        raise UserError(
+            f"{path}: cannot be read, damaged or truncated: {-beyond} of {n_bytes} bytes of voxels are missing; copy "
+            "the file again"
+        )
     _warn_of_more(path, beyond, n_bytes, n_slices)
 
 
@@ -228,7 +237,7 @@ def itk_pixel_type(path: Path) -> Any:
     header = _read_header(path)
     if header.GetNumberOfComponents() > 1:
         raise UserError(
-            f"{path} must hold one value per voxel, got {header.GetNumberOfComponents()}; export one channel"
+            f"{path}: must hold one value per voxel, got {header.GetNumberOfComponents()}; export one channel"
         )
     if header.GetPixelType() != itk.CommonEnums.IOPixel_SCALAR:
         return itk.F
@@ -312,4 +321,5 @@ def readable(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
 def unreadable(path: Path, error: Exception) -> UserError:
     """Return the error of one line for a file that cannot be read."""
     reason = " ".join(str(error).split())[-160:] or type(error).__name__
-    return UserError(f"{path}: cannot be read, damaged or truncated: {reason}; copy the file again")
+    remedy = "repair the header" if "affine" in reason else "copy the file again, or give it the suffix of its format"
+    return UserError(f"{path}: cannot be read, damaged or truncated: {reason}; {remedy}")

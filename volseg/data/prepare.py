@@ -62,7 +62,7 @@ def check_arguments(
         UserError: the source is unknown or a folder is missing.
     """
     if source is None or source not in sources:
-        raise UserError(f"--source must be {' or '.join(sources)}, got {source}")
+        raise UserError(f"--source must be {' or '.join(sources)}, got {source or 'none'}")
     if input_dir in (None, ""):
         raise UserError(f"input_dir is missing; give --input_dir FOLDER with {sources[source].layout}")
     if dataset_dir in (None, ""):

@@ -32,12 +32,12 @@ from volseg.data.dicom_series import Series, check_multi_frame, regular_slices
 from volseg.data.image_file import (
     GZIP,
     LONGEST_HEADER,
+    check_stored_voxels,
     check_voxels_follow_header,
     itk_pixel_type,
     quiet_itk,
     readable,
     unreadable,
-    warn_of_more_voxels,
 )
 from volseg.errors import UserError
 
@@ -137,7 +137,7 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
             quiet_itk()
             pixel_type = itk_pixel_type(path)
             if path.name.lower().endswith(ITK_SUFFIXES):
-                warn_of_more_voxels(path)
+                check_stored_voxels(path)
             reader = ITKReader(**({"pixel_type": pixel_type} if pixel_type else {}))
             image = reader.read(str(path))
         if path.name.lower().endswith(".nii.gz") and image.file_map["image"].filename and find_spec("isal"):
@@ -155,9 +155,9 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         voxels = voxels[..., 0]
     if voxels.ndim != 3 or not voxels.size:
         received = "x".join(str(n) for n in voxels.shape)
-        raise UserError(f"{path} must be one 3-D volume, got {received}; extract one volume first")
+        raise UserError(f"{path}: must be one 3-D volume, got {received}; extract one volume first")
     if voxels.dtype.kind not in "biuf":
-        raise UserError(f"{path} must hold real numbers, got {voxels.dtype}; export its magnitude")
+        raise UserError(f"{path}: must hold real numbers, got {voxels.dtype}; export its magnitude")
     return voxels, meta
 
 
@@ -275,7 +275,7 @@ def _grey(path: Path, voxels: np.ndarray) -> np.ndarray:
     """One channel of a colour volume whose red, green and blue are the same."""
     red, *others = (voxels[name] for name in ("R", "G", "B"))
     if any((red != other).any() for other in others):
-        raise UserError(f"{path} must hold one grey value per voxel, got colours; export one channel")
+        raise UserError(f"{path}: must hold one grey value per voxel, got colours; export one channel")
     return red
 
 

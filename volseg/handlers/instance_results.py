@@ -6,8 +6,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,8 @@ class SaveImageInstances:
             image = item["image"]
             blank_fraction = float(image.isnan().double().mean())
             labels = np.asarray(item["pred"].cpu())[0]
-            self.write(image.meta["filename_or_obj"], labels, blank_fraction, getattr(engine, "warnings", ()))
+            warnings, quality = getattr(engine, "warnings", ()), image.meta.get("quality", {})
+            self.write(image.meta["filename_or_obj"], labels, blank_fraction, warnings, quality)
 
     def begin(self, path: str, fingerprint: str) -> None:
         """Take note of what the next case's result depends on, see that it can be written, and warn of its voxels."""
@@ -111,7 +113,14 @@ class SaveImageInstances:
         names = ("voxel_size_nm", "trained_voxel_size_nm", "resample", "preview")
         return {name: getattr(self, name) for name in names}
 
-    def write(self, path: str, labels: np.ndarray, blank_fraction: float = 0.0, logged: Sequence[str] = ()) -> None:
+    def write(
+        self,
+        path: str,
+        labels: np.ndarray,
+        blank_fraction: float = 0.0,
+        logged: Sequence[str] = (),
+        quality: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Write the results of one case.
 
         Args:
@@ -119,6 +128,7 @@ class SaveImageInstances:
             labels: instance ids ``(D, H, W)``.
             blank_fraction: part of the image without tissue, which is NaN in the network's input.
             logged: warnings of the image, logged already.
+            quality: further statistics, of the network's output.
         """
         image, voxel_size_nm, of_voxels = self._open(path)
         name = self._name(path)
@@ -142,6 +152,7 @@ class SaveImageInstances:
                 "foreground_fraction": round(fraction, 5),
                 "voxel_size_nm": None if voxel_size_nm is None else list(voxel_size_nm),
                 "warnings": [*(warning for warning in logged if warning not in of_voxels), *found, *of_voxels],
+                **quality,
                 **({"fingerprint": self.fingerprint} if self.fingerprint else {}),
             },
         )
@@ -217,22 +228,31 @@ def voxel_warnings(
     if voxel_size_nm is None:
         known = "" if trained_nm is None else f", may differ from the {_text(trained_nm)} nm that the weights learnt at"
         return [f"the voxel size is not known{known}, and volumes in µm³ are left out; give --voxel_size_nm."]
+    _, rows, columns = voxel_size_nm
+    unequal = []
+    if abs(math.log(rows / columns)) > math.log(_SIMILAR):
+        unequal = [
+            f"pixels of {rows:g}x{columns:g} nm are not square, as those of microscopes are; give the voxel size along "
+            "z, y, x."
+        ]
     if trained_nm is None:
-        return []
+        return unequal
     ratios = [edge / learnt for edge, learnt in zip(voxel_size_nm, trained_nm, strict=True)]
     size, trained = _text(voxel_size_nm), _text(trained_nm)
     coarser = ", ".join(axis for axis, ratio in zip("zyx", ratios, strict=True) if ratio > _SIMILAR)
     if resample and coarser:
         return [
+            *unequal,
             f"voxels of {size} nm are coarser along {coarser} than the {trained} nm that the weights learnt at; "
-            "results may suffer."
+            "results may suffer.",
         ]
     if not resample and any(abs(math.log(ratio)) > math.log(_SIMILAR) for ratio in ratios):
         return [
+            *unequal,
             f"voxels of {size} nm, but the weights learnt at {trained} nm, and resampling is off: use --resample True, "
-            "or train again."
+            "or train again.",
         ]
-    return []
+    return unequal
 
 
 def _text(lengths: Sequence[float]) -> str:

@@ -45,7 +45,7 @@ def write_batch_page(statistics: CaseStatistics, weights: Path) -> None:
     warned = sum(bool(case.warnings) and not case.error for case in cases)
     first = sorted(cases, key=lambda case: not case.warnings)  # those with warnings, in the order of the table
     pictures = [
-        Picture(": ".join([case.name, *case.warnings]), path.read_bytes())
+        Picture(f"{case.name}: {' '.join(case.warnings)}" if case.warnings else case.name, path.read_bytes())
         for case in first
         if (path := folder / f"{case.name}{PREVIEW}").is_file()
     ][:MOST_PICTURES]

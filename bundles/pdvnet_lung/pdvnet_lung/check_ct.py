@@ -34,5 +34,5 @@ class CheckCTd(CheckVolumed):
         if low > LOW_HU:
             raise UserError(
                 f"{name}: intensities must be Hounsfield units, but no voxel is as dark as lung, got {low:g} to "
-                f"{high:g}; apply the rescale slope and intercept of the original file"
+                f"{high:g}; apply the rescale slope and intercept of the original file (pictures of 8 bits have none)"
             )

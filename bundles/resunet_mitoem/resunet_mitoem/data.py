@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from volseg.data.blank import blank_warnings, find_blank
@@ -139,6 +140,19 @@ def dataset_voxel_size(dataset_dir: str | Path) -> list[float] | None:
     return list(size)
 
 
+def check_image(image: ChunkedVolume) -> None:
+    """Refuse a mask that is given as an image.
+
+    Raises:
+        UserError: the middle of the volume holds two values.
+    """
+    if len(values := np.unique(_middle(image))) == 2:
+        raise UserError(
+            f"{image.path}: every voxel is {values[0]:g} or {values[1]:g}, a mask and not an image; see whether image "
+            "and label are exchanged"
+        )
+
+
 def check_training_cases(cases: Sequence[Mapping[str, str]]) -> None:
     """Look at the middle of each volume before a training starts, which itself sees random crops alone.
 
@@ -148,12 +162,13 @@ def check_training_cases(cases: Sequence[Mapping[str, str]]) -> None:
         cases: ``image`` and ``label`` of each.
 
     Raises:
-        UserError: there are no cases, image and label differ in shape, or a label holds no ids.
+        UserError: there are no cases, an image is a mask, image and label differ in shape, or a label holds no ids.
     """
     check_not_empty(cases)
     for case in cases:
         image, label = (open_chunked_volume(case[key], cache_bytes=0) for key in ("image", "label"))
         check_one_shape({case["image"]: image.shape, case["label"]: label.shape})
+        check_image(image)
         ids = _middle(label)
         to_ids(ids, case["label"])
         for warning in label_warnings(ids):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from resunet_mitoem.data import LABEL_NAME
+from resunet_mitoem.data import LABEL_NAME, check_image
 from resunet_mitoem.intensity import PERCENTILES, find_grey_range
 from volseg.blockwise.grey_range import GreyRange
 from volseg.data.datalist import SPLITS, write_datalist
@@ -60,7 +60,7 @@ def checked_pair(
     voxel_size_nm: VoxelSize | None,
     label_components: bool = False,
 ) -> Pair:
-    """A pair of one shape, of types that can be converted, and with a voxel size."""
+    """A pair of one shape, of types that can be converted, with an image that is no mask, and with a voxel size."""
     if label is not None:
         check_one_shape({str(image.path): image.shape, str(label.path): label.shape})
         if label.dtype.kind not in "bui":
@@ -72,6 +72,7 @@ def checked_pair(
             f"{image.path}: grey values must be of 8 or 16 bits or floating point, got {image.dtype}, as colours are "
             "read too; give a grey image"
         )
+    check_image(image)
     if voxel_size_nm is None:
         raise UserError(
             f'{image.path}: the file does not say its voxel size; give --voxel_size_nm "[30,8,8]" along z, y, x'

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # pelvic MRI shows at least the gland and its surroundings, at most the width of the whole body
 EXTENT_MM = (60.0, 600.0)
+# T2-weighted scans of the prostate have slices of 0.8 to 4 mm
+THICKEST_MM = 5.0
 # Hounsfield units of air and of soft tissue, and the least shares of all voxels and of those above air that have them
 # in CTs; of 21 T2-weighted scans with 1024 subtracted, at most 34 % of the latter lie there
 AIR_HU, SOFT_TISSUE_HU = (-1100, -900), (-150, 150)
@@ -27,8 +29,8 @@ AIR_SHARE, SOFT_TISSUE_SHARE = 0.05, 0.6
 class CheckMRId(CheckVolumed):
     """Refuse volumes that are not an MRI of the prostate; set non-finite voxels to the lowest intensity.
 
-    A warning is logged for non-axial slices, for extents that no pelvic MRI has, such as those of a file without
-    spacing, and for the Hounsfield units of a CT.
+    A warning is logged for non-axial or very thick slices, for extents that no pelvic MRI has, such as those of a file
+    without spacing, and for the Hounsfield units of a CT.
 
     Args:
         keys: entries with T2-weighted volumes ``(1, X, Y, Z)``, in any axis order.
@@ -50,6 +52,11 @@ class CheckMRId(CheckVolumed):
         if spacing_mm[axis] < 0.9 * spacing_mm.max():
             shown = " x ".join(f"{s:.2f}" for s in spacing_mm)
             logger.warning("%s: slices must be axial, got a spacing of %s mm; results may suffer", name, shown)
+        if spacing_mm[axis] > THICKEST_MM:
+            logger.warning(
+                "%s: slices are %.1f mm apart, in MRI of the prostate at most %.0f mm; check the spacing",
+                *(name, spacing_mm[axis], THICKEST_MM),
+            )
         in_plane_mm = np.delete(volume.shape[1:] * spacing_mm, axis)
         if min(in_plane_mm) < EXTENT_MM[0] or max(in_plane_mm) > EXTENT_MM[1]:
             shown = " x ".join(f"{e:.0f}" for e in in_plane_mm)

@@ -500,6 +500,11 @@ def test_volumes_that_do_not_fit_are_named(pair: Path, tmp_path: Path):
     with pytest.raises(UserError) as error:
         prepare_volumes(pair, tmp_path / "out2", SIZE_NM)
     says(error, "floating point, got uint32")
+    write_h5(pair / "mask.h5", (np.arange(270).reshape(5, 6, 9) % 2 * 255).astype(np.uint8))
+    write_pairs(pair, {"image": "mask.h5", "label": "a/image.h5", "split": "test"})
+    with pytest.raises(UserError) as error:
+        prepare_volumes(pair, tmp_path / "out2", SIZE_NM)
+    assert says(error, "every voxel is 0 or 255, a mask and not an image").startswith(str(pair / "mask.h5"))
     (pair / "pairs.json").write_text("[")
     with pytest.raises(UserError) as error:
         prepare_volumes(pair, out, SIZE_NM)

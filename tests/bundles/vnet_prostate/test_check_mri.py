@@ -19,7 +19,7 @@ from volseg.errors import UserError
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 # voxel axes run to posterior, superior, left
-AXIAL = np.array([[0, 0, -6.5], [-6.0, 0, 0], [0, 7.5, 0]])
+AXIAL = np.array([[0, 0, -3.2], [-3.0, 0, 0], [0, 4.8, 0]])
 
 
 def mri(size=(22, 9, 20), degrees: float = 0, axes: np.ndarray = AXIAL) -> dict[str, MetaTensor]:
@@ -87,7 +87,8 @@ def test_voxels_that_are_no_number_become_0(caplog):
     ("data", "warning"),
     [
         (mri(axes=AXIAL * [1.3, 0.3, 1]), "slices must be axial, got a spacing of"),
-        (mri(axes=AXIAL * [0.2, 1, 0.2]), "field of view of 26 x 26 mm in plane; check the spacing"),
+        (mri(axes=AXIAL * [0.2, 1, 0.2]), "field of view of 13 x 13 mm in plane; check the spacing"),
+        (mri(axes=AXIAL * [1, 1.2, 1]), "slices are 5.8 mm apart, in MRI of the prostate at most 5 mm; check"),
         (mri(degrees=44), "axes are tilted 44 degrees"),
     ],
 )  # fmt: skip

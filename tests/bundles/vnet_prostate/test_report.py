@@ -41,12 +41,12 @@ def test_nothing_found():
         ((slice(20, 60), slice(0, 12), slice(10, 70)), "gland cut off by the field of view: it reaches the first or"),
         ((slice(50, 90), slice(5, 17), slice(10, 70)), "gland cut off by the field of view: it reaches the edge"),
         ((slice(44, 84), slice(5, 17), slice(10, 70)), "gland cut off by the field of view: it reaches the edge"),
-        ((slice(20, 22), slice(5, 7), slice(10, 12)), "unusual gland volume: 0 ml, usually 10 to 400 ml."),
+        ((slice(20, 22), slice(5, 7), slice(10, 12)), "unusual gland volume: 0 ml, usually 10 to 250 ml."),
         ((slice(1, 89), slice(1, 29), slice(1, 109)), "unusual gland volume: 279 ml, usually"),
     ],
 )  # fmt: skip
 def test_warnings(box, warning, monkeypatch):
-    monkeypatch.setattr("vnet_prostate.report.VOLUME_ML", (10.0, 400.0 if "279" not in warning else 100.0))
+    monkeypatch.setattr("vnet_prostate.report.VOLUME_ML", (10.0, 250.0))
     assert [w for w in gland_statistics(np.zeros(SIZE), mask(*box), AFFINE)["warnings"] if w.startswith(warning)]
 
 

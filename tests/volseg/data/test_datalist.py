@@ -150,7 +150,7 @@ def test_an_image_in_two_splits_and_a_copy_are_named(folder: Path, caplog: pytes
         load_datalist(folder, "training")
     path = folder / "dataset.json"
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: image {folder}/copy.nii.gz, a copy of {folder}/first.nii.gz, is listed in training and in training; "
+        f"{path}: image {folder}/copy.nii.gz, a copy of {folder}/first.nii.gz, is listed twice in training; "
         "keep each case in one split, once",
         f"{path}: image {folder}/other.nii.gz is listed in training and in validation; "
         "keep each case in one split, once",

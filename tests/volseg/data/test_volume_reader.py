@@ -203,7 +203,7 @@ def test_fourth_axis(tmp_path, name):
         nib.save(nib.Nifti1Image(series, expected_affine()), tmp_path / name)
     else:
         itk.imwrite(itk.image_from_array(np.ascontiguousarray(series.transpose())), str(tmp_path / name))
-    with pytest.raises(UserError, match=rf"{name} must be one 3-D volume, got 3x4x5x2;"):
+    with pytest.raises(UserError, match=rf"{name}: must be one 3-D volume, got 3x4x5x2;"):
         load_volume(tmp_path / name)
 
 
@@ -236,7 +236,7 @@ def test_truncated_file(tmp_path, name, keep):
 def test_header_without_its_voxels(tmp_path):
     write(tmp_path / "a.mhd")
     (tmp_path / "a.raw").unlink()
-    with pytest.raises(UserError, match=r"a\.mhd: cannot be read"):
+    with pytest.raises(UserError, match=r"a\.mhd: cannot be read: its voxels are not there, no file a\.raw;"):
         load_volume(tmp_path / "a.mhd")
 
 
@@ -429,5 +429,5 @@ def test_colours_that_are_grey(tmp_path):
     np.testing.assert_array_equal(load_volume(tmp_path / "a.nii").numpy()[0], voxels["R"])
     voxels["G"] += 1
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii")
-    with pytest.raises(UserError, match=r"a\.nii must hold one grey value per voxel, got colours; export one channel"):
+    with pytest.raises(UserError, match=r"a\.nii: must hold one grey value per voxel, got colours; export one channel"):
         load_volume(tmp_path / "a.nii")

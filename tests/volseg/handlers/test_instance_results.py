@@ -28,7 +28,7 @@ from volseg.handlers.instance_results import SaveImageInstances, case_name, free
 from volseg.transforms.load_em_volume import LoadImageChunkedVolumed
 
 SHAPE = (3, 16, 20)
-VOXEL_SIZE_NM = (30.0, 8.0, 4.0)
+VOXEL_SIZE_NM = (30.0, 8.0, 7.0)
 
 
 def image() -> np.ndarray:
@@ -94,8 +94,8 @@ def test_files_of_a_case(tmp_path, caplog):
     with (out / "a_instances.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["id"], row["voxels"], row["volume_um3"]) for row in rows] == [
-        ("3", "60", "5.76e-05"),
-        ("70000", "20", "1.92e-05"),
+        ("3", "60", "0.0001008"),
+        ("70000", "20", "3.36e-05"),
     ]
     assert imread(out / "a_preview.png").ndim == 3
     assert statistics(out) == [
@@ -132,7 +132,7 @@ def test_voxel_size_given_replaces_what_files_say(tmp_path, caplog):
     cases = [save_zarr(tmp_path / "a.ome.zarr"), save_hdf5(tmp_path / "b.h5")]
     run(tmp_path / "out", [(path, labels()) for path in cases], voxel_size_nm=[50, 5, 5], preview=False)
     assert [case["voxel_size_nm"] for case in statistics(tmp_path / "out")] == [[50, 5, 5]] * 2
-    assert "voxel_size_nm 50x5x5 replaces the 30x8x4 nm that the file says" in caplog.text
+    assert "voxel_size_nm 50x5x5 replaces the 30x8x7 nm that the file says" in caplog.text
     assert open_chunked_volume(tmp_path / "out" / "b_instances.h5").voxel_size_nm == (50, 5, 5)
 
 
@@ -140,6 +140,13 @@ def test_voxel_size_given_replaces_what_files_say(tmp_path, caplog):
 def test_wrong_voxel_size_is_found_at_once(tmp_path, wrong):
     with pytest.raises(UserError, match=r"voxel_size_nm.*\[30,8,8\], got "):
         SaveImageInstances(str(tmp_path), voxel_size_nm=wrong)
+
+
+def test_pixels_that_are_not_square_are_warned_of(tmp_path):
+    path = save_zarr(tmp_path / "a.ome.zarr")
+    run(tmp_path / "out", [(path, labels())], voxel_size_nm=[8, 8, 30], trained_voxel_size_nm=[30, 8, 8], preview=False)
+    [case] = statistics(tmp_path / "out")
+    assert case["warnings"][0].startswith("pixels of 8x30 nm are not square, as those of microscopes are; give")
 
 
 def test_nothing_found(tmp_path):

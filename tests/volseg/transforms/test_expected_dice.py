@@ -19,8 +19,6 @@ from volseg.transforms.expected_dice import ExpectedDiced, expected_dice
         ([1, 1, 1, 0, 0, 0], 1.0),
         # twice the 1.4 inside, over 2 voxels and 1.5 in all
         ([0.8, 0.6, 0.1, 0, 0, 0], 2 * 1.4 / (2 + 1.5)),
-        # the second piece counts as missed
-        ([0.8, 0.8, 0, 0.8, 0, 0], 2 * 1.6 / (2 + 2.4)),
         ([0.4, 0.3, 0, 0, 0, 0], math.nan),
     ],
 )
@@ -60,6 +58,14 @@ def test_only_the_unsure_structure_is_warned_of(caplog, shape):
     assert quality == {"expected_dice": {"upper": round(1.8 / 2, 3), "lower": round(1.1 / 1.6, 3)}}
     [message] = caplog.messages
     assert message.startswith("ct.nii.gz: the network is unsure: it expects a Dice with the truth of 0.69 for lower,")
+
+
+@pytest.mark.parametrize(("largest_piece", "expected"), [(True, 2 * 2.4 / (3 + 4)), (False, 2 * 4 / (5 + 4))])
+def test_smaller_pieces_count_as_missed_where_they_are_removed(largest_piece, expected):
+    probability = torch.tensor([0.8, 0.8, 0.8, 0, 0.8, 0.8]).reshape(1, 1, 6, 1)
+    transform = ExpectedDiced("pred", {"0": "cells"}, 0.5, logits=False, largest_piece=largest_piece)
+    item = transform({"pred": probability, "image": MetaTensor(torch.zeros(1, 1, 6, 1))})
+    assert item["image"].meta["quality"]["expected_dice"] == {"cells": round(expected, 3)}
 
 
 def test_threshold_decides_what_is_found():

@@ -68,5 +68,5 @@ def _chosen(path: Path, file: Any, name: str | None) -> str:
         return name
     what = "must hold one 3-D data set" if name is None else f"no data set {name!r}"
     found = f"{len(volumes)} 3-D data sets" + (f" ({', '.join(volumes)})" if volumes else "")
-    remedy = f"name one as {path.name}:{volumes[0]}" if volumes else "give a file with a 3-D data set"
+    remedy = f"name one as {path.name}:NAME" if volumes else "give a file with a 3-D data set"
     raise UserError(f"{path}: {what}, got {found}; {remedy}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -130,7 +131,10 @@ def open_section_folder(path: Path, cache_bytes: int) -> SectionVolume:
     """
     files = find_sections(path)
     if not files:
-        raise UserError(f"{path}: no sections found, got a folder without {', '.join(SECTION_SUFFIXES)} files")
+        raise UserError(
+            f"{path}: no sections found, got a folder without {', '.join(SECTION_SUFFIXES)} files; give "
+            "the folder that holds them, or convert them"
+        )
     if len({file.suffix.lower() in TIFF_SUFFIXES for file in files}) > 1:
         suffixes = ", ".join(sorted({file.suffix for file in files}))
         raise UserError(f"{path}: sections must have one file type, got {suffixes}; keep one type")
@@ -148,10 +152,15 @@ def _in_order(folder: Path, files: list[Path]) -> list[Path]:
     if len(files) == 1:
         return files
     parts = {file: re.split(r"(\d+)", file.stem) for file in files}  # text at even, numbers at odd positions
-    texts = {tuple(split[::2]) for split in parts.values()}
+    texts = Counter(tuple(split[::2]) for split in parts.values())
     if len(texts) > 1:
-        names = ", ".join(sorted(file.name for file in files)[:: len(files) - 1])
-        raise UserError(f"{folder}: names of sections must differ in one number only, got {names}; remove other files")
+        [(usual, _)] = texts.most_common(1)
+        like = min(file.name for file in files if tuple(parts[file][::2]) == usual)
+        others = sorted(file.name for file in files if tuple(parts[file][::2]) != usual)
+        raise UserError(
+            f"{folder}: names of sections must differ in one number only, got {', '.join(others[:3])} beside {like}; "
+            "remove other files"
+        )
     numbers = {file: [int(number) for number in split[1::2]] for file, split in parts.items()}
     columns = list(zip(*numbers.values(), strict=True))
     varying = [i for i, column in enumerate(columns) if len(set(column)) > 1]
