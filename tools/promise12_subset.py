@@ -28,16 +28,14 @@ FLOOR_PHANTOMS = 200
 # cases of BIDMC and some of Hong Kong were scanned with an endorectal coil
 COIL = {*range(13), *range(38, 46)}
 TEST_CASES, VALIDATION_CASES = {"endorectal_coil": 2, "no_coil": 3}, 1
-# 1,500 iterations on the grid that the released weights learnt on; 3,000 on the one that they are used on
-COARSE = {"spacing_mm": [2.67, 2.67, 3.0], "spatial_size": [48, 48, 32], "max_epochs": 250}
-FINE = {"spacing_mm": [2.13, 2.13, 3.0], "spatial_size": [64, 64, 32], "max_epochs": 500}
-EQUAL = {"val_interval": 10, "amp": True}
+# 1,500 iterations on the grid that the released weights learnt on
+GRID = {"spacing_mm": [2.67, 2.67, 3.0], "spatial_size": [48, 48, 32]}
+SAME = {**GRID, "max_epochs": 250, "val_interval": 10, "amp": True}
 NARROW = {"channels": [8, 16, 32, 48, 96]}
 RECIPES: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "the paper's": (["train"], {**COARSE, **EQUAL, **NARROW}),
-    "practical": (["train", "train_practical"], {**COARSE, **EQUAL, **NARROW}),
-    "practical, finer and longer": (["train", "train_practical"], {**FINE, **EQUAL, **NARROW}),
-    "fine-tuning": (["train", "train_practical", "finetune"], {**COARSE, **EQUAL}),
+    "the paper's": (["train"], {**SAME, **NARROW}),
+    "practical": (["train", "train_practical"], {**SAME, **NARROW}),
+    "fine-tuning": (["train", "train_practical", "finetune"], SAME),
 }
 
 
