@@ -71,6 +71,7 @@ class BestWeights:
         self.install = install
         self.keep_last = keep_last
         self.evaluator: Any = None
+        self.bar: float | None = None  # of the weights that the training began with, where these were validated
         self.best_metric: float | None = None
         self.best_epoch = 0  # of the weights at ``path``; 0: none were written
         self.epoch = 0
@@ -114,8 +115,11 @@ class BestWeights:
 
     def _validated(self, evaluator: Any) -> None:
         metric = self._metric()
-        # NaN, a metric of nothing, is no best: no later epoch would rise above it
-        if not math.isnan(metric) and (self.keep_last or self.best_metric is None or metric > self.best_metric):
+        if math.isnan(metric):  # of nothing: no later epoch would rise above it
+            return
+        if not self.epoch:
+            self.bar = metric
+        if self.keep_last or self.best_metric is None or metric > self.best_metric:
             self.best_metric = metric
             if self.epoch:
                 self._save({evaluator.state.key_metric_name: metric})
@@ -128,7 +132,8 @@ class BestWeights:
             self._save({})
         if self.installed is None:
             return
-        if not self.best_epoch:
+        is_worse = self.bar is not None and not (self.best_metric or 0) > self.bar
+        if not self.best_epoch or (is_worse and not self.install):
             logger.info("no epoch validated better than the weights it began with; %s stays as it is", self.installed)
             return
         if self.best_metric == 0:

@@ -125,6 +125,21 @@ def test_released_weights_are_narrow_and_learn_from_varied_phantoms(run, tmp_pat
     assert (tmp_path / "out" / "per_case.csv").is_file()
 
 
+def test_two_processes_keep_one_average(runner, bundle, configs, train_overrides, tmp_path):
+    files = str([str(configs / f"{name}.json") for name in ("train", "train_practical", "multi_gpu_train")])
+    device = train_overrides.index("--device")
+    process = runner.process(
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "monai.bundle",
+        "run", "--config_file", files, *train_overrides[:device], *train_overrides[device + 2 :], "--max_epochs", 2,
+        "--output_dir", tmp_path / "out", "--ckpt_dir", tmp_path / "models", env={"CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    kept = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    trained = torch.load(tmp_path / "out" / "checkpoint_completed.pt", weights_only=True)["objects"]
+    torch.testing.assert_close(kept, trained["averaged_network"], rtol=0, atol=0)
+    assert any(not torch.equal(kept[key], trained["network"][key]) for key in kept)  # the average lags
+
+
 def test_fine_tuning_begins_with_the_weights_on_their_grid(run, phantom_overrides, weights, tmp_path):
     short = ("--max_epochs", 1, "--val_interval", 1, "--num_workers", 0, "--learning_rate", 1e-30)
     run("train train_practical finetune", *phantom_overrides, *short, "--weights", weights)

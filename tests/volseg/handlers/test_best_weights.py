@@ -214,6 +214,12 @@ def test_the_last_weights_are_kept_on_request(tmp_path):
     assert (saved(tmp_path / "model.pt")[0], saved(tmp_path / "model.pt")[1]["epoch"]) == (3, 3)
 
 
+@pytest.mark.parametrize(("before", "is_installed"), [(0.4, True), (0.5, False), (0.7, False)])
+def test_last_weights_no_better_than_those_at_the_start_are_not_installed(tmp_path, before, is_installed):
+    train(new(tmp_path, keep_last=True), [0.9, 0.5], before=[before])
+    assert (tmp_path / "model.pt").exists() == is_installed
+
+
 def test_the_last_weights_are_compared_with_those_installed(tmp_path):
     train(new(tmp_path), [0.6, 0.5])
     before = (tmp_path / "model.pt").read_bytes()
