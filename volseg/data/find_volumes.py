@@ -62,6 +62,10 @@ def find_volumes(source: str | Path) -> list[Path]:
         others = [path for path in files if not path.name.lower().endswith(VOLUME_SUFFIXES) and path.is_file()]
         if any(is_slice(path) for path in others):
             series[folder] = others
+        else:
+            for path in others:
+                if not path.suffix and path.name != "DICOMDIR":
+                    logger.info("%s: left out, it is not DICOM and no suffix says another format", path)
     _warn_of_parts(series)
     volumes = sorted([*_without_labels(path for path in found if path not in labels), *_without_scouts(series)])
     if not volumes:

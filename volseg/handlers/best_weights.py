@@ -128,6 +128,8 @@ class BestWeights:
         return float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
 
     def _complete(self, trainer: Engine) -> None:
+        if self.best_metric is None:
+            logger.warning("nothing was validated: the last weights are kept unseen; give validation cases")
         if self.best_metric is None or (self.keep_last and self.best_epoch < self.epoch):
             self._save({})
         if self.installed is None:
@@ -178,7 +180,7 @@ class BestWeights:
         self.best_epoch = self.epoch
         if is_first_process():
             save_weights(self.path, self.network, {**self.record, "epoch": self.epoch, **metric}, self.dtype)
-            what = "best weights so far" if metric else "weights of the last epoch"
+            what = "weights of the last epoch" if self.keep_last or not metric else "best weights so far"
             logger.info("%s: epoch %d, %s", what, self.epoch, self.path)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 import pytest
@@ -64,6 +65,13 @@ def test_a_directory_of_a_disc_is_no_series(tmp_path):
     series = write_series(tmp_path / "IMAGES" / "1")
     write_slice(tmp_path / "DICOMDIR", (0, 0, 0), Rows=None, Columns=None, PixelData=None)
     assert find_volumes(tmp_path) == [series]
+
+
+def test_files_without_a_suffix_are_named(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    volume, other, _ = touch(tmp_path / "a.nii.gz", tmp_path / "b", tmp_path / "notes.txt")
+    assert find_volumes(tmp_path) == [volume]
+    assert caplog.messages == [f"{other}: left out, it is not DICOM and no suffix says another format"]
 
 
 def test_a_scout_beside_a_series_is_left_out_and_named(tmp_path, caplog):
