@@ -42,7 +42,7 @@ def real_em(images: str, masks: str, trainings: Sequence[str] = (), fine_tuning:
     """Score ``resunet_mitoem`` on real sections and write ``docs/results/real_em.json`` of the bundle.
 
     The released weights segment all sections. Then they go on learning from the first half of the sections, validated
-    on a quarter of each, and segment the second half, as the released ones do for comparison.
+    on its last two, and segment the second half, as the released ones do for comparison.
 
     Args:
         images: folder of sections, such as ``images`` of CDeep3M's ``mito_testsample``: voxels of 24x10x10 nm.
@@ -104,14 +104,10 @@ def _segment(configs: Sequence[str], overrides: Mapping[str, Any], truth: NDArra
 
 
 def _fine_tune(image: NDArray[Any], mask: NDArray[np.bool_], scratch: Path) -> dict[str, Any]:
-    """Train on the first half of sections (D, H, W), and score on the second one."""
-    half, quarter = len(image) // 2, image.shape[2] * 3 // 4
+    """Train on the first half of sections (D, H, W), validate on the last two of it, and score on the second one."""
+    half = len(image) // 2
     own = scratch / "own"
-    parts: dict[str, tuple[slice, ...]] = {
-        "training": np.s_[:half, :, :quarter],
-        "validation": np.s_[:half, :, quarter:],
-        "test": np.s_[half:, :, :],
-    }
+    parts = {"training": np.s_[: half - 2], "validation": np.s_[half - 2 : half], "test": np.s_[half:]}
     pairs = []
     for split, part in parts.items():
         for kind, voxels in (("image", image[part]), ("label", mask[part].astype(np.uint8))):
