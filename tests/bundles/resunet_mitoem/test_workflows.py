@@ -398,7 +398,8 @@ def test_fine_tuning_is_at_the_voxel_size_that_the_weights_learnt(run, installed
     with create_ome_zarr_label(source, "mitochondria", np.uint8) as voxels:
         voxels[:] = truth
     shutil.copy(dataset / "dataset.json", source.parent)
-    size = ("--phantom#spatial_size", "[4, 999, 999]", "--max_epochs", 1)  # the weights say another one
+    # the weights say another one, and know no boundaries
+    size = ("--phantom#spatial_size", "[4, 999, 999]", "--max_epochs", 1, "--outline_threshold", 0)
     process = run("finetune", *SHORT[2:], *size, "--learning_rate", 1e-300, "--dataset_dir", source.parent)
     assert process.stderr.count("6x80x112 to 6x40x56 voxels") >= 2  # training and validation
     completed = state(tmp_path / "out" / "checkpoint_completed.pt")
