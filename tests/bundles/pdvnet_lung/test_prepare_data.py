@@ -304,7 +304,7 @@ def test_totalsegmentator_masks(totalsegmentator: Path, tmp_path: Path):
 
 
 def test_argument_errors(luna16: Path, totalsegmentator: Path, tmp_path: Path):
-    raises("--source must be luna16 or totalsegmentator, got None", None, luna16, tmp_path)
+    raises("--source must be luna16 or totalsegmentator, got none", None, luna16, tmp_path)
     raises("input_dir is missing", "luna16", None, tmp_path)
     raises("dataset_dir is missing", "luna16", luna16, None)
     assert str(tmp_path / "gone") in raises("no such folder", "luna16", tmp_path / "gone", tmp_path)

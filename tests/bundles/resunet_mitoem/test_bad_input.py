@@ -95,7 +95,7 @@ def test_truncated_stack(try_to_infer, voxels, refused, tmp_path):
 def test_one_of_several_data_sets_must_be_named(try_to_infer, voxels, refused, tmp_path):
     with h5py.File(tmp_path / "two.h5", "w") as file:
         file["raw"] = file["membranes"] = voxels
-    refused(try_to_infer(tmp_path / "two.h5"), "two.h5", "2 3-D data sets", "two.h5:membranes")
+    refused(try_to_infer(tmp_path / "two.h5"), "two.h5", "2 3-D data sets", "two.h5:NAME")
     refused(try_to_infer(f"{tmp_path / 'two.h5'}:row"), "two.h5", "no data set 'row'", "raw")
 
 

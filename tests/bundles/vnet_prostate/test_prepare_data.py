@@ -454,7 +454,7 @@ def test_msd_lists_that_do_not_fit(msd: Path, tmp_path: Path):
 
 
 def test_argument_errors(msd: Path, tmp_path: Path):
-    raises("--source must be promise12 or msd_task05, got None", None, msd, tmp_path)
+    raises("--source must be promise12 or msd_task05, got none", None, msd, tmp_path)
     raises("input_dir is missing", "promise12", "", tmp_path)
     raises("dataset_dir is missing", "promise12", msd, None)
     raises("no case is left of 0 cases, skipped: 50 training case not found", "promise12", msd, tmp_path / "out")
