@@ -88,8 +88,8 @@ def test_model_card_quotes_the_fine_tuning():
     card = " ".join((BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").split())
     measured = read("real_em")["fine_tuning"]["networks"]["Res-UNet-R"]
     before, after = measured["released"], measured["fine_tuned"]
-    assert f"AP-50 on the other ten from {before['ap50']:.3f} to {after['ap50']:.3f}" in card
-    assert f"Dice fell from {before['foreground_dice']:.3f} to {after['foreground_dice']:.3f}" in card
+    assert f"Res-UNet-R on the other ten from {before['ap50']:.3f} to {after['ap50']:.3f}" in card
+    assert f"foreground Dice from {before['foreground_dice']:.3f} to {after['foreground_dice']:.3f}" in card
 
 
 def test_texts_quote_the_restoration():
