@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.transforms.utils import get_largest_connected_component_mask
 from monai.utils import convert_to_tensor
@@ -52,7 +53,7 @@ class ExpectedDiced(MapTransform):
         check: what the warning tells a user to look at.
         logits: ``False`` where the channels are probabilities of structures.
         largest_piece: whether only the largest piece of a structure is kept afterwards.
-        orig_key: the image.
+        orig_key: the image; where it is NaN on the network's grid, nothing is expected.
     """
 
     def __init__(
@@ -76,14 +77,18 @@ class ExpectedDiced(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            self._note(convert_to_tensor(d[key], track_meta=False), d[self.orig_key].meta)
+            self._note(convert_to_tensor(d[key], track_meta=False), d[self.orig_key])
         return d
 
-    def _note(self, channels: torch.Tensor, meta: dict[str, Any]) -> None:
+    def _note(self, channels: torch.Tensor, image: MetaTensor) -> None:
+        meta = image.meta
         step = max(1, int((channels[0].numel() / ENOUGH_VOXELS) ** (1 / 3)))
         probabilities = channels[:, ::step, ::step, ::step].float()
         if self.logits:
             probabilities = probabilities.softmax(0)
+        if image.shape[1:] == channels.shape[1:]:  # NaN is no tissue
+            blank = image.as_tensor()[0, ::step, ::step, ::step].isnan().to(probabilities.device)
+            probabilities = probabilities.masked_fill(blank, 0)
         labels = class_argmax(probabilities)
         expected = {}
         for value, name in self.names.items():

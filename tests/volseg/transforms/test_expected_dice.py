@@ -68,6 +68,13 @@ def test_smaller_pieces_count_as_missed_where_they_are_removed(largest_piece, ex
     assert item["image"].meta["quality"]["expected_dice"] == {"cells": round(expected, 3)}
 
 
+def test_nothing_is_expected_where_the_image_is_blank():
+    probability = torch.tensor([0.8, 0.8, 0.4, 0.9]).reshape(1, 1, 4, 1)
+    image = MetaTensor(torch.tensor([0.3, 0.2, torch.nan, torch.nan]).reshape(1, 1, 4, 1))
+    item = ExpectedDiced("pred", {"0": "cells"}, 0.5, logits=False)({"pred": probability, "image": image})
+    assert item["image"].meta["quality"]["expected_dice"] == {"cells": round(2 * 1.6 / (2 + 1.6), 3)}
+
+
 def test_threshold_decides_what_is_found():
     item = {"pred": _logits((8, 10, 12)), "image": MetaTensor(torch.zeros(1, 2, 2, 2))}
     for threshold, found in ((0.5, {"lower": 0.688}), (0.6, {})):
