@@ -228,31 +228,29 @@ def voxel_warnings(
     if voxel_size_nm is None:
         known = "" if trained_nm is None else f", may differ from the {_text(trained_nm)} nm that the weights learnt at"
         return [f"the voxel size is not known{known}, and volumes in µm³ are left out; give --voxel_size_nm."]
+    found = []
     _, rows, columns = voxel_size_nm
-    unequal = []
     if abs(math.log(rows / columns)) > math.log(_SIMILAR):
-        unequal = [
+        found.append(
             f"pixels of {rows:g}x{columns:g} nm are not square, as those of microscopes are; give the voxel size along "
             "z, y, x."
-        ]
+        )
     if trained_nm is None:
-        return unequal
+        return found
     ratios = [edge / learnt for edge, learnt in zip(voxel_size_nm, trained_nm, strict=True)]
     size, trained = _text(voxel_size_nm), _text(trained_nm)
     coarser = ", ".join(axis for axis, ratio in zip("zyx", ratios, strict=True) if ratio > _SIMILAR)
     if resample and coarser:
-        return [
-            *unequal,
+        found.append(
             f"voxels of {size} nm are coarser along {coarser} than the {trained} nm that the weights learnt at; "
-            "results may suffer.",
-        ]
+            "results may suffer."
+        )
     if not resample and any(abs(math.log(ratio)) > math.log(_SIMILAR) for ratio in ratios):
-        return [
-            *unequal,
+        found.append(
             f"voxels of {size} nm, but the weights learnt at {trained} nm, and resampling is off: use --resample True, "
-            "or train again.",
-        ]
-    return unequal
+            "or train again."
+        )
+    return found
 
 
 def _text(lengths: Sequence[float]) -> str:
