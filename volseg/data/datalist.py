@@ -23,9 +23,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from volseg.data.image_file import GZIP
 from volseg.errors import UserError
-from volseg.storage.files import write_json
+from volseg.storage.files import GZIP, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -26,18 +26,18 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from volseg.errors import UserError
+from volseg.storage.files import GZIP
 
 logger = logging.getLogger(__name__)
 
 # Grid corners of label and image may differ by this fraction of the smallest voxel edge: headers are rounded to about
 # six digits, while a label of another image is off by whole voxels.
 _TOLERANCE_VOXELS = 0.1
-GZIP = b"\x1f\x8b"
 NRRD = b"NRRD"
 # the directions of three axes take 250
 NRRD_FIELD_BYTES = 400
 # in headers of NRRD and MHD/MHA: where voxels are, and that they are not stored as they are
-_SAYS_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *(.+?) *\r?\n", re.MULTILINE)
+_SAYS_FILE = re.compile(rb"^(?:ElementDataFile *=|data ?file:) *(.+?) *(?:\r?\n|\Z)", re.MULTILINE)
 _PACKED = re.compile(
     rb"^(?:CompressedData *= *True|BinaryData *= *False|encoding:(?! *raw))", re.MULTILINE | re.IGNORECASE
 )
@@ -161,8 +161,9 @@ def check_stored_voxels(path: Path) -> None:
     with path.open("rb") as file:
         header = file.read(LONGEST_HEADER)
     said = _SAYS_FILE.search(header)
-    data = path if said is None or said[1] == b"LOCAL" else path.parent / said[1].decode("latin-1")
-    if said and not data.is_file() and b"%" not in said[1] and not said[1].startswith(b"LIST"):
+    data = path if said is None or said[1].upper() == b"LOCAL" else path.parent / said[1].decode("latin-1")
+    is_several = said is not None and (b"%" in said[1] or said[1].upper().startswith(b"LIST"))
+    if not data.is_file() and not is_several:
         raise UserError(f"{path}: cannot be read: its voxels are not there, no file {data.name}; copy that too")
     if _PACKED.search(header) or not data.is_file():
         return

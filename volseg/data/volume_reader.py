@@ -30,7 +30,6 @@ from volseg.data.dicom_header import READ_ERRORS as DICOM_ERRORS
 from volseg.data.dicom_header import is_slice
 from volseg.data.dicom_series import Series, check_multi_frame, regular_slices
 from volseg.data.image_file import (
-    GZIP,
     LONGEST_HEADER,
     check_stored_voxels,
     check_voxels_follow_header,
@@ -40,6 +39,7 @@ from volseg.data.image_file import (
     unreadable,
 )
 from volseg.errors import UserError
+from volseg.storage.files import GZIP
 
 logger = logging.getLogger(__name__)
 

@@ -25,6 +25,8 @@ from filelock import FileLock, Timeout
 
 from volseg.errors import UserError
 
+# how gzip begins
+GZIP = b"\x1f\x8b"
 FILE_STAGING = ".unfinished"
 FOLDER_STAGING = ".staging"
 TOKEN_DIGITS = 12

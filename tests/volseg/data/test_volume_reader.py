@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import itk
@@ -238,6 +239,16 @@ def test_header_without_its_voxels(tmp_path):
     (tmp_path / "a.raw").unlink()
     with pytest.raises(UserError, match=r"a\.mhd: cannot be read: its voxels are not there, no file a\.raw;"):
         load_volume(tmp_path / "a.mhd")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("a.mha", b"ElementDataFile = Local\n"), ("a.mhd", b"ElementDataFile = a.raw")]
+)
+def test_other_ways_to_write_where_voxels_are(tmp_path, name, line):
+    path = write(tmp_path / name)
+    header, voxels = re.split(rb"ElementDataFile = .*\n", path.read_bytes(), maxsplit=1)
+    path.write_bytes(header + line + voxels)
+    np.testing.assert_array_equal(load_volume(path)[0], VOXELS)
 
 
 def test_file_that_is_no_volume(tmp_path):
